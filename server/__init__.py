@@ -1,0 +1,1 @@
+"""Run the model, steered: engine, REST API and command line."""

@@ -1,0 +1,1 @@
+"""Continuous batching on any transformers decoder, every row steered its own way."""
