@@ -138,10 +138,14 @@ def read(h: Tensor, rows: FeatureRows, cutoff: Tensor | None = None) -> Tensor:
 
 
 def topk_cutoff(z: Tensor, k: int) -> Tensor:
-    """The value [.., 1] that exactly the k largest of z [.., d_sae] exceed (ties lose)."""
+    """A threshold [.., 1] that exactly the k largest of z [.., d_sae] exceed (ties lose).
+
+    It lies halfway between the last winner and the first loser, so that a row read alone, whose
+    dot product may round differently from the full encode's, still falls on its own side.
+    """
     if k >= z.shape[-1]:
         return torch.full_like(z[..., :1], -INF)
-    return z.topk(k + 1, dim=-1).values[..., -1:]
+    return z.topk(k + 1, dim=-1).values[..., -2:].mean(-1, keepdim=True)
 
 
 @dataclass(frozen=True, slots=True)
