@@ -1,0 +1,219 @@
+"""What goes into the engine and what comes out: values without torch, HTTP or threads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from dictionaries.edits import Edit, Op
+
+
+class Where(StrEnum):
+    """The tokens an edit acts on. Template and special tokens are never among them."""
+
+    ALL = "all"
+    PROMPT = "prompt"
+    GENERATED = "generated"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEdit:
+    """One resolved edit: `strength` and the four numbers of `edit` are in plain activations."""
+
+    dictionary: str
+    feature: int
+    op: Op
+    strength: float
+    edit: Edit
+    where: Where = Where.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Everything that is edited in one reply. Empty is the unsteered model."""
+
+    edits: tuple[FeatureEdit, ...] = ()
+    keep_norm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From generated token `at` (0 = the first) on, the reply is steered this way."""
+
+    at: int
+    steering: Steering
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """OpenAI's sampling parameters. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 are off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None  # None: none; n: the chosen token's and the n most likely ones'
+    ignore_eos: bool = False  # for benchmarks: run to max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One reply to make.
+
+    steerable: one flag a prompt token, false for template and special tokens, which no edit touches.
+    changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
+    that was steered live is replayed.
+    trace: report each edit's activation before and after with every token.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    steerable: tuple[bool, ...]
+    sampling: Sampling
+    steering: Steering = Steering()
+    changes: tuple[Change, ...] = ()
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """A candidate for a token and its log probability."""
+
+    id: int
+    text: str
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An edited feature's activation at the position a token was sampled from."""
+
+    dictionary: str
+    feature: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `logprob` and `top` only when asked for, `readings` only when traced."""
+
+    id: int
+    text: str
+    bytes: bytes = b""
+    logprob: float | None = None
+    top: tuple[Likely, ...] = ()
+    readings: tuple[Reading, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step adds to a reply.
+
+    `text` may lag behind `tokens`: half a character or what might become a stop string is held
+    back. The texts of all deltas joined are the reply.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a reply, exactly once. `timeline` is the steering that acted, from which token on.
+
+    tokens_edited: positions (prompt and generated) at which at least one edit was active.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_edited: int
+    timeline: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The other end of a reply, exactly once: the step it was in raised."""
+
+    message: str
+
+
+Event = Delta | Finish | Failure
+
+
+class Generation(Protocol):
+    """One reply on its way. Iterating ends after exactly one Finish or Failure."""
+
+    id: str
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def cancel(self) -> None:
+        """Idempotent; the slot is free before the next step and a Finish(CANCELLED) is delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this engine can do, for /v1/capabilities."""
+
+    model: str
+    device: str
+    dtype: str
+    max_rows: int
+    max_waiting: int
+    max_context: int
+    max_edits: int
+    layers: int
+    d_model: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A reading of the engine for /metrics."""
+
+    running: int
+    waiting: int
+    alive: bool
+
+
+class Engine(Protocol):
+    """The seam between HTTP and the model."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+    def check(self, request: Request) -> None:
+        """Raise what `submit` would for this request's content, without queueing it."""
+
+    def submit(self, request: Request) -> Generation:
+        """Queue it, from a running event loop.
+
+        Raises Busy (429), TooLong (413), Unsteerable (400) or EngineDead (503): now or not at all.
+        """
+
+    def steer(self, generation_id: str, steering: Steering) -> int:
+        """Change the edits of a running reply; returns the generated token from which it holds.
+
+        Raises UnknownGeneration (404) or Unsteerable (400, nothing is changed).
+        """
+
+    def drop(self, generation_id: str) -> None:
+        """Stop it before the next step. Raises UnknownGeneration (404) if it does not run."""
+
+    def stats(self) -> Stats: ...
+    def close(self) -> None:
+        """End every reply with a Failure and join the engine thread."""
