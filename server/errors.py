@@ -1,7 +1,7 @@
 """Everything the service refuses, and the status it refuses with.
 
     SteerdeckError                 500
-      BadRequest                   400   what was asked contradicts itself, the model or a dictionary
+      BadRequest                   400   the request contradicts itself, the model or a dictionary
         Unsteerable                400   an edit cannot be applied exactly as asked
       Unauthorized                 401   an API key is needed
       NotFound                     404
@@ -66,12 +66,12 @@ class TooLong(SteerdeckError):
 
 class Busy(SteerdeckError):
     status, code, kind = 429, "queue_full", "rate_limit_error"
-    retry_after = 2
+    retry_after: int | None = 2
 
 
 class NotReady(SteerdeckError):
     status, code, kind = 503, "model_loading", "server_error"
-    retry_after = 2
+    retry_after: int | None = 2
 
 
 class EngineDead(NotReady):

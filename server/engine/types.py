@@ -67,7 +67,7 @@ class Sampling:
 class Request:
     """One reply to make.
 
-    steerable: one flag a prompt token, false for template and special tokens, which no edit touches.
+    steerable: one flag a prompt token, false for template and special tokens: no edit touches them.
     changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
     that was steered live is replayed.
     trace: report each edit's activation before and after with every token.
@@ -163,7 +163,7 @@ class Generation(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Event]: ...
     def cancel(self) -> None:
-        """Idempotent; the slot is free before the next step and a Finish(CANCELLED) is delivered."""
+        """Idempotent; frees the slot before the next step and delivers Finish(CANCELLED)."""
 
 
 @dataclass(frozen=True, slots=True)
