@@ -183,8 +183,7 @@ def shifted(x: Tensor, moved: Tensor, keep_norm: Tensor | None = None) -> Tensor
     y = x.float() + moved
     if keep_norm is not None:
         ratio = x.float().norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        touched = (moved != 0).any(-1, keepdim=True)
-        y = torch.where(keep_norm & touched, y * ratio, y)
+        y = torch.where(keep_norm, y * ratio, y)
     return y.to(x.dtype)
 
 

@@ -108,7 +108,7 @@ def make(architecture: str, norm: Norm = Norm.NONE) -> FullSae:
         normal(D, scale=0.3),
         torch.rand(SAE, generator=g) * 0.5 + 0.05,
         normal(SAE, scale=0.2),
-        normal(SAE, scale=0.1),
+        normal(SAE, scale=0.8),  # wide: a gate that fires on a negative magnitude must give 0
         norm=norm,
     )
 
