@@ -1,0 +1,228 @@
+"""Feature cards in one SQLite file, with full-text search over what people type.
+
+`cards_schema.py` says what the file looks like; any SQLite tool can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from . import cards_schema as schema
+from .card import Card, Example, Histogram
+from .errors import DictionaryError
+
+__all__ = ["Card", "Cards", "Example", "Histogram", "Sort"]
+
+Sort = Literal["relevance", "label", "feature", "density", "maximum", "steerability"]
+
+FILE_NAME = "cards.sqlite"
+_MOST_WORDS = 16  # of a query; more would narrow nothing and cost time
+
+
+class Cards:
+    """An opened cards file. Reading is thread-safe; a file opened for writing has one writer.
+
+    A file that cannot be read any more (damaged, removed) raises DictionaryError.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._lock = threading.Lock()
+        self._counted: tuple[int, int] | None = None
+
+    @classmethod
+    def open(cls, path: Path | str, *, writable: bool = False) -> Self:
+        """Open an existing file: read-only, so that it may lie on a read-only disk, or to `put`."""
+        path = Path(path)
+        if not path.is_file():
+            raise DictionaryError(f"there is no cards file at {path}.")
+        cards = cls(path, _connect(path, "rw" if writable else "ro"))
+        try:
+            found = cards._all("PRAGMA application_id")[0][0]
+            version = cards._all("PRAGMA user_version")[0][0]
+            if (found, version) != (schema.APPLICATION_ID, schema.VERSION):
+                raise DictionaryError(
+                    f"{path} holds no feature cards that this version reads: its application id "
+                    f"and version are {found:#x}, {version}, not {schema.APPLICATION_ID:#x}, "
+                    f"{schema.VERSION}."
+                )
+        except DictionaryError:
+            cards.close()
+            raise
+        return cards
+
+    @classmethod
+    def create(cls, path: Path | str) -> Self:
+        """Make a new, empty file. An existing one is never overwritten."""
+        path = Path(path)
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            raise DictionaryError(
+                f"{path} exists already: open it with writable=True to add cards, or move it away."
+            ) from None
+        except OSError as error:
+            raise DictionaryError(f"no cards file can be made at {path}: {error}.") from error
+        cards = cls(path, _connect(path, "rw"))
+        cards._db.executescript(schema.SCHEMA)
+        return cards
+
+    @classmethod
+    def beside(cls, path: Path | str) -> Self | None:
+        """The `cards.sqlite` in a dictionary's folder (or beside its file); None without one."""
+        path = Path(path)
+        found = (path if path.is_dir() else path.parent) / FILE_NAME
+        return cls.open(found) if found.is_file() else None
+
+    def put(self, cards: Iterable[Card]) -> None:
+        """Add cards, or replace those of the same features: all of them, or on an error none."""
+        with self._lock:
+            try:
+                with self._db:  # one transaction
+                    for card in cards:
+                        self._put(card)
+            except sqlite3.DatabaseError as error:
+                raise DictionaryError(f"no card was written to {self.path}: {error}.") from error
+
+    def _put(self, card: Card) -> None:
+        try:
+            self._db.execute(schema.PUT, schema.to_row(card))
+        except sqlite3.IntegrityError:
+            raise DictionaryError(
+                f"the slug {card.slug!r} of feature {card.feature} names another feature already; "
+                "slugs are unique. No card of this batch was written."
+            ) from None
+        if card.examples:
+            row = (card.feature, schema.pack(card.examples))
+            self._db.execute("INSERT OR REPLACE INTO examples VALUES (?, ?)", row)
+        else:
+            self._db.execute("DELETE FROM examples WHERE feature = ?", (card.feature,))
+
+    def get(self, feature: int) -> Card | None:
+        """The whole card, examples and all; None for a feature without one."""
+        if not 0 <= feature < 2**62:
+            return None
+        rows = self._all(
+            f"SELECT {schema.SUMMARY}, body FROM features LEFT JOIN examples USING (feature) "
+            "WHERE feature = ?",
+            feature,
+        )
+        return schema.from_row(rows[0][:-1], rows[0][-1]) if rows else None
+
+    def by_slug(self, slug: str) -> Card | None:
+        """The whole card of the feature with exactly this name."""
+        rows = self._all("SELECT feature FROM features WHERE slug = ?", _utf8(slug))
+        return self.get(rows[0][0]) if rows else None
+
+    def search(
+        self,
+        q: str = "",
+        *,
+        sort: Sort = "relevance",
+        descending: bool | None = None,
+        limit: int = 20,
+        offset: int = 0,
+    ) -> tuple[list[Card], int]:
+        """(one page, how many match in all). The cards come without their examples.
+
+        q: every word must begin a word of the label, the slug or the promoted tokens; letter case
+        and accents do not matter, and FTS operators are just words. With nothing typed everything
+        matches and relevance means steerability. Cards without the sorted value come last.
+        descending None: best first (label and feature: ascending).
+        """
+        if sort not in get_args(Sort):
+            raise DictionaryError(f"sort {sort!r} is not one of {', '.join(get_args(Sort))}.")
+        if not (0 <= limit < 2**31 and 0 <= offset < 2**31):
+            raise DictionaryError(f"limit {limit} and offset {offset} must lie in 0 .. 2**31 - 1.")
+        if not q.strip() and sort == "relevance":
+            sort = "steerability"
+        if descending is None:
+            descending = sort not in ("label", "feature")
+        source, terms = schema.source(sort, filtered=bool(q.strip())), []
+        total = len(self)
+        if q.strip():
+            terms = [_match(q)]
+            total = self._all("SELECT count(*) FROM search(?)", *terms)[0][0]
+        page = self._all(  # ids first: only the page's own rows are read whole
+            f"SELECT {source} ORDER BY {schema.order(sort, descending)} LIMIT ? OFFSET ?",
+            *terms,
+            limit,
+            offset,
+        )
+        rows = self._all(
+            f"SELECT {schema.SUMMARY} FROM json_each(?) AS id CROSS JOIN features "
+            "ON feature = id.value ORDER BY id.key",
+            json.dumps([feature for (feature,) in page]),
+        )
+        return [schema.from_row(row) for row in rows], total
+
+    def __len__(self) -> int:
+        """Counted once, and again only when the file has changed."""
+        version = self._all("PRAGMA data_version")[0][0] + self._db.total_changes
+        if self._counted is None or self._counted[0] != version:
+            self._counted = version, self._all("SELECT count(*) FROM features")[0][0]
+        return self._counted[1]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """How the cards came to be (maker, model, corpus tokens ...): JSON values."""
+        return {key: json.loads(value) for key, value in self._all("SELECT * FROM meta")}
+
+    def put_meta(self, facts: Mapping[str, Any]) -> None:
+        """Add or replace facts; the others stay."""
+        rows = [(key, json.dumps(value, allow_nan=False)) for key, value in facts.items()]
+        with self._lock, self._db:
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    def compact(self) -> None:
+        """Merge the index and give free pages back: once, when a file is done."""
+        with self._lock:
+            with self._db:
+                self._db.execute("INSERT INTO search (search) VALUES ('optimize')")
+            self._db.execute("VACUUM")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _all(self, sql: str, *parameters: object) -> list[Any]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise DictionaryError(f"{self.path} cannot be read as cards: {error}.") from error
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise DictionaryError(f"{path} cannot be opened: {error}.") from error
+
+
+def _match(q: str) -> str:
+    """The FTS5 expression for what a person typed: quoted phrases, each a prefix, all needed.
+
+    The index's own tokenizer splits the phrases, so "golden-gate" finds what it would index.
+    A query of nothing but punctuation becomes an empty phrase, which matches nothing.
+    """
+    words = _utf8(q).replace("\0", " ").replace('"', " ").split()[:_MOST_WORDS]
+    return " ".join(f'"{word}" *' for word in words) or '""'
+
+
+def _utf8(text: str) -> str:
+    """Lone surrogates cannot be stored, so they cannot be found either."""
+    return text.encode("utf-8", "replace").decode()

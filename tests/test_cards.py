@@ -1,0 +1,287 @@
+"""Feature cards: what is put comes back, what people type is found, hostile input is just text."""
+
+import json
+import random
+import sqlite3
+import threading
+
+import pytest
+
+from dictionaries.cards import Card, Cards, Example, Histogram
+from dictionaries.errors import DictionaryError
+
+BRIDGE = Card(
+    feature=12,
+    label="The Golden Gate Bridge",
+    slug="golden-gate-bridge",
+    density=0.0013,
+    maximum=41.5,
+    histogram=Histogram((0.0, 1.0, 2.5), (3, 9)),
+    promoted=((" bridge", 7.25), ("\nGate", 3.5), (" Söder", 1.0)),
+    suppressed=((' "no', -2.0),),
+    examples=(Example(("The", " Golden", " Gate"), (0.0, 3.5, 41.5)), Example((), ())),
+    onset=0.4,
+    breakdown=2.0,
+    op="clamp",
+    strength=1.2,
+)
+TEA = Card(3, "tea and coffee", "tea", density=0.25, maximum=9.0, op="add", strength=0.5)
+BLANK = Card(70_000, "")
+CAFE = Card(4, "Café au lait, golden hour", density=0.02, promoted=((" latte", 2.0),))
+ALL = [BRIDGE, TEA, BLANK, CAFE]
+
+
+@pytest.fixture
+def cards(tmp_path):
+    with Cards.create(tmp_path / "cards.sqlite") as written:
+        written.put(ALL)
+        yield written
+
+
+def found(cards, q="", **options):
+    page, total = cards.search(q, **options)
+    assert total == len(page)
+    return [card.feature for card in page]
+
+
+@pytest.mark.parametrize("card", ALL, ids=lambda card: str(card.feature))
+def test_a_card_comes_back_whole_from_a_reopened_file(cards, card):
+    with Cards.open(cards.path) as reread:
+        assert reread.get(card.feature) == card
+        assert reread.get(card.feature + 100) is None
+        assert len(reread) == len(ALL)
+
+
+def test_a_card_is_found_by_its_exact_slug_only(cards):
+    assert cards.by_slug("golden-gate-bridge") == BRIDGE
+    assert cards.by_slug("golden-gate") is None
+    assert cards.by_slug("\ud800") is None
+    assert cards.get(10**30) is None
+    assert cards.get(-1) is None
+
+
+@pytest.mark.parametrize(
+    ("q", "wanted"),
+    [
+        ("golden", [12, 4]),
+        ("GOLD", [12, 4]),
+        ("gold br", [12]),
+        ("bridge golden", [12]),
+        ("golden-gate", [12]),
+        ("cafe", [4]),  # accents do not matter, either way
+        ("CAFÉ", [4]),
+        ("soder", [12]),  # promoted tokens
+        ("latte gold", [4]),
+        ("tea", [3]),
+        ("golden tea", []),
+        ("olden", []),  # words are matched from their beginning
+    ],
+)
+def test_every_typed_word_must_begin_a_word_of_the_card(cards, q, wanted):
+    assert sorted(found(cards, q)) == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        '"', '"golden', "gold*", "NOT golden", "golden OR", "AND", "NEAR(golden gate, 2)", "(", ")",
+        "label:golden", "^golden", "{label slug}: x", "a + b", "-golden",
+        "'; DROP TABLE features;--", "\0", "gol\0den", "\ud800", "*", "日本", "x" * 10_000, "a " * 5_000, "%", "_",
+    ],
+)  # fmt: skip
+def test_hostile_search_syntax_is_harmless(cards, q):
+    page, total = cards.search(q)
+    assert total == len(page) <= len(ALL)
+    assert len(cards) == len(ALL)
+
+
+def test_punctuation_around_words_is_ignored_and_alone_finds_nothing(cards):
+    assert found(cards, '"golden" (gate)') == [12]
+    assert found(cards, "!!!") == []
+
+
+def test_a_label_outweighs_a_promoted_token(cards):
+    cards.put([Card(50, "stone arches", promoted=((" bridge", 9.0),)), Card(51, "a bridge")])
+    assert found(cards, "bridge")[-1] == 50
+    assert found(cards, "bridge", descending=False)[0] == 50
+
+
+@pytest.mark.parametrize(
+    ("sort", "ascending", "descending"),
+    [
+        ("feature", [3, 4, 12, 70_000], [70_000, 12, 4, 3]),
+        ("label", [70_000, 4, 3, 12], [12, 3, 4, 70_000]),
+        ("density", [12, 4, 3, 70_000], [3, 4, 12, 70_000]),
+        ("maximum", [3, 12, 4, 70_000], [12, 3, 70_000, 4]),  # unknown last, both ways
+        ("steerability", [3, 12, 4, 70_000], [12, 3, 70_000, 4]),
+    ],
+)
+def test_sorts_put_unknown_values_last(cards, sort, ascending, descending):
+    assert found(cards, sort=sort, descending=False) == ascending
+    assert found(cards, sort=sort, descending=True) == descending
+    golden = [feature for feature in descending if feature in (12, 4)]
+    assert found(cards, "golden", sort=sort, descending=True) == golden
+
+
+def test_the_default_directions_are_best_first(cards):
+    assert found(cards, sort="label")[0] == 70_000
+    assert found(cards, sort="density")[0] == 3
+    assert found(cards)[0] == 12, "with nothing typed, the most steerable card leads"
+
+
+@pytest.mark.parametrize("sort", ["relevance", "label", "feature", "density", "maximum"])
+@pytest.mark.parametrize("q", ["", "word"])
+def test_pages_partition_the_results(tmp_path, sort, q):
+    rng = random.Random(0)
+    with Cards.create(tmp_path / "many.sqlite") as many:
+        many.put(
+            Card(i, f"word {rng.randint(0, 5)}", maximum=rng.choice([None, 1.0, 2.0]))
+            for i in range(53)
+        )
+        pages = [many.search(q, sort=sort, limit=10, offset=at) for at in range(0, 70, 10)]
+        assert {total for _, total in pages} == {53}
+        seen = [card.feature for page, _ in pages for card in page]
+        assert sorted(seen) == list(range(53))
+
+
+@pytest.mark.parametrize("sort", ["label", "feature", "density", "maximum", "steerability"])
+@pytest.mark.parametrize("direction", ["ASC", "DESC"])
+def test_no_sort_of_the_whole_file_needs_more_than_an_index(cards, sort, direction):
+    from dictionaries.cards_schema import order, source
+
+    page = f"SELECT {source(sort, filtered=False)} ORDER BY {order(sort, direction == 'DESC')}"
+    with sqlite3.connect(cards.path) as db:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {page}")]
+    db.close()
+    assert len(plan) == 1, plan
+    assert "TEMP B-TREE" not in plan[0]
+
+
+def test_search_pages_carry_no_examples_but_the_rest(cards):
+    card = cards.search("bridge")[0][0]
+    assert card.examples == ()
+    assert (card.promoted, card.histogram) == (BRIDGE.promoted, BRIDGE.histogram)
+
+
+def test_putting_a_card_again_replaces_it_and_its_words(cards):
+    cards.put([Card(12, "harbour", "harbour")])
+    assert cards.get(12) == Card(12, "harbour", "harbour")
+    assert found(cards, "bridge") == []
+    assert found(cards, "harb") == [12]
+    assert len(cards) == len(ALL)
+    cards.put([BRIDGE, Card(99, "new")])
+    assert cards.get(12) == BRIDGE
+    assert len(cards) == len(ALL) + 1
+
+
+def test_a_slug_names_one_feature_and_a_refused_batch_writes_nothing(cards):
+    with pytest.raises(DictionaryError, match=r"'tea' of feature 8 names another feature"):
+        cards.put([Card(7, "fine"), Card(8, "second tea", "tea")])
+    assert cards.get(7) is None
+    with pytest.raises(DictionaryError, match="density 7"):
+        cards.put(Card(i, "x", density=i) for i in (0, 7))
+    assert cards.get(0) is None
+    assert len(cards) == len(ALL)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"feature": -1},
+        {"slug": "Golden Gate"},
+        {"slug": "12"},
+        {"slug": "a/b"},
+        {"slug": ""},
+        {"density": 1.5},
+        {"density": float("nan")},
+        {"maximum": float("inf")},
+        {"op": "explode"},
+        {"histogram": Histogram((0.0,), (1,))},
+        {"examples": (Example(("a",), ()),)},
+        {"examples": (Example(("a",), (float("nan"),)),)},
+        {"promoted": ((" a", float("inf")),)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_card_that_no_feature_can_have_is_refused(wrong):
+    with pytest.raises(DictionaryError):
+        Card(**{"feature": 1, "label": "x", **wrong})
+
+
+def test_meta_is_kept_and_added_to(cards):
+    cards.put_meta({"maker": "recipe 1", "corpus_tokens": 7})
+    cards.put_meta({"corpus_tokens": 8})
+    with Cards.open(cards.path) as reread:
+        assert reread.meta == {"maker": "recipe 1", "corpus_tokens": 8}
+
+
+def test_an_existing_file_is_never_overwritten_but_may_be_added_to(cards):
+    with pytest.raises(DictionaryError, match="exists already"):
+        Cards.create(cards.path)
+    with Cards.open(cards.path, writable=True) as more:
+        more.put([Card(5, "five")])
+        more.compact()
+    assert len(cards) == len(ALL) + 1, "another connection's writes are seen"
+
+
+def test_a_served_file_is_read_only(cards):
+    with Cards.open(cards.path) as served, pytest.raises(DictionaryError, match="readonly"):
+        served.put([Card(5, "five")])
+
+
+def test_what_is_no_cards_file_is_refused(tmp_path, cards):
+    with pytest.raises(DictionaryError, match="there is no cards file"):
+        Cards.open(tmp_path / "nothing.sqlite")
+    (tmp_path / "text.sqlite").write_text("hello " * 500)
+    with pytest.raises(DictionaryError, match="cannot be read as cards"):
+        Cards.open(tmp_path / "text.sqlite")
+    with sqlite3.connect(tmp_path / "other.sqlite") as db:
+        db.execute("CREATE TABLE features (a)")
+    db.close()
+    with pytest.raises(DictionaryError, match="no feature cards that this version reads"):
+        Cards.open(tmp_path / "other.sqlite")
+    with pytest.raises(DictionaryError, match="no cards file can be made"):
+        Cards.create(tmp_path / "no such folder" / "cards.sqlite")
+
+
+def test_a_damaged_file_ends_in_a_sentence(cards):
+    content = cards.path.read_bytes()
+    cards.path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with Cards.open(cards.path) as damaged, pytest.raises(DictionaryError, match="cannot be read"):
+        damaged.search("golden")
+
+
+def test_cards_beside_the_weights_are_found(cards):
+    for place in (cards.path.parent, cards.path.parent / "ae.pt"):
+        with Cards.beside(place) as opened:
+            assert opened.get(12) == BRIDGE
+    assert Cards.beside(cards.path.parent / "elsewhere" / "ae.pt") is None
+
+
+@pytest.mark.parametrize("options", [{"sort": "rank"}, {"limit": -1}, {"offset": -1}])
+def test_a_page_that_cannot_be_is_refused(cards, options):
+    with pytest.raises(DictionaryError):
+        cards.search(**options)
+
+
+def test_reads_from_many_threads_agree(cards):
+    wrong = []
+
+    def read():
+        for _ in range(40):
+            if cards.get(12) != BRIDGE or cards.search("gold")[1] != 2:
+                wrong.append(1)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_file_is_plain_sqlite_that_any_tool_reads(cards):
+    db = sqlite3.connect(cards.path)
+    label, promoted = db.execute("SELECT label, promoted FROM features WHERE feature=12").fetchone()
+    db.close()
+    assert (label, json.loads(promoted)[0]) == (BRIDGE.label, [" bridge", 7.25])
