@@ -86,7 +86,8 @@ def test_every_typed_word_must_begin_a_word_of_the_card(cards, q, wanted):
     [
         '"', '"golden', "gold*", "NOT golden", "golden OR", "AND", "NEAR(golden gate, 2)", "(", ")",
         "label:golden", "^golden", "{label slug}: x", "a + b", "-golden",
-        "'; DROP TABLE features;--", "\0", "gol\0den", "\ud800", "*", "日本", "x" * 10_000, "a " * 5_000, "%", "_",
+        "'; DROP TABLE features;--", "\0", "gol\0den", "\ud800", "*", "日本",
+        "x" * 10_000, "a " * 5_000, "%", "_",
     ],
 )  # fmt: skip
 def test_hostile_search_syntax_is_harmless(cards, q):
