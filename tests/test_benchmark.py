@@ -1,0 +1,78 @@
+"""The benchmark runs, on a tiny random model, and reports what it promises. Never how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hosting import REPO
+from report import Point, ratio
+from traffic import Reply, Round, parse
+
+TINY = ["--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
+
+
+def test_the_benchmark_ends_with_one_json_document():
+    done = subprocess.run(
+        [sys.executable, "tests/benchmarks/serve.py", *TINY, "--requests", "1"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    points = [(p["concurrent"], p["steered"], p["replies"]) for p in report["points"]]
+    assert points == [(1, False, 1), (1, True, 1), (2, False, 2), (2, True, 2)]
+    for point in report["points"]:
+        assert 0 < point["tokens"] <= 4 * point["replies"]
+        assert point["ttft_ms"] > 0
+        assert point["tokens_per_s"] > 0
+    for n in "1", "2":
+        assert report["steered_over_unsteered"][n]["tokens_per_s"]["median"] > 0
+        assert report["steered_over_generate"][n]["median"] > 0
+    assert report["ready_s"] > 0
+    assert report["memory_gb_per_s"] > 0
+    assert report["ceiling_tokens_per_s"] > 0
+
+
+def stamped(*chunks):
+    return [
+        (float(i), f"data: {c if isinstance(c, str) else json.dumps(c)}")
+        for i, c in enumerate(chunks)
+    ]
+
+
+def test_a_reply_is_timed_by_its_pieces_and_counted_by_its_usage():
+    said = [{"choices": [{"delta": {"content": text}}]} for text in ("", "a", "bc")]
+    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}
+    applied = {"choices": [], "steering": {"applied": [{}, {}]}}
+    reply = parse(-1.0, stamped(applied, *said, usage, "[DONE]"))
+    assert reply == Reply(-1.0, (2.0, 3.0), 3, 5, 2, "abc")
+    assert (reply.first, reply.gaps) == (3.0, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "why"),
+    [
+        ([{"choices": []}], "cut off"),
+        ([{"error": {"message": "boom"}}], "boom"),
+        (["[DONE]"], "without its usage"),
+    ],
+)
+def test_a_reply_that_does_not_end_well_is_no_measurement(chunks, why):
+    with pytest.raises(RuntimeError, match=why):
+        parse(0.0, stamped(*chunks))
+
+
+def test_ratios_are_taken_within_a_round():
+    """A machine that turns four times slower half way changes no ratio."""
+    assert ratio([80, 90, 20], [100, 100, 25]) == {"median": 0.8, "low": 0.8, "high": 0.9}
+
+
+def test_a_rate_counts_the_tokens_of_all_replies():
+    replies = tuple(Reply(0.0, (1.0,), 1, tokens, 0, "") for tokens in (3, 5))
+    assert Point(2, False, [Round(4.0, replies)], [0.5]).row()["tokens_per_s"] == 2.0
+    assert Point(2, False, [Round(4.0, replies)], [0.5]).row()["tokens_per_cpu_s"] == 16.0

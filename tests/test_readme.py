@@ -1,0 +1,102 @@
+"""The README keeps its word: its blocks run, and what it names is there.
+
+A block runs when the line before its fence is `<!-- test: run, expects "pattern" -->`, against a
+real server on a free port, which takes the place of the README's http://127.0.0.1:8000.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hosting import REPO, serving
+
+README = (REPO / "README.md").read_text(encoding="utf-8")
+ROOMS = ("server", "ui", "dictionaries")
+ADDRESS = "http://127.0.0.1:8000"
+BLOCK = re.compile(
+    r'^<!-- test: run, expects "(?P<expects>[^"]+)" -->\n'
+    r"```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+BLOCKS = [(m["language"], m["code"], m["expects"]) for m in BLOCK.finditer(README)]
+CODE = "\n".join(
+    fenced or inline
+    for fenced, inline in re.findall(r"^```\w*\n(.*?)^```$|`([^`\n]+)`", README, re.M | re.S)
+)
+PAGES = [*REPO.glob("*.md"), *(page for room in ROOMS for page in (REPO / room).rglob("*.md"))]
+FOGHORN = REPO / "dictionaries" / "foghorn" / "model" / "config.json"
+
+
+@pytest.fixture(scope="module")
+def url():
+    if not FOGHORN.exists():
+        pytest.skip("foghorn is not in this checkout")
+    with serving("foghorn") as server:
+        yield server.url
+
+
+def run(command, **settings):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=REPO,
+        env={**os.environ, "PATH": path, "NO_COLOR": "1", **settings},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_blocks_to_run():
+    assert {language for language, _, _ in BLOCKS} == {"sh", "python"}
+
+
+@pytest.mark.parametrize(("language", "code", "expects"), BLOCKS)
+def test_a_block_of_the_readme_runs(url, language, code, expects):
+    if language == "sh" and "curl" in code and not shutil.which("curl"):
+        pytest.skip("no curl here")
+    code = code.replace(ADDRESS, url)
+    command = ["bash", "-euo", "pipefail"] if language == "sh" else [sys.executable]
+    printed = run([*command, "-c", code], STEERDECK_URL=url)
+    assert re.search(expects, printed), printed
+
+
+def test_the_page_is_at_the_address_the_readme_names(url):
+    assert ADDRESS in README
+    with urllib.request.urlopen(f"{url}/") as response:
+        assert response.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_every_relative_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    gone = [link for link in links if ":" not in link and not (page.parent / link).exists()]
+    assert not gone
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"\bmake ([a-z]+)", CODE))
+    assert {"serve", "test", "bench"} <= targets
+    for target in targets:
+        run(["make", "--dry-run", target])
+
+
+def test_the_port_reaches_the_server():
+    assert "--port 9000" in run(["make", "--dry-run", "serve", "PORT=9000"])
+
+
+def test_every_subcommand_and_option_exists():
+    commands = set(re.findall(r"\bsteerdeck ([a-z]+)", CODE))
+    assert {"serve", "chat", "features", "presets"} <= commands
+    helps = {c: run([sys.executable, "-m", "server", c, "--help"], COLUMNS="200") for c in commands}
+    for option in set(re.findall(r"(?<!\S|-)--[a-z][a-z-]+", CODE)):
+        assert any(option in text for text in helps.values()), option
