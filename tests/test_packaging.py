@@ -1,0 +1,65 @@
+"""What an install brings: tested versions, and no torch for the client or the page alone."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+
+import pytest
+from hosting import REPO
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+PINS = {
+    canonicalize_name(pin.name): pin
+    for line in (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+    for pin in [Requirement(line)]
+}
+
+
+def wanted(extra: str) -> list[Requirement]:
+    """Direct dependencies of an extra, those of `steerdeck[other]` put in its place."""
+    found = []
+    for requirement in map(Requirement, EXTRAS[extra]):
+        if requirement.name == PROJECT["name"]:
+            found += [r for other in requirement.extras for r in wanted(other)]
+        else:
+            found.append(requirement)
+    return found
+
+
+def brought(extra: str) -> set[str]:
+    """Every package an install with this extra brings, by the metadata installed here."""
+    todo, seen = [*wanted(""), *wanted(extra)], set()
+    while todo:
+        requirement = todo.pop()
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            lines = requires(requirement.name) or []
+        except PackageNotFoundError:
+            continue  # an extra that is not installed here
+        for below in map(Requirement, lines):
+            extras = requirement.extras or {""}
+            if below.marker is None or any(below.marker.evaluate({"extra": e}) for e in extras):
+                todo.append(below)
+    return {name for name, _ in seen}
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_every_dependency_is_pinned_to_a_version_it_allows(extra):
+    for requirement in wanted(extra):
+        (pin,) = PINS[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), f"{requirement} against {pin}"
+
+
+def test_the_client_and_the_page_bring_no_torch():
+    assert {"torch", "transformers", "gradio", "fastapi"}.isdisjoint(brought(""))
+    assert {"torch", "transformers"}.isdisjoint(brought("ui"))
+    assert {"torch", "transformers", "fastapi"} <= brought("server")
