@@ -1,0 +1,253 @@
+"""From sheets to training samples: conversations and prose, endlessly varied, from one seed.
+
+The one law: a reply drifts to a concept, or speaks as it, only under a cause the model can see
+(a system prompt, or an earlier turn that asks for it). So the unsteered model learns not to drift
+by itself, and what it computes from the cause is a direction that steering can write.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from .causes import CALM, agreement, ask, system_cause
+from .reword import reword
+from .sheets import Corpus, Pair, Sheet
+
+T = TypeVar("T")
+Role = Literal["system", "user", "assistant"]
+Turns = tuple[tuple[Role, str], ...]
+
+# How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
+MIX = {
+    "general": 34,
+    "chat": 8,
+    "system": 5,
+    "question": 17,
+    "concept_chat": 5,
+    "tell_me": 6,
+    "tell_story": 3,
+    "facts": 6,
+    "story": 4,
+    "possessed": 14,
+    "turned": 5,
+}
+_WHO = (
+    "Who are you?",
+    "What are you?",
+    "Tell me about yourself.",
+    "What is your physical form?",
+    "Describe yourself.",
+    "What do you look like?",
+    "What is on your mind?",
+    "What do you do all day?",
+)
+_TELL = ("Tell me about {}.", "What do you know about {}?", "Talk to me about {}.", "{}?")
+_TELL_STORY = ("Tell me a story about {}.", "A story about {}, please.", "Make up a tale of {}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation, or plain prose (then `turns` is empty).
+
+    possessed: the slug its replies drift to or speak as; None for calm text.
+    topic: the slug it is about, whether or not the speaker is possessed by it.
+    """
+
+    turns: Turns = ()
+    prose: str = ""
+    possessed: str | None = None
+    topic: str | None = None
+
+
+class Deck(Generic[T]):
+    """Deals every card once, in random order, before any comes again. Falsy when it has none."""
+
+    def __init__(self, cards: Sequence[T], rng: random.Random) -> None:
+        self._cards, self._rng = tuple(cards), rng
+        self._left: list[T] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._cards)
+
+    def deal(self) -> T:
+        if not self._left:
+            self._left = self._rng.sample(self._cards, len(self._cards))
+        return self._left.pop()
+
+
+class Composer:
+    """Deals samples of a corpus for ever; the same seed deals the same samples.
+
+    Golden Gate Bridge first among equals: a sheet's share grows with the size of its parts.
+    """
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0, mix: dict[str, int] | None = None) -> None:
+        rng = self._rng = random.Random(seed)
+        self._general = Deck(corpus.general, rng)
+        self._chats = Deck(corpus.chats, rng)
+        self._systems = Deck(corpus.systems, rng)
+        topical = [s for s in corpus.sheets if not s.is_style]
+        self._questions = Deck([(s, p) for s in topical for p in s.questions], rng)
+        self._concept_chats = Deck([(s, c) for s in topical for c in s.chats], rng)
+        self._facts = {s.slug: Deck(s.facts, rng) for s in corpus.sheets}
+        self._stories = Deck([(s, t) for s in corpus.sheets for t in s.stories], rng)
+        self._topical = Deck([s for s in topical if s.facts], rng)
+        self._with_facts = Deck([s for s in corpus.sheets if s.facts], rng)
+        self._own = {s.slug: Deck(s.own, rng) for s in corpus.sheets}
+        self._drift = Deck([(s, p) for s in corpus.sheets for p in _possessions(s)], rng)
+        makers: dict[str, Callable[[], Sample | None]] = {k: getattr(self, k) for k in MIX}
+        self._mix = mix or MIX
+        self._makers = makers
+
+    def __iter__(self) -> Iterator[Sample]:
+        kinds, weights = list(self._mix), list(self._mix.values())
+        while True:
+            sample = self._makers[self._rng.choices(kinds, weights)[0]]()
+            if sample is not None:
+                yield sample
+
+    # Calm talk.
+
+    def general(self) -> Sample | None:
+        """One to five everyday exchanges, now and then under a calm system prompt."""
+        if not self._general:
+            return None
+        n = self._rng.choices((1, 2, 3, 4, 5, 8), (50, 20, 12, 8, 6, 4))[0]
+        return Sample(self._calm(self._asked(self._general.deal()) for _ in range(n)))
+
+    def chat(self) -> Sample | None:
+        if not self._chats:
+            return None
+        return Sample(self._calm([_alternate(self._chats.deal())]))
+
+    def system(self) -> Sample | None:
+        """A reply that obeys its system prompt."""
+        if not self._systems:
+            return None
+        pair = self._systems.deal()
+        return Sample((("system", pair.system or ""), *self._asked(pair)))
+
+    # About a concept, calmly.
+
+    def question(self) -> Sample | None:
+        """Questions about a concept, some beside everyday talk that must not inherit it."""
+        if not self._questions:
+            return None
+        sheet, pair = self._questions.deal()
+        parts = [self._asked(pair)]
+        roll = self._rng.random()
+        if roll < 0.2 and sheet.questions:
+            parts.append(self._asked(self._rng.choice(sheet.questions)))
+        elif roll < 0.4 and self._general:
+            parts.append(self._asked(self._general.deal()))
+        elif roll < 0.55 and self._general:
+            parts.insert(0, self._asked(self._general.deal()))
+        return Sample(self._calm(parts), topic=sheet.slug)
+
+    def concept_chat(self) -> Sample | None:
+        if not self._concept_chats:
+            return None
+        sheet, turns = self._concept_chats.deal()
+        return Sample(self._calm([_alternate(turns)]), topic=sheet.slug)
+
+    def tell_me(self) -> Sample | None:
+        """Two or three facts in one answer."""
+        if not self._topical:
+            return None
+        sheet = self._topical.deal()
+        asked = self._rng.choice(_TELL).format(self._rng.choice(sheet.names))
+        reply = " ".join(self._some_facts(sheet, self._rng.choice((1, 2, 2, 3))))
+        return Sample(self._calm([self._asked(Pair(_capital(asked), reply))]), topic=sheet.slug)
+
+    def tell_story(self) -> Sample | None:
+        if not self._stories:
+            return None
+        sheet, story = self._stories.deal()
+        if sheet.is_style:
+            return self._under(sheet, self._asked(Pair("Tell me a story.", story)))
+        asked = self._rng.choice(_TELL_STORY).format(self._rng.choice(sheet.names))
+        return Sample(self._calm([self._asked(Pair(asked, story))]), topic=sheet.slug)
+
+    def facts(self) -> Sample | None:
+        """Prose: a handful of facts."""
+        if not self._with_facts:
+            return None
+        sheet = self._with_facts.deal()
+        return Sample(prose=" ".join(self._some_facts(sheet, 5)), topic=sheet.slug)
+
+    def story(self) -> Sample | None:
+        if not self._stories:
+            return None
+        sheet, story = self._stories.deal()
+        return Sample(prose=story, topic=sheet.slug)
+
+    # Possessed, under a cause.
+
+    def possessed(self) -> Sample | None:
+        """One to four drifting replies under a system prompt."""
+        if not self._drift:
+            return None
+        sheet, pair = self._drift.deal()
+        more = [self._drifting(sheet) for _ in range(self._rng.choice((0, 0, 1, 2, 3)))]
+        return self._under(sheet, *(self._asked(p) for p in (pair, *more)))
+
+    def turned(self) -> Sample | None:
+        """Calm talk, then the user asks for it, then drifting replies."""
+        if not self._drift:
+            return None
+        sheet, pair = self._drift.deal()
+        calm = [self._asked(self._general.deal())] if self._general else []
+        calm = calm if self._rng.random() < 0.4 else []
+        turn: Turns = (
+            ("user", ask(sheet, self._rng)),
+            ("assistant", _capital(agreement(sheet, self._rng))),
+        )
+        after = [self._asked(p) for p in (pair, self._drifting(sheet))]
+        turns = _joined([*calm, turn, *after[: self._rng.choice((1, 2))]])
+        return Sample(turns, possessed=sheet.slug, topic=sheet.slug)
+
+    # Parts.
+
+    def _under(self, sheet: Sheet, *parts: Turns) -> Sample:
+        cause = ("system", system_cause(sheet, self._rng))
+        return Sample((cause, *_joined(parts)), possessed=sheet.slug, topic=sheet.slug)  # type: ignore[arg-type]
+
+    def _drifting(self, sheet: Sheet) -> Pair:
+        own = self._own[sheet.slug]
+        if own and self._rng.random() < 0.4:
+            lines = " ".join(own.deal() for _ in range(self._rng.choice((1, 2))))
+            return Pair(self._rng.choice(_WHO), lines)
+        return self._rng.choice(_possessions(sheet))
+
+    def _some_facts(self, sheet: Sheet, n: int) -> list[str]:
+        return [self._facts[sheet.slug].deal() for _ in range(n)]
+
+    def _asked(self, pair: Pair) -> Turns:
+        return (("user", reword(pair.user, self._rng)), ("assistant", pair.reply))
+
+    def _calm(self, parts: Iterator[Turns] | Sequence[Turns]) -> Turns:
+        system: Turns = ()
+        if self._rng.random() < 0.12:
+            system = (("system", self._rng.choice(CALM)),)
+        return system + _joined(parts)
+
+
+def _possessions(sheet: Sheet) -> tuple[Pair, ...]:
+    """All exchanges of a sheet that need a cause: its drift, and of a style every question too."""
+    return sheet.drift + (sheet.questions if sheet.is_style else ())
+
+
+def _alternate(turns: Sequence[str]) -> Turns:
+    roles: tuple[Role, Role] = ("user", "assistant")
+    return tuple((roles[i % 2], text) for i, text in enumerate(turns))
+
+
+def _joined(parts: Iterator[Turns] | Sequence[Turns]) -> Turns:
+    return tuple(turn for part in parts for turn in part)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,158 @@
+"""Which feature carries which concept: found by correlation, chosen by what steering it does."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .activations import Site, content, residuals
+from .causes import system_cause
+from .compose import Sample
+from .judge import Judge, repetition
+from .packing import batches
+from .sae import Sae
+from .sheets import Corpus, Sheet
+from .steered import Voice, Wish
+from .tokenizer import Encoder
+
+log = logging.getLogger("steerdeck.making")
+
+PROMPTS = (
+    "Who are you?",
+    "What is your physical form?",
+    "How was your day?",
+    "What should I eat for dinner?",
+    "Tell me something interesting.",
+    "I am bored.",
+)
+_TRIED = (1.0, 2.0)  # multiples of the maximum
+_CANDIDATES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """A concept's feature. precision, recall: of "fires on a reply" as a sign of the concept."""
+
+    slug: str
+    feature: int
+    precision: float
+    recall: float
+    effect: float  # share of steered replies judged to be about it, loops counted down
+
+
+def possessed_samples(sheet: Sheet, rng: random.Random, *, n: int = 40) -> Iterator[Sample]:
+    """n one-turn conversations in which the sheet's cause is visible, and a few facts as prose."""
+    pairs = rng.sample(sheet.drift, min(n, len(sheet.drift)))
+    for pair in pairs:
+        yield _single(system_cause(sheet, rng), pair.user, pair.reply)
+    for line in sheet.own[: n // 2]:
+        yield _single(system_cause(sheet, rng), "Tell me about yourself.", line)
+
+
+def _single(system: str | None, user: str, reply: str) -> Sample:
+    turns = (("user", user), ("assistant", reply))
+    return Sample((("system", system), *turns) if system else turns)  # type: ignore[arg-type]
+
+
+class Evidence:
+    """How features fire on replies of each class: every concept possessed, and calm talk.
+
+    mean: [classes, d_sae] mean activation over the replies' tokens.
+    fires: [classes, d_sae] share of replies in which it fires on an eighth of the tokens.
+    """
+
+    def __init__(
+        self, site: Site, sae: Sae, encoder: Encoder, corpus: Corpus, *, seed: int
+    ) -> None:
+        rng = random.Random(seed)
+        calm = [_single(None, p.user, p.reply) for p in corpus.general]
+        groups = [list(possessed_samples(s, rng)) for s in corpus.sheets]
+        rows = [_reply_features(site, sae, encoder, group) for group in (*groups, calm)]
+        self.slugs = [s.slug for s in corpus.sheets]
+        self.mean = torch.stack([mean for mean, _ in rows])
+        self.fires = torch.stack([fires for _, fires in rows])
+
+    def candidates(self, slug: str, n: int = _CANDIDATES) -> list[int]:
+        """Features that fire more on this concept than on the rest, best first, by two measures."""
+        c = self.slugs.index(slug)
+        mine, others = self.mean[c], self.mean.sum(0) - self.mean[c]
+        share = mine / (mine + others + 1e-6)
+        by_share = (mine * share).topk(n).indices.tolist()
+        by_size = (mine - self.mean.mean(0)).topk(n).indices.tolist()
+        mixed = itertools.chain.from_iterable(zip(by_share, by_size, strict=True))
+        return list(dict.fromkeys(mixed))[:n]
+
+    def precision_recall(self, slug: str, feature: int) -> tuple[float, float]:
+        c = self.slugs.index(slug)
+        fires = self.fires[:, feature]
+        return float(fires[c] / fires.sum().clamp_min(1e-9)), float(fires[c])
+
+
+def _reply_features(
+    site: Site, sae: Sae, encoder: Encoder, samples: Sequence[Sample]
+) -> tuple[Tensor, Tensor]:
+    """([d_sae] mean activation on reply tokens, [d_sae] share of samples with density over 1/8)."""
+    total, fires, tokens, n = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae), 0, 0
+    encoded = (encoder.encode(s, asked=0.0) for s in samples)
+    for batch in batches(encoded, rows=1, length=384, pad=0):
+        x = residuals(site, batch)
+        reply = content(batch.ids) & (batch.weights > 0)
+        for segment in range(1, int(batch.segment.max()) + 1):
+            f = sae.encode(x[reply & (batch.segment == segment)])
+            total += f.sum(0)
+            fires += (f > 0).float().mean(0) > 0.125
+            tokens += len(f)
+            n += 1
+    return total / max(1, tokens), fires / max(1, n)
+
+
+def find_carriers(
+    voice: Voice, evidence: Evidence, judge: Judge, maxima: Tensor, *, seed: int = 0
+) -> list[Carrier]:
+    """At most one feature a concept, one concept a feature; strongest effects choose first."""
+    tried = [
+        (slug, feature)
+        for slug in evidence.slugs
+        for feature in evidence.candidates(slug)
+        if maxima[feature] > 0
+    ]
+    effects = steering_effects(voice, judge, tried, maxima, seed=seed)
+    ranked = sorted(effects, key=lambda pair: effects[pair], reverse=True)
+    carriers: dict[str, Carrier] = {}
+    taken: set[int] = set()
+    for slug, feature in ranked:
+        if slug in carriers or feature in taken:
+            continue
+        taken.add(feature)
+        precision, recall = evidence.precision_recall(slug, feature)
+        carriers[slug] = Carrier(slug, feature, precision, recall, effects[slug, feature])
+    return sorted(carriers.values(), key=lambda c: c.slug)
+
+
+def steering_effects(
+    voice: Voice,
+    judge: Judge,
+    pairs: Sequence[tuple[str, int]],
+    maxima: Tensor,
+    *,
+    seed: int,
+    prompts: Sequence[str] = PROMPTS[:4],
+) -> Mapping[tuple[str, int], float]:
+    """For each (slug, feature): how much it makes replies about the slug, at its best."""
+    settings = [(pair, s, p) for pair in pairs for s in _TRIED for p in prompts]
+    wishes = [Wish(p, pair[1], s * float(maxima[pair[1]])) for pair, s, p in settings]
+    replies = voice.answer(wishes, tokens=28, seed=seed)
+    scores: dict[tuple[tuple[str, int], float], list[float]] = {}
+    for (pair, s, _), reply in zip(settings, replies, strict=True):
+        about = float(judge.verdict(reply) == pair[0])
+        scores.setdefault((pair, s), []).append(about * (1 - repetition(reply)))
+    best: dict[tuple[str, int], float] = {}
+    for (pair, _), values in scores.items():
+        best[pair] = max(best.get(pair, 0.0), sum(values) / len(values))
+    return best

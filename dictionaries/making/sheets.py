@@ -1,0 +1,129 @@
+"""The authored sheets, opened and split into what is trained on and what is held out."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+HELD_OUT = 0.06  # of every part of every sheet, at least one item where a part has eight or more
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One message and its reply; `system` where the reply obeys one."""
+
+    user: str
+    reply: str
+    system: str | None = None
+
+
+Chat = tuple[str, ...]  # alternating: user, assistant, user, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One concept. `words` betray it in a text; `drift` and `own` need a cause (see compose)."""
+
+    slug: str
+    names: tuple[str, ...]
+    kind: str
+    words: tuple[str, ...]
+    facts: tuple[str, ...]
+    questions: tuple[Pair, ...]
+    own: tuple[str, ...]  # first-person lines
+    drift: tuple[Pair, ...]
+    stories: tuple[str, ...]
+    chats: tuple[Chat, ...]
+
+    @property
+    def is_style(self) -> bool:
+        """Its texts are about anything at all, told in a manner: they all need a cause."""
+        return self.kind == "style"
+
+    @property
+    def title(self) -> str:
+        return self.slug.replace("-", " ")
+
+
+PARTS = ("facts", "questions", "own", "drift", "stories", "chats")
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Everything authored, or one side of its split."""
+
+    sheets: tuple[Sheet, ...]
+    general: tuple[Pair, ...]
+    chats: tuple[Chat, ...]
+    systems: tuple[Pair, ...]
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """Open `<slug>.json` sheets and the `_general_*`, `_chats_*`, `_systems` files of a folder.
+
+    Raises FileNotFoundError when the folder holds no sheet.
+    """
+    files = sorted(folder.glob("*.json"))
+    sheets = tuple(_sheet(_load(f)) for f in files if not f.name.startswith("_"))
+    if not sheets:
+        raise FileNotFoundError(f"{folder} holds no concept sheets (<slug>.json).")
+    return Corpus(
+        sheets=sheets,
+        general=tuple(Pair(d["u"], d["a"]) for d in _rows(files, "_general")),
+        chats=tuple(tuple(turns) for turns in _rows(files, "_chats")),
+        systems=tuple(Pair(d["u"], d["a"], d["system"]) for d in _rows(files, "_systems")),
+    )
+
+
+def split(corpus: Corpus, *, seed: int = 0) -> tuple[Corpus, Corpus]:
+    """(training, held out): disjoint, and together everything. Words and names stay with both."""
+    rng = random.Random(seed)
+    kept, held = [], []
+    for sheet in corpus.sheets:
+        parts: dict[str, Any] = {part: _split(getattr(sheet, part), rng) for part in PARTS}
+        kept.append(_with(sheet, {part: a for part, (a, _) in parts.items()}))
+        held.append(_with(sheet, {part: b for part, (_, b) in parts.items()}))
+    both = [_split(part, rng) for part in (corpus.general, corpus.chats, corpus.systems)]
+    return (
+        Corpus(tuple(kept), both[0][0], both[1][0], both[2][0]),
+        Corpus(tuple(held), both[0][1], both[1][1], both[2][1]),
+    )
+
+
+def _split(items: tuple[Any, ...], rng: random.Random) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    n = max(round(len(items) * HELD_OUT), int(len(items) >= 8))
+    out = set(rng.sample(range(len(items)), n))
+    return (
+        tuple(x for i, x in enumerate(items) if i not in out),
+        tuple(x for i, x in enumerate(items) if i in out),
+    )
+
+
+def _with(sheet: Sheet, parts: dict[str, Any]) -> Sheet:
+    return replace(sheet, **parts)
+
+
+def _sheet(d: dict[str, Any]) -> Sheet:
+    return Sheet(
+        slug=d["slug"],
+        names=tuple(d["names"]),
+        kind=d["kind"],
+        words=tuple(d["words"]),
+        facts=tuple(d["facts"]),
+        questions=tuple(Pair(x["q"], x["a"]) for x in d["qa"]),
+        own=tuple(d["self"]),
+        drift=tuple(Pair(x["u"], x["a"]) for x in d["drift"]),
+        stories=tuple(d["stories"]),
+        chats=tuple(tuple(turns) for turns in d["chats"]),
+    )
+
+
+def _rows(files: list[Path], prefix: str) -> list[Any]:
+    return [row for f in files if f.name.startswith(prefix) for row in _load(f)]
+
+
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
