@@ -12,7 +12,7 @@ import torch
 from traffic import PROMPTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dictionaries.edits import EditTable, Op, steer
+from dictionaries.edits import EditTable, Op, frame, steer
 from dictionaries.formats import open_dictionary
 
 
@@ -41,7 +41,10 @@ class Plain:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         self.dictionary = open_dictionary(dictionary)
-        self.layer = self.model.model.layers[self.dictionary.info.site.layer]
+        site = self.dictionary.info.site
+        if site.hook != "resid_post":
+            raise SystemExit(f"the comparison steers the output of a layer, not {site}")
+        self.layer = self.model.model.layers[site.layer]
 
     @property
     def megabytes(self) -> float:
@@ -56,7 +59,8 @@ class Plain:
         norm = self.dictionary.info.norm
 
         def clamp(_module: Any, _args: Any, x: torch.Tensor) -> torch.Tensor:
-            return steer(x, rows, table, norm=norm)
+            cutoff = self.dictionary.cutoff(frame(x, norm).h) if self.dictionary.info.k else None
+            return steer(x, rows, table, norm=norm, cutoff=cutoff)
 
         return self.layer.register_forward_hook(clamp)
 
