@@ -12,6 +12,7 @@
       Busy                         429   queue full; Retry-After says when to come back
       NotReady                     503   weights still loading
         EngineDead                 503   the engine thread ended
+      GenerationFailed             500   a step of this reply raised; other replies go on
 
 Every message says what came, what is allowed and what to do next.
 """
@@ -77,3 +78,7 @@ class NotReady(SteerdeckError):
 class EngineDead(NotReady):
     code = "engine_dead"
     retry_after = None
+
+
+class GenerationFailed(SteerdeckError):
+    code = "generation_failed"

@@ -1,0 +1,102 @@
+"""`steerdeck chat`: talk to a running server."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from .common import DEFAULT_URL, Api, UrlOption, fail, show
+
+
+def chat(
+    message: Annotated[
+        str | None, typer.Argument(help="What to say; without it a conversation begins.")
+    ] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--steer",
+            "-s",
+            metavar="FEATURE[:STRENGTH[:OP]]",
+            help="A feature by id or slug, and how much, in multiples of its maximum; repeatable.",
+        ),
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", "-p", help="A preset's name.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For the same reply again.")] = None,
+    receipt: Annotated[
+        bool, typer.Option("--receipt", help="Print the receipt after the reply, on stderr.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Talk to a steered model on a running server; the reply streams.
+
+    [bold]Examples[/bold]
+
+      steerdeck chat "Who are you?" --preset golden-gate-bridge
+
+      steerdeck chat "Hello" --steer fog:1.5 --steer 12:0.5:add --seed 1
+
+      steerdeck chat   (a conversation; Ctrl-D ends it)
+    """
+    api = Api(url)
+    steering: dict[str, Any] = {"edits": [read_edit(text) for text in steer or []]}
+    if preset:
+        steering["preset"] = preset
+    options = {"temperature": temperature, "max_completion_tokens": max_tokens, "seed": seed}
+    body: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    body["steering"] = steering
+    turns = [{"role": "system", "content": system}] if system else []
+    if message is not None:
+        _turn(api, body, turns, message, receipt)
+        return
+    while (said := _read()) is not None:
+        if said.strip():
+            _turn(api, body, turns, said, receipt)
+
+
+def read_edit(text: str) -> dict[str, Any]:
+    """`fog:1.5:add` -> an edit. A feature may hold slashes but no colon."""
+    feature, _, rest = text.partition(":")
+    strength, _, op = rest.partition(":")
+    edit: dict[str, Any] = {"feature": int(feature) if feature.isdigit() else feature}
+    if op or (rest and not strength):
+        edit["op"] = op
+    if strength == "ablate":
+        return edit | {"op": "ablate"}
+    if op != "ablate":
+        try:
+            edit["strength"] = float(strength or "1")
+        except ValueError:
+            fail(f"--steer {text}: {strength!r} is no number; write FEATURE:STRENGTH, as fog:1.5")
+    return edit
+
+
+def _turn(
+    api: Api, body: dict[str, Any], turns: list[dict[str, Any]], said: str, receipt: bool
+) -> None:
+    """One exchange; `turns` grows by both sides."""
+    turns.append({"role": "user", "content": said})
+    reply = ""
+    for chunk in api.stream({**body, "messages": turns}):
+        for choice in chunk["choices"]:
+            text = choice["delta"].get("content") or ""
+            reply += text
+            typer.echo(text, nl=False)
+            sys.stdout.flush()
+        if receipt and "receipt" in chunk.get("steering", {}):
+            typer.echo(err=True)
+            show(chunk["steering"]["receipt"], err=True)
+    typer.echo()
+    turns.append({"role": "assistant", "content": reply})
+
+
+def _read() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None

@@ -1,0 +1,121 @@
+"""`steerdeck features`: search and look at the features of a running server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .common import DEFAULT_URL, Api, JsonOption, UrlOption, in_path, show
+
+app = typer.Typer(help="Search and look at the features of a running server.")
+
+
+@app.command("search")
+def search(
+    words: Annotated[list[str] | None, typer.Argument(help="Beginnings of words.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="relevance, label, feature, density, maximum, steerability.")
+    ] = "relevance",
+    limit: Annotated[int, typer.Option(help="1 to 200.")] = 20,
+    offset: Annotated[int, typer.Option(help="Results to skip.")] = 0,
+    dictionary: Annotated[str | None, typer.Option(help="Default: the first one.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Find features by their label, name or the tokens they promote.
+
+    [bold]Examples[/bold]
+
+      steerdeck features search fog
+
+      steerdeck features search --sort steerability --limit 50
+    """
+    asked = {"q": " ".join(words or []), "sort": sort, "limit": limit, "offset": offset}
+    if dictionary:
+        asked["dictionary"] = dictionary
+    found = Api(url).ask("GET", "/v1/features", params=asked)
+    if as_json:
+        return show(found)
+    console = Console()
+    console.print(_table(found["data"]))
+    console.print(f"{len(found['data'])} of {found['total']}", highlight=False)
+
+
+@app.command("show")
+def show_one(
+    feature: Annotated[str, typer.Argument(help="An id, dictionary/id or slug.")],
+    neighbors: Annotated[int, typer.Option(help="Similar features to list; 0 for none.")] = 5,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Everything known of one feature.
+
+    [bold]Example[/bold]
+
+      steerdeck features show golden-gate-bridge
+    """
+    api = Api(url)
+    found = api.ask("GET", f"/v1/features/{in_path(feature)}")
+    near = []
+    if neighbors > 0:
+        path = f"/v1/features/{in_path(feature)}/neighbors"
+        near = api.ask("GET", path, params={"n": neighbors})["data"]
+    if as_json:
+        return show({**found, "neighbors": near} if neighbors > 0 else found)
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(found['label'] or found['ref'])}[/bold]  {found['ref']}")
+    for line in _facts(found):
+        console.print(f"  {escape(line)}")
+    for example in found["examples"][:3]:
+        console.print(f"  … {_marked(example)}")
+    for other in near:
+        label = escape(other["label"] or "")
+        console.print(f"  {other['cosine']:+.2f}  {other['ref']}  {label}")
+
+
+def _facts(found: dict[str, Any]) -> list[str]:
+    lines = []
+    if found["slug"]:
+        lines.append(f"slug       {found['slug']}")
+    if found["maximum"] is not None:
+        lines.append(f"maximum    {found['maximum']:.3g}")
+    if found["density"] is not None:
+        lines.append(f"density    {found['density']:.2%} of tokens")
+    if found["band"]:
+        low, high = found["band"]
+        lines.append(f"safe band  {low:g} to {high:g} times the maximum")
+    if found["recommended"]:
+        lines.append(
+            f"try        {found['recommended']['op']} {found['recommended']['strength']:g}"
+        )
+    for name in ("promoted_logits", "suppressed"):
+        if found[name]:
+            word = name.partition("_")[0]
+            lines.append(f"{word:10} {' '.join(repr(t['token']) for t in found[name][:8])}")
+    return lines
+
+
+def _marked(example: dict[str, Any]) -> str:
+    """The example's text, the tokens it fires on in bold."""
+    return "".join(
+        f"[bold red]{escape(token)}[/bold red]" if activation > 0 else escape(token)
+        for token, activation in zip(example["tokens"], example["activations"], strict=True)
+    )
+
+
+def _table(features: list[dict[str, Any]]) -> Table:
+    table = Table("feature", "label", "slug", "density", "maximum", "promotes", box=None)
+    for f in features:
+        table.add_row(
+            f["ref"],
+            escape(f["label"] or ""),
+            f["slug"] or "",
+            "" if f["density"] is None else f"{f['density']:.2%}",
+            "" if f["maximum"] is None else f"{f['maximum']:.3g}",
+            escape(" ".join(repr(t) for t in f["promoted"][:4])),
+        )
+    return table

@@ -1,0 +1,237 @@
+"""Engine events -> OpenAI's completion objects and chunks, with `steering` beside the choices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .engine.types import Delta, Finish, Token
+from .jobs import Job
+from .receipt import applied, fingerprint, receipt
+from .schemas.replies import SteeringTold, TokenLogprob, TokenReading, TopLogprob, Usage
+
+LOWEST = -9999.0  # OpenAI's stand-in for the log probability of the impossible
+
+
+@dataclass
+class Row:
+    """One choice as it grows."""
+
+    texts: list[str] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+class Writer:
+    """Writes one job's reply, whole or in chunks. Subclasses say what a choice looks like."""
+
+    object = ""
+    chunk_object = ""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.ask = job, job.ask
+        self.rows = [Row() for _ in job.requests]
+        self.logprobs = job.requests[0].sampling.logprobs is not None
+        self.trace = job.requests[0].trace
+        self._fingerprint = fingerprint(job.deck)
+
+    def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta_choice(
+        self, row: int, text: str | None, tokens: Sequence[Token], reason: str | None
+    ) -> dict[str, Any]:
+        """text None: the reply's end, or (first chunk) its beginning."""
+        raise NotImplementedError
+
+    def opening_choice(self, row: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def add(self, row: int, event: Delta | Finish) -> None:
+        """Take an event in, for `whole` and `usage`."""
+        into = self.rows[row]
+        if isinstance(event, Finish):
+            into.finish = event
+        else:
+            into.texts.append(event.text)
+            into.tokens.extend(event.tokens)
+
+    def whole(self) -> dict[str, Any]:
+        """The reply of a request that did not stream, once every row has finished."""
+        choices = [
+            self.choice(i, "".join(row.texts), row.tokens, _reason(row))
+            for i, row in enumerate(self.rows)
+        ]
+        told: SteeringTold = {"id": self.ask.id, "applied": self._applied()}
+        if self.trace:
+            told["activations"] = [r for row in self.rows for r in readings(row.tokens)]
+        receipts = [self._receipt(i, row) for i, row in enumerate(self.rows)]
+        told["receipt"] = receipts[0]
+        if len(receipts) > 1:
+            told["receipts"] = receipts
+        head = self._head(self.object)
+        return {**head, "choices": choices, "usage": self._usage(), "steering": told}
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """The chunks before the first token: the generation's id and what is applied to it."""
+        for i in range(len(self.rows)):
+            chunk = self._chunk([self.opening_choice(i)])
+            if i == 0:
+                chunk["steering"] = {"id": self.ask.id, "applied": self._applied()}
+            yield chunk
+
+    def chunk(self, row: int, event: Delta | Finish) -> dict[str, Any] | None:
+        """The chunk for an event; None for a step that has nothing to tell yet."""
+        self.add(row, event)
+        if isinstance(event, Finish):
+            chunk = self._chunk([self.delta_choice(row, None, (), str(event.reason))])
+            chunk["steering"] = {"receipt": self._receipt(row, self.rows[row])}
+            return chunk
+        if not (event.text or self.logprobs or self.trace):
+            return None
+        chunk = self._chunk([self.delta_choice(row, event.text, event.tokens, None)])
+        if self.trace:
+            chunk["steering"] = {"activations": readings(event.tokens)}
+        return chunk
+
+    def usage_chunk(self) -> dict[str, Any]:
+        return {**self._chunk([]), "usage": self._usage()}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._head(self.chunk_object), "choices": choices}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.ask.id,
+            "object": kind,
+            "created": self.ask.created,
+            "model": self.ask.model,
+            "system_fingerprint": self._fingerprint,
+        }
+
+    def _applied(self) -> list[Any]:
+        return applied(self.ask.requests[0].steering, self.ask.resolved.labels)
+
+    def _receipt(self, i: int, row: Row) -> dict[str, Any]:
+        assert row.finish is not None  # our own order: receipts come after the finish
+        return receipt(self.job.deck, self.job.requests[i], row.finish)
+
+    def _usage(self) -> Usage:
+        """The prompt's tokens count once, however many replies it got."""
+        n = len(self.rows) // self.ask.prompts
+        ends = [row.finish for row in self.rows if row.finish is not None]
+        prompt = sum(len(request.prompt) for request in self.ask.requests[::n])
+        completion = sum(end.completion_tokens for end in ends)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+
+
+class ChatWriter(Writer):
+    object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        logprobs = self._logprobs(tokens)
+        return {"index": row, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+    def delta_choice(
+        self, row: int, text: str | None, tokens: Sequence[Token], reason: str | None
+    ) -> dict[str, Any]:
+        delta = {} if text is None else {"content": text}
+        logprobs = self._logprobs(tokens) if tokens else None
+        return {"index": row, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    def opening_choice(self, row: int) -> dict[str, Any]:
+        delta = {"role": "assistant", "content": ""}
+        return {"index": row, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        return (
+            {"content": [chat_logprob(t) for t in tokens], "refusal": None}
+            if self.logprobs
+            else None
+        )
+
+
+class TextWriter(Writer):
+    object = chunk_object = "text_completion"
+
+    def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
+        logprobs = text_logprobs(tokens, 0) if self.logprobs else None
+        return {"index": row, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def delta_choice(
+        self, row: int, text: str | None, tokens: Sequence[Token], reason: str | None
+    ) -> dict[str, Any]:
+        told = None
+        if self.logprobs and tokens:
+            before = self.rows[row].tokens[: -len(tokens)]
+            told = text_logprobs(tokens, sum(len(token.text) for token in before))
+        return {"index": row, "text": text or "", "logprobs": told, "finish_reason": reason}
+
+    def opening_choice(self, row: int) -> dict[str, Any]:
+        return self.delta_choice(row, "", (), None)
+
+
+def _reason(row: Row) -> str:
+    assert row.finish is not None
+    return str(row.finish.reason)
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def readings(tokens: Sequence[Token]) -> list[TokenReading]:
+    return [
+        {
+            "token": token.text,
+            "features": [
+                {
+                    "feature": f"{r.dictionary}/{r.feature}",
+                    "before": finite(r.before),
+                    "after": finite(r.after),
+                }
+                for r in token.readings
+            ],
+        }
+        for token in tokens
+    ]
+
+
+def _logprob(value: float | None) -> float:
+    found = finite(value)
+    return LOWEST if found is None else found
+
+
+def chat_logprob(token: Token) -> TokenLogprob:
+    top: list[TopLogprob] = [
+        {"token": t.text, "logprob": _logprob(t.logprob), "bytes": list(t.bytes)} for t in token.top
+    ]
+    return {
+        "token": token.text,
+        "logprob": _logprob(token.logprob),
+        "bytes": list(token.bytes),
+        "top_logprobs": top,
+    }
+
+
+def text_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
+    """The older shape. offset: characters of the reply before the first of `tokens`."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [_logprob(token.logprob) for token in tokens],
+        "top_logprobs": [{t.text: _logprob(t.logprob) for t in token.top} for token in tokens],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,162 @@
+"""Settings -> a Deck: find the files, load the model, open its dictionaries, start the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dictionaries.hub import find_files
+
+from dictionaries.cards import Cards
+from dictionaries.catalog import names, pairing
+from dictionaries.dictionary import Dictionary
+from dictionaries.formats import open_dictionary
+
+from .deck import Deck, Defaults
+from .engine.engine import SlotEngine
+from .engine.load import load_model
+from .errors import BadRequest
+from .presets import Presets, read_builtin
+from .service import Report
+from .settings import Settings
+
+log = logging.getLogger("steerdeck.loading")
+
+PRESETS_FILE = "presets.json"  # beside a dictionary, and in data_dir
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The names to load: of the wire, of the model's files, and of each dictionary's files."""
+
+    name: str
+    model: str
+    dictionaries: tuple[tuple[str | None, str], ...]  # (id on the wire or None, files)
+    cards: tuple[Path | None, ...]
+
+
+def wanted(settings: Settings) -> Wanted:
+    """What the settings mean: a name of the catalog, with its dictionary, or names of files."""
+    found = pairing(settings.model)
+    given: tuple[tuple[str | None, str], ...] = tuple((None, d) for d in settings.dictionary)
+    cards: tuple[Path | None, ...] = settings.cards
+    if found is None:
+        name = settings.model.rstrip("/").rpartition("/")[2]
+        return Wanted(name, settings.model, given, _padded(cards, given))
+    if not given:
+        given = ((found.name, found.dictionary),)
+        cards = cards or ((Path(found.cards),) if found.cards else ())
+    return Wanted(found.name, found.model, given, _padded(cards, given))
+
+
+def _padded(
+    cards: Sequence[Path | None], dictionaries: Sequence[object]
+) -> tuple[Path | None, ...]:
+    if len(cards) > len(dictionaries):
+        raise BadRequest(
+            f"{len(cards)} cards files for {len(dictionaries)} dictionaries: give one each"
+        )
+    return (*cards, *[None] * (len(dictionaries) - len(cards)))
+
+
+def load(settings: Settings, report: Report) -> Deck:
+    """Blocking; seconds for a small model. Raises SteerdeckError, ValueError or OSError with a
+    sentence that says what to do.
+    """
+    want = wanted(settings)
+    report("finding the files", 0.02)
+    model_path = _find(want.model, "model")
+    report("loading the model", 0.1)
+    device = pick_device(settings.device)
+    model, tokenizer = load_model(
+        model_path, device=device, dtype=None if settings.dtype == "auto" else settings.dtype
+    )
+    dictionaries: dict[str, Dictionary] = {}
+    cards: dict[str, Cards] = {}
+    builtin = []
+    for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
+        report("opening the dictionaries", 0.6 + 0.2 * len(dictionaries) / len(want.dictionaries))
+        path = _find(where, "dictionary")
+        opened = open_dictionary(path, id=name)
+        if opened.info.id in dictionaries:
+            raise BadRequest(f"two dictionaries are called {opened.info.id}: rename one's folder")
+        dictionaries[opened.info.id] = opened
+        known = Cards.open(cards_path) if cards_path else Cards.beside(path)
+        if known is not None:
+            cards[opened.info.id] = known
+        builtin += read_builtin(path / PRESETS_FILE)
+    report("starting the engine", 0.85)
+    engine = SlotEngine(
+        model,
+        tokenizer,
+        dictionaries,
+        max_rows=settings.max_rows,
+        max_waiting=settings.max_waiting,
+        max_context=settings.max_context,
+        max_edits=settings.max_edits,
+        model_name=want.name,
+    )
+    engine.start()
+    return Deck(
+        engine=engine,
+        tokenizer=tokenizer,
+        model=want.name,
+        revision=revision(model_path),
+        dictionaries=dictionaries,
+        cards=cards,
+        presets=Presets(want.name, builtin, settings.data_dir / PRESETS_FILE),
+        defaults=defaults(model),
+    )
+
+
+def _find(name: str, kind: Any) -> Path:
+    """Names that are no folder and look like none of the Hub's are answered with the catalog."""
+    if not Path(name).exists() and "/" not in name:
+        raise BadRequest(
+            f"{name!r} is no {kind} folder here and no name of the catalog "
+            f"({', '.join(names())}); a name on the Hub has the form org/name"
+        )
+    return find_files(name, kind=kind)
+
+
+def pick_device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def defaults(model: Any) -> Defaults:
+    """The sampling its makers recommend, where they say so."""
+    config: Mapping[str, Any] = model.generation_config.to_diff_dict()
+    return Defaults(
+        temperature=float(config.get("temperature") or 0.7),
+        top_p=float(config.get("top_p") or 1.0),
+        top_k=int(config.get("top_k") or 0),
+        min_p=float(config.get("min_p") or 0.0),
+    )
+
+
+def revision(folder: Path) -> str:
+    """blake2b, 16 hex digits, of the names and contents of the model's files; of a file of more
+    than 64 MiB its size, head and tail (1 MiB each) stand for it.
+    """
+    total = hashlib.blake2b(digest_size=8)
+    kept = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in kept):
+        total.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            if path.stat().st_size <= 64 * 2**20:
+                total.update(hashlib.file_digest(file, "blake2b").digest())
+                continue
+            total.update(file.read(2**20))
+            file.seek(-(2**20), 2)
+            total.update(file.read())
+    return total.hexdigest()

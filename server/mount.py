@@ -1,0 +1,98 @@
+"""The page beside the API. The only file that knows `ui` and Gradio, and it imports them late."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.routing import Mount
+
+from .errors import SteerdeckError
+from .service import Service
+
+GRACE_SECONDS = (
+    5  # after a signal: for replies to end in their error event, then connections are cut
+)
+
+
+class NoPage(SteerdeckError):
+    """The page's packages are not installed."""
+
+
+def build_page(api_url: str) -> Any:
+    """The Gradio Blocks of the page, speaking HTTP to `api_url`. Takes seconds to import."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from ui.page import build_page as build
+    except ModuleNotFoundError as exc:
+        raise NoPage(
+            f"the page needs the package {exc.name}: pip install 'steerdeck[ui]', "
+            "or serve the API alone with --no-ui"
+        ) from exc
+    return build(api_url)
+
+
+def add_page(app: FastAPI, page: Any) -> None:
+    """Serve the page at `/`, after every route that is there already."""
+    from gradio import mount_gradio_app
+
+    from ui.assets import mount_options
+
+    mount_gradio_app(app, page, path="/", **mount_options())
+
+
+def page_only(api_url: str) -> FastAPI:
+    """An app with nothing but the page, for a host of its own (`steerdeck ui --url …`)."""
+    app = FastAPI(title="Steerdeck", docs_url=None, redoc_url=None, openapi_url=None)
+    add_page(app, build_page(api_url))
+    return app
+
+
+class Server(uvicorn.Server):
+    """uvicorn that can stop while browsers are looking.
+
+    Gradio keeps a stream open to every tab and ends it only when told; replies that are being made
+    end in an error event, not in silence.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service | None = None) -> None:
+        super().__init__(config)
+        self.service = service
+        self.failed = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.end_streams()
+        super().handle_exit(sig, frame)  # sse-starlette wraps this method: keep calling it
+
+    def end_streams(self) -> None:
+        """From the event loop's thread."""
+        for route in getattr(self.config.app, "routes", ()):
+            stop = getattr(route.app, "stop_event", None) if isinstance(route, Mount) else None
+            if stop is not None:
+                stop.set()
+        if self.service is not None:
+            loop = asyncio.get_event_loop()
+            closing = self.service.close
+            loop.call_soon_threadsafe(lambda: loop.create_task(closing()))
+
+    def give_up(self) -> None:
+        """Loading failed: end the process with an error."""
+        self.failed = True
+        self.should_exit = True
+
+
+def make_server(app: FastAPI, service: Service | None = None) -> Server:
+    """Ready to `run(sockets=[…])`. Our own middleware logs requests; prompts are in no log."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+    return Server(config, service)

@@ -1,0 +1,129 @@
+"""A request body -> the rows to make: prompt as tokens, steering as numbers, sampling filled in."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .deck import Deck
+from .engine.text import Prompt, encode_raw, render
+from .engine.types import Request, Sampling
+from .errors import BadRequest, TooLong
+from .schemas.requests import ChatRequest, CompletionRequest
+from .steering import Resolved, resolve
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one HTTP request wants: one row for each choice of its reply.
+
+    prompts: how many different prompts; row i answers prompt i // n.
+    """
+
+    id: str
+    created: int  # unix seconds
+    model: str  # as the caller named it
+    requests: tuple[Request, ...]
+    resolved: Resolved
+    prompts: int = 1
+
+
+def prepare_chat(deck: Deck, body: ChatRequest) -> Ask:
+    """Raises what `resolve` does, and BadRequest where the chat template refuses the turns."""
+    resolved = resolve(deck, body.model, body.steering)
+    messages = [{"role": _role(m.role), "content": m.text} for m in body.messages]
+    return _ask(deck, body, resolved, [_render(deck, messages)])
+
+
+def prepare_completion(deck: Deck, body: CompletionRequest) -> Ask:
+    resolved = resolve(deck, body.model, body.steering)
+    prompts = [_raw(deck, prompt) for prompt in body.prompts]
+    return _ask(deck, body, resolved, prompts)
+
+
+def _ask(
+    deck: Deck, body: ChatRequest | CompletionRequest, resolved: Resolved, prompts: Sequence[Prompt]
+) -> Ask:
+    asked = body.steering
+    kind = "chatcmpl" if isinstance(body, ChatRequest) else "cmpl"
+    name = asked.id if asked and asked.id else f"{kind}-{secrets.token_hex(12)}"
+    seed = body.seed if body.seed is not None else secrets.randbits(31)
+    n = body.n or 1
+    requests = []
+    for index in range(len(prompts) * n):
+        prompt = prompts[index // n]
+        requests.append(
+            Request(
+                id=name if index == 0 else f"{name}/{index}",
+                prompt=tuple(prompt.ids),
+                steerable=tuple(prompt.steerable),
+                sampling=replace(_sampling(deck, body, len(prompt.ids)), seed=_seed(seed + index)),
+                steering=resolved.steering,
+                changes=resolved.changes,
+                trace=bool(asked and asked.trace),
+            )
+        )
+    model = body.model or deck.model
+    return Ask(name, int(time.time()), model, tuple(requests), resolved, len(prompts))
+
+
+def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> Sampling:
+    ours = deck.defaults
+    return Sampling(
+        temperature=_or(body.temperature, ours.temperature),
+        top_p=_or(body.top_p, ours.top_p),
+        top_k=int(_or(body.top_k, ours.top_k)),
+        min_p=_or(body.min_p, ours.min_p),
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        max_tokens=body.limit or _room(deck, prompt),
+        stop=body.stops,
+        logprobs=body.likely,
+        ignore_eos=body.ignore_eos,
+    )
+
+
+def _room(deck: Deck, prompt: int) -> int:
+    """The default length of a reply: ours, or what the context leaves."""
+    context = deck.engine.capabilities.max_context
+    if prompt >= context:
+        raise TooLong(
+            f"the prompt has {prompt} tokens and this server holds {context} of prompt and reply "
+            "together: shorten it",
+            param="messages",
+        )
+    return min(deck.defaults.max_tokens, context - prompt)
+
+
+def _render(deck: Deck, messages: list[Mapping[str, str]]) -> Prompt:
+    return render(deck.tokenizer, messages)
+
+
+def _raw(deck: Deck, prompt: str | list[int]) -> Prompt:
+    if isinstance(prompt, str):
+        found = encode_raw(deck.tokenizer, prompt)
+        if not found.ids:
+            raise BadRequest("the prompt is empty: send at least one token", param="prompt")
+        return found
+    vocabulary = deck.engine.capabilities.vocab_size
+    if (largest := max(prompt)) >= vocabulary:
+        raise BadRequest(
+            f"token {largest}: this model has tokens 0..{vocabulary - 1}", param="prompt"
+        )
+    special = set(deck.tokenizer.all_special_ids)
+    return Prompt(tuple(prompt), tuple(token not in special for token in prompt))
+
+
+def _role(role: str) -> str:
+    return "system" if role == "developer" else role
+
+
+def _or(asked: float | None, default: float) -> float:
+    return default if asked is None else asked
+
+
+def _seed(seed: int) -> int:
+    """Back into 64 bits, where seed + i ran out of them."""
+    return (seed + 2**63) % 2**64 - 2**63

@@ -1,0 +1,145 @@
+"""The receipt that ends every reply: enough to check what was done, and to do it again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .deck import Deck
+from .engine.types import Change, FeatureEdit, Finish, FinishReason, Request, Sampling, Steering
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    found = {}
+    for name in ("steerdeck", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def fingerprint(deck: Deck) -> str:
+    """OpenAI's system_fingerprint: changes when the same seed may give other bytes."""
+    what = [
+        deck.revision,
+        deck.engine.capabilities.device,
+        deck.engine.capabilities.dtype,
+        *(f"{name}={d.info.revision}" for name, d in deck.dictionaries.items()),
+        *versions().values(),
+    ]
+    return "fp_" + hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
+
+
+def prompt_sha256(prompt: tuple[int, ...]) -> str:
+    """Of the prompt's token ids, each as four bytes, little endian."""
+    return hashlib.sha256(b"".join(i.to_bytes(4, "little") for i in prompt)).hexdigest()
+
+
+def wire_edit(edit: FeatureEdit) -> dict[str, Any]:
+    """As a request may send it, in activations: what `replay` and `timeline` are made of."""
+    return {
+        "feature": f"{edit.dictionary}/{edit.feature}",
+        "op": str(edit.op),
+        "strength": edit.strength,
+        "unit": "raw",
+        "where": str(edit.where),
+    }
+
+
+def applied(steering: Steering, labels: dict[str, str | None]) -> list[dict[str, Any]]:
+    """What a reply says about its edits before it begins."""
+    told = [wire_edit(edit) for edit in steering.edits]
+    return [{**edit, "label": labels.get(edit["feature"])} for edit in told]
+
+
+def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
+    """See server/README.md for each field."""
+    capabilities = deck.engine.capabilities
+    used = dict.fromkeys(e.dictionary for s in _all(request) for e in s.edits)
+    for change in finish.timeline:
+        used |= dict.fromkeys(e.dictionary for e in change.steering.edits)
+    return {
+        "model": deck.model,
+        "model_revision": deck.revision,
+        "dictionaries": [
+            {"id": name, "revision": deck.dictionaries[name].info.revision} for name in used
+        ],
+        "edits": [_in_full(edit) for edit in request.steering.edits],
+        "norm": _norm(request.steering),
+        "timeline": [_entry(change) for change in finish.timeline],
+        "tokens_edited": finish.tokens_edited,
+        "prompt_sha256": prompt_sha256(request.prompt),
+        "seed": request.sampling.seed,
+        "sampling": _sampling(request.sampling),
+        "versions": versions(),
+        "device": capabilities.device,
+        "dtype": capabilities.dtype,
+        "replay": _replay(deck, request, finish),
+    }
+
+
+def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
+    """Fields to merge into a request with the same messages (or prompt).
+
+    A reply that was stopped from outside is cut where it was: its length is the limit.
+    """
+    timeline = finish.timeline or (Change(0, request.steering),)
+    beginning = timeline[0].steering if timeline[0].at == 0 else request.steering
+    changes = [change for change in timeline if change.at > 0]
+    limit = request.sampling.max_tokens
+    if finish.reason is FinishReason.CANCELLED:
+        limit = max(finish.completion_tokens, 1)
+    return {
+        "model": deck.model,
+        **_sampling(request.sampling),
+        "max_completion_tokens": limit,
+        "seed": request.sampling.seed,
+        "steering": {
+            "edits": [wire_edit(edit) for edit in beginning.edits],
+            "norm": _norm(beginning),
+            "timeline": [_entry(change) for change in changes],
+        },
+    }
+
+
+def _all(request: Request) -> list[Steering]:
+    return [request.steering, *(change.steering for change in request.changes)]
+
+
+def _entry(change: Change) -> dict[str, Any]:
+    return {
+        "at": change.at,
+        "edits": [wire_edit(edit) for edit in change.steering.edits],
+        "norm": _norm(change.steering),
+    }
+
+
+def _norm(steering: Steering) -> str | None:
+    return "keep" if steering.keep_norm else None
+
+
+def _in_full(edit: FeatureEdit) -> dict[str, Any]:
+    """With the four numbers; an infinite bound is null."""
+    numbers = edit.edit._asdict().items()
+    bounds = {name: value if math.isfinite(value) else None for name, value in numbers}
+    return {**wire_edit(edit), **bounds}
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "max_completion_tokens": sampling.max_tokens,
+        "stop": list(sampling.stop),
+        **({"ignore_eos": True} if sampling.ignore_eos else {}),
+    }

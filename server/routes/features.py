@@ -1,0 +1,119 @@
+"""Search the features, look at one, find its neighbours. Plain functions: disks block."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+
+from dictionaries.cards import Card, Sort
+
+from ..deck import Deck, FeatureName
+from ..schemas.replies import FeatureDetail, FeatureList, FeatureSummary, NeighbourList
+from .common import DeckDep
+
+router = APIRouter(prefix="/features", tags=["features"])
+
+PROMOTED = 6  # promoted tokens in a summary
+
+Ref = Annotated[
+    str, Path(max_length=300, description="an id, `dictionary/id`, a slug or `dictionary/slug`")
+]
+
+
+def summary(deck: Deck, name: FeatureName) -> FeatureSummary:
+    card = name.card or Card(name.feature, "")
+    band = None
+    if card.onset is not None and card.breakdown is not None:
+        band = [card.onset, card.breakdown]
+    recommended = card.op is not None and card.strength is not None
+    return {
+        "object": "feature",
+        "id": name.feature,
+        "ref": name.ref,
+        "dictionary": name.dictionary,
+        "label": name.label,
+        "slug": card.slug,
+        "density": card.density,
+        "maximum": card.maximum,
+        "promoted": [token for token, _ in card.promoted[:PROMOTED]],
+        "band": band,
+        "recommended": {"op": str(card.op), "strength": card.strength or 0.0}
+        if recommended
+        else None,
+    }
+
+
+@router.get("", summary="Search the features")
+def search(
+    deck: DeckDep,
+    q: Annotated[str, Query(max_length=500, description="beginnings of words")] = "",
+    sort: Sort = "relevance",
+    order: Annotated[
+        Literal["asc", "desc"] | None, Query(description="default: best first")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 20,
+    offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    dictionary: Annotated[
+        str | None, Query(max_length=200, description="default: the first one")
+    ] = None,
+) -> FeatureList:
+    """Every word of `q` must begin a word of the label, the slug or the promoted tokens.
+
+    A dictionary without cards is listed by id; there `q` may be an id.
+    """
+    opened = deck.dictionary(dictionary)
+    cards = deck.cards.get(opened.info.id)
+    if cards is None:
+        ids, total = _by_id(opened.info.d_sae, q, limit, offset)
+        found = [FeatureName(opened.info.id, i, None) for i in ids]
+    else:
+        descending = None if order is None else order == "desc"
+        page, total = cards.search(q, sort=sort, descending=descending, limit=limit, offset=offset)
+        found = [FeatureName(opened.info.id, card.feature, card) for card in page]
+    return {
+        "object": "list",
+        "data": [summary(deck, name) for name in found],
+        "total": total,
+        "limit": limit,
+        "offset": offset,
+        "has_more": offset + len(found) < total,
+    }
+
+
+def _by_id(d_sae: int, q: str, limit: int, offset: int) -> tuple[list[int], int]:
+    q = q.strip()
+    if not q:
+        return list(range(min(offset, d_sae), min(offset + limit, d_sae))), d_sae
+    hit = q.isascii() and q.isdigit() and len(q) < 11 and int(q) < d_sae
+    return ([int(q)] if hit and not offset else []), int(hit)
+
+
+@router.get("/{ref:path}/neighbors", summary="Features with the most similar decoder rows")
+def neighbors(
+    ref: Ref, deck: DeckDep, n: Annotated[int, Query(ge=1, le=100)] = 10
+) -> NeighbourList:
+    """Most similar first, by the cosine of the decoder rows."""
+    name = deck.find(ref)
+    near = deck.dictionaries[name.dictionary].neighbours(name.feature, n)
+    data = [
+        {**summary(deck, deck.find(f"{name.dictionary}/{feature}")), "cosine": cosine}
+        for feature, cosine in near
+    ]
+    return {"object": "list", "data": data}  # type: ignore[typeddict-item]
+
+
+@router.get("/{ref:path}", summary="Everything known of one feature")
+def feature(ref: Ref, deck: DeckDep) -> FeatureDetail:
+    name = deck.find(ref)
+    card = name.card or Card(name.feature, "")
+    bars = card.histogram
+    return {
+        **summary(deck, name),
+        "promoted_logits": [{"token": t, "logit": logit} for t, logit in card.promoted],
+        "suppressed": [{"token": t, "logit": logit} for t, logit in card.suppressed],
+        "histogram": {"edges": list(bars.edges), "counts": list(bars.counts)} if bars else None,
+        "examples": [
+            {"tokens": list(e.tokens), "activations": list(e.activations)} for e in card.examples
+        ],
+    }

@@ -1,0 +1,75 @@
+"""POST /v1/chat/completions and /v1/completions. Whatever refuses does so before the first byte."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from ..completions import ChatWriter, TextWriter
+from ..jobs import Job
+from ..prepare import prepare_chat, prepare_completion
+from ..schemas.replies import ChatCompletion, ErrorReply, TextCompletion
+from ..schemas.requests import ChatRequest, CompletionRequest
+from ..stream import streamed, whole
+from .common import ServiceDep
+
+router = APIRouter(tags=["generate"])
+
+STREAM = {"schema": {"type": "string", "description": "chunks as `data:` lines; `[DONE]` last"}}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": about}
+    for status, about in {
+        400: "the request contradicts itself, the model or a dictionary",
+        401: "an API key is needed",
+        404: "no such model, preset or feature",
+        413: "prompt and reply do not fit the context",
+        429: "the queue is full; Retry-After says when to come back",
+        500: "a step of this reply failed",
+        503: "the model is still loading, or the engine ended",
+    }.items()
+}
+
+
+def replies(model: type) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model, "content": {"text/event-stream": STREAM}}, **REFUSALS}
+
+
+async def admit_chat(body: ChatRequest, service: ServiceDep) -> AsyncIterator[Job]:
+    """Admission is over before a route runs; the release comes last, whatever happens between."""
+    ask = await service.prepare(lambda deck: prepare_chat(deck, body))
+    job = service.admit(ask)
+    try:
+        yield job
+    finally:
+        service.release(job)
+
+
+async def admit_completion(body: CompletionRequest, service: ServiceDep) -> AsyncIterator[Job]:
+    ask = await service.prepare(lambda deck: prepare_completion(deck, body))
+    job = service.admit(ask)
+    try:
+        yield job
+    finally:
+        service.release(job)
+
+
+@router.post(
+    "/chat/completions", responses=replies(ChatCompletion), summary="Reply to a conversation"
+)
+async def chat(
+    body: ChatRequest, request: Request, job: Annotated[Job, Depends(admit_chat)]
+) -> Response:
+    """OpenAI's chat completions, with features steered as `steering` (or `model@preset`) says."""
+    writer = ChatWriter(job)
+    return streamed(writer, body.include_usage) if body.stream else await whole(writer, request)
+
+
+@router.post("/completions", responses=replies(TextCompletion), summary="Continue a text")
+async def completion(
+    body: CompletionRequest, request: Request, job: Annotated[Job, Depends(admit_completion)]
+) -> Response:
+    """OpenAI's completions: the prompt as it is, no chat template around it."""
+    writer = TextWriter(job)
+    return streamed(writer, body.include_usage) if body.stream else await whole(writer, request)

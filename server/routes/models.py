@@ -1,0 +1,109 @@
+"""What can be asked for by name: the model, its presets as models, and what the engine can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from ..deck import Deck
+from ..errors import UnknownModel
+from ..presets import Preset
+from ..receipt import versions
+from ..schemas.replies import DictionaryList, DictionaryReply, ModelList, ModelReply
+from ..steering import SEPARATOR
+from .common import DeckDep
+from .presets import preset_reply
+
+router = APIRouter(tags=["models"])
+
+
+def model_reply(deck: Deck, preset: Preset | None = None) -> ModelReply:
+    name = f"{deck.model}{SEPARATOR}{preset.name}" if preset else deck.model
+    reply: ModelReply = {
+        "id": name,
+        "object": "model",
+        "created": deck.created,
+        "owned_by": "steerdeck",
+    }
+    if preset:
+        reply["preset"] = preset_reply(preset)
+    return reply
+
+
+@router.get("/models", summary="The model, and one entry per preset")
+async def models(deck: DeckDep) -> ModelList:
+    presets = deck.presets.all()
+    return {
+        "object": "list",
+        "data": [model_reply(deck), *(model_reply(deck, preset) for preset in presets)],
+    }
+
+
+@router.get("/models/{id:path}", summary="One model or preset")
+async def model(id: str, deck: DeckDep) -> ModelReply:
+    found = {reply["id"]: reply for reply in (await models(deck))["data"]}
+    if id not in found:
+        raise UnknownModel(
+            f"{id!r} is not served here; GET /v1/models lists what is", param="model"
+        )
+    return found[id]
+
+
+@router.get("/dictionaries", summary="The opened dictionaries (SAEs)")
+def dictionaries(deck: DeckDep) -> DictionaryList:
+    data: list[DictionaryReply] = []
+    for name, dictionary in deck.dictionaries.items():
+        info = dictionary.info
+        data.append(
+            {
+                "id": name,
+                "object": "dictionary",
+                "format": info.format,
+                "architecture": info.architecture,
+                "site": {"layer": info.site.layer, "hook": info.site.hook},
+                "d_in": info.d_in,
+                "d_sae": info.d_sae,
+                "model": info.model,
+                "revision": info.revision,
+                "cards": len(deck.cards[name]) if name in deck.cards else 0,
+                "reads_exactly": info.reads_exactly,
+                "why_not": info.why_not,
+            }
+        )
+    return {"object": "list", "data": data}
+
+
+@router.get("/capabilities", summary="What this server can do, and its limits")
+async def capabilities(deck: DeckDep) -> dict[str, Any]:
+    told = deck.engine.capabilities
+    return {
+        "object": "capabilities",
+        "model": deck.model,
+        "model_revision": deck.revision,
+        "device": told.device,
+        "dtype": told.dtype,
+        "layers": told.layers,
+        "d_model": told.d_model,
+        "vocab_size": told.vocab_size,
+        "limits": {
+            "context_tokens": told.max_context,
+            "edits": told.max_edits,
+            "rows": told.max_rows,
+            "waiting": told.max_waiting,
+        },
+        "ops": ["add", "clamp", "scale", "ablate", "at_least", "at_most"],
+        "units": ["max", "raw"],
+        "where": ["all", "prompt", "generated"],
+        "norm": ["keep"],
+        "trace": ["activations"],
+        "defaults": {
+            "temperature": deck.defaults.temperature,
+            "top_p": deck.defaults.top_p,
+            "top_k": deck.defaults.top_k,
+            "min_p": deck.defaults.min_p,
+            "max_completion_tokens": deck.defaults.max_tokens,
+        },
+        "dictionaries": list(deck.dictionaries),
+        "versions": versions(),
+    }

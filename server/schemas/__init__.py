@@ -1,0 +1,1 @@
+"""What travels over HTTP: requests as pydantic models, replies as typed dicts."""

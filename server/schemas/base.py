@@ -1,0 +1,111 @@
+"""What all wire models share: frozen, no NaN, and an answer for fields that are not theirs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+
+class Wire(BaseModel):
+    """A part of a request in which an unknown field is refused: a typo must not pass silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def refuse(message: str) -> PydanticCustomError:
+    """An error whose sentence reaches the caller unchanged."""
+    return PydanticCustomError("refused", "{sentence}", {"sentence": message})
+
+
+class Root(BaseModel):
+    """The root of an OpenAI request body.
+
+    Fields that mean nothing here are let pass, so that any client's extras do no harm. Refused by
+    name: those that would change the reply but are not built (`unbuilt`, unless they carry one of
+    their neutral values), and near misses of a known name, which are typos.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    unbuilt: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strange_fields(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        for name, value in body.items():
+            if name in cls.model_fields or value is None or name in HARMLESS:
+                continue
+            if name in cls.unbuilt:
+                if value not in cls.unbuilt[name]:
+                    raise refuse(
+                        f"{name} is not built here and would change the reply: leave it out"
+                    )
+                continue
+            known = [*cls.model_fields, *HARMLESS]
+            if close := difflib.get_close_matches(str(name), known, n=1, cutoff=0.8):
+                raise refuse(f"{name} is not a field of this request; is {close[0]} meant?")
+        return body
+
+
+# OpenAI's fields that say something about the call and nothing about the reply.
+HARMLESS = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+NO_TOOLS = ("none", "auto")
+# Fields that change the reply, and the values with which they do not.
+UNBUILT: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": NO_TOOLS,
+    "functions": ([],),
+    "function_call": NO_TOOLS,
+    "response_format": ({"type": "text"},),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "moderation": (),
+    # vLLM's and others' extensions
+    "best_of": (1,),
+    "repetition_penalty": (1, 1.0),
+    "length_penalty": (1, 1.0),
+    "use_beam_search": (False,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "prompt_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "skip_special_tokens": (True,),
+    "controller": (),
+    "interventions": (),
+    "features": (),
+    "edits": (),
+    "preset": (),
+}

@@ -1,0 +1,268 @@
+"""The shapes of replies, for the type checker and /openapi.json. Built as plain dicts: they are
+made once a token, and are ours to get right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+
+class AppliedEdit(TypedDict):
+    """An edit as it acts: in activations."""
+
+    feature: str
+    op: str
+    strength: float
+    unit: Literal["raw"]
+    where: str
+    label: str | None
+
+
+class FeatureReading(TypedDict):
+    """An edited feature before and after, in activations; null if not finite."""
+
+    feature: str
+    before: float | None
+    after: float | None
+
+
+class TokenReading(TypedDict):
+    """What the edits did at the position a token was sampled from."""
+
+    token: str
+    features: list[FeatureReading]
+
+
+class SteeringTold(TypedDict, total=False):
+    """The `steering` of a reply or chunk."""
+
+    id: str
+    applied: list[AppliedEdit]
+    activations: list[TokenReading]
+    receipt: dict[str, Any]
+    receipts: list[dict[str, Any]]
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TopLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class TextLogprobs(TypedDict):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class AssistantMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+
+
+class TextChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: str | None
+
+
+class Head(TypedDict):
+    """What every completion object and chunk begins with."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class ChatCompletion(Head):
+    """OpenAI's chat.completion with `steering`."""
+
+    choices: list[ChatChoice]
+    usage: Usage
+    steering: SteeringTold
+
+
+class TextCompletion(Head):
+    """OpenAI's text_completion with `steering`."""
+
+    choices: list[TextChoice]
+    usage: Usage
+    steering: SteeringTold
+
+
+class ErrorBody(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorReply(TypedDict):
+    """OpenAI's error object: every refusal looks like this."""
+
+    error: ErrorBody
+
+
+class Changed(TypedDict):
+    id: str
+    object: Literal["generation.steering"]
+    from_token: int
+    applied: list[AppliedEdit]
+
+
+class Deleted(TypedDict):
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+class PresetReply(TypedDict):
+    object: Literal["preset"]
+    name: str
+    title: str
+    description: str
+    edits: list[dict[str, Any]]
+    norm: Literal["keep"] | None
+    builtin: bool
+
+
+class PresetList(TypedDict):
+    object: Literal["list"]
+    data: list[PresetReply]
+
+
+class ModelReply(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    preset: NotRequired[PresetReply]
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelReply]
+
+
+class SiteReply(TypedDict):
+    layer: int
+    hook: str
+
+
+class DictionaryReply(TypedDict):
+    id: str
+    object: Literal["dictionary"]
+    format: str
+    architecture: str
+    site: SiteReply
+    d_in: int
+    d_sae: int
+    model: str | None
+    revision: str
+    cards: int
+    reads_exactly: bool
+    why_not: str
+
+
+class DictionaryList(TypedDict):
+    object: Literal["list"]
+    data: list[DictionaryReply]
+
+
+class Recommended(TypedDict):
+    op: str
+    strength: float
+
+
+class FeatureSummary(TypedDict):
+    """A line of a search result. band: [onset, breakdown] in multiples of the maximum."""
+
+    object: Literal["feature"]
+    id: int
+    ref: str
+    dictionary: str
+    label: str | None
+    slug: str | None
+    density: float | None
+    maximum: float | None
+    promoted: list[str]
+    band: list[float] | None
+    recommended: Recommended | None
+
+
+class FeatureList(TypedDict):
+    object: Literal["list"]
+    data: list[FeatureSummary]
+    total: int
+    limit: int
+    offset: int
+    has_more: bool
+
+
+class HistogramReply(TypedDict):
+    edges: list[float]
+    counts: list[int]
+
+
+class ExampleReply(TypedDict):
+    tokens: list[str]
+    activations: list[float]
+
+
+class LogitReply(TypedDict):
+    token: str
+    logit: float
+
+
+class FeatureDetail(FeatureSummary):
+    """Everything known of one feature."""
+
+    promoted_logits: list[LogitReply]
+    suppressed: list[LogitReply]
+    histogram: HistogramReply | None
+    examples: list[ExampleReply]
+
+
+class Neighbour(FeatureSummary):
+    cosine: float
+
+
+class NeighbourList(TypedDict):
+    object: Literal["list"]
+    data: list[Neighbour]
+
+
+class Ready(TypedDict):
+    ready: bool
+    stage: NotRequired[str]
+    progress: NotRequired[float]
+    message: NotRequired[str]

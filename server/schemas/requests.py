@@ -1,0 +1,221 @@
+"""The bodies of /v1/chat/completions and /v1/completions: OpenAI's, plus `steering`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+
+from .base import UNBUILT, Root, Wire, refuse
+from .steering import WireSteering
+
+MAX_MESSAGES = 1000
+MAX_N = 8
+MAX_STOPS = 16
+
+StopText = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class TextPart(BaseModel):
+    """A part of a message's content. Only text is understood."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One turn. `developer` is another word for `system`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="who speaks; developer is read as system"
+    )
+    content: str | Annotated[list[TextPart], Field(max_length=1000)] | None = Field(
+        None, description="a text, a list of text parts, or null for an assistant that said nothing"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        if body.get("role") in ("tool", "function"):
+            raise refuse(f"role {body['role']!r}: tools are not built here")
+        for name in ("tool_calls", "function_call", "audio"):
+            if body.get(name):
+                raise refuse(f"{name} is not built here: send text only")
+        content = body.get("content")
+        for part in content if isinstance(content, list) else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind != "text":
+                raise refuse(f"a content part of type {kind[:40]!r}: this model reads text only")
+        return body
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise refuse(f"the {self.role}'s content is null: send a text")
+        return self
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(Wire):
+    """How a stream is told."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    include_usage: bool = Field(False, description="send one more chunk with the token counts")
+
+
+class SamplingFields(Root):
+    """What both request bodies share."""
+
+    unbuilt: ClassVar = UNBUILT
+
+    model: str | None = Field(
+        None,
+        max_length=300,
+        description="the loaded model, or `model@preset`; default: the loaded model",
+    )
+    stream: bool = Field(False, description="send server-sent events, one a step")
+    stream_options: StreamOptions | None = Field(None, description="with stream only")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 is greedy; default: the model's own, else 0.7"
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="keep the likeliest tokens that make up this share"
+    )
+    top_k: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="keep this many likeliest tokens; 0 keeps all"
+    )
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="drop tokens below this share of the likeliest one"
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="taken off a token's logit for each time it was generated"
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="taken off a token's logit once it was generated"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, lt=2**31, description="longest reply, in tokens; default: 512 or what fits"
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, lt=2**31, description="OpenAI's newer word for max_tokens"
+    )
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = Field(
+        None, description="texts that end the reply (and are cut off)"
+    )
+    seed: StrictInt | None = Field(
+        None,
+        ge=-(2**63),
+        lt=2**63,
+        description="of the sampling; drawn and told in the receipt if absent",
+    )
+    n: int | None = Field(
+        None, ge=1, le=MAX_N, description="replies to make; the i-th one's seed is seed + i"
+    )
+    ignore_eos: bool = Field(
+        False, description="run to the last token allowed (benchmarks); not an OpenAI field"
+    )
+    steering: WireSteering | None = Field(None, description="the extension: what is edited")
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> SamplingFields:
+        if self.stream_options is not None and not self.stream:
+            raise refuse("stream_options: only with stream true")
+        if len({self.max_tokens, self.max_completion_tokens} - {None}) == 2:
+            raise refuse(
+                f"max_tokens {self.max_tokens} and max_completion_tokens "
+                f"{self.max_completion_tokens} disagree: send one of them"
+            )
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(SamplingFields):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(
+        min_length=1, max_length=MAX_MESSAGES, description="the conversation, oldest first"
+    )
+    logprobs: bool | None = Field(None, description="report each token's log probability")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="and those of this many likeliest tokens"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise refuse("top_logprobs: only with logprobs true")
+        return self
+
+    @property
+    def likely(self) -> int | None:
+        """How many likeliest tokens to report beside the chosen one; None for no logprobs."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+
+class CompletionRequest(SamplingFields):
+    """POST /v1/completions."""
+
+    unbuilt: ClassVar = {**UNBUILT, "suffix": ("",), "echo": (False,)}
+
+    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1, max_length=MAX_N)] = Field(
+        description="a text, a list of token ids, or a list of texts"
+    )
+    logprobs: int | None = Field(
+        None, ge=0, le=20, description="report log probabilities of this many likeliest tokens"
+    )
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _a_number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise refuse("logprobs is a number here (0 to 20), not true or false")
+        return value
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> CompletionRequest:
+        if len(self.prompts) * (self.n or 1) > MAX_N:
+            raise refuse(
+                f"{len(self.prompts)} prompts x n {self.n or 1} is more than the {MAX_N} replies "
+                "one request may ask for"
+            )
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
+
+    @property
+    def likely(self) -> int | None:
+        return self.logprobs

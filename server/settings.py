@@ -1,0 +1,159 @@
+"""One frozen object with everything an operator may choose; the only reader of the environment.
+
+Each field is an environment variable (`STEERDECK_` + its name in capitals) and, where it makes
+sense, an option of `steerdeck serve`; the option wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "STEERDECK_"
+# Read by the client commands (`steerdeck chat` and friends), not by the server.
+CLIENT_VARIABLES = frozenset({"STEERDECK_URL", "STEERDECK_API_KEY"})
+
+
+def split_commas(value: object) -> object:
+    """`a, b` from the environment as a list; anything else unchanged."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+class Settings(BaseSettings):
+    """What the service is told at its start. Sizes found while loading live elsewhere."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    model: str = Field(
+        "foghorn", description="a name of the catalog, a model folder, or org/name on the Hub"
+    )
+    dictionary: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="SAE folders or Hub names, comma separated; default: the catalog's"
+    )
+    cards: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="cards.sqlite files in the order of `dictionary`; default: beside each SAE"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that open /v1, comma separated; none: open to who reaches the port"
+    )
+    allow_open: bool = Field(
+        False, description="listen on a non-loopback address without any API key"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="further Host names to answer to, comma separated; * for any"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="web origins whose pages may call the API, comma separated; off by default"
+    )
+    ui: bool = Field(True, description="serve the page at /")
+    data_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".steerdeck",
+        description="folder for what users save (presets.json)",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the weights; auto: float32 on CPU, bfloat16 elsewhere"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of the model; default: the physical cores"
+    )
+    max_rows: int = Field(32, ge=1, le=1024, description="replies made at the same time")
+    max_waiting: int = Field(
+        64, ge=0, le=100_000, description="replies in the queue; one more is refused with 429"
+    )
+    max_context: int | None = Field(
+        None, ge=16, description="tokens of prompt + reply; default: what the model was made for"
+    )
+    max_edits: int = Field(16, ge=1, le=256, description="edited features in one reply")
+    max_body: int = Field(
+        4 * 2**20, ge=1024, description="bytes of one request; a larger one is refused with 413"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="of the log on stderr")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line that is logged; no level logs prompts or replies"
+    )
+
+    @field_validator(
+        "dictionary", "cards", "api_keys", "allowed_hosts", "cors_origins", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_commas(value)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key.get_secret_value() for key in self.api_keys)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def too_open(self) -> str | None:
+        """Why this address may not be listened on, or None."""
+        if self.loopback or self.keys or self.allow_open:
+            return None
+        return (
+            f"{self.host} is reachable from other machines and no API key is set: set "
+            f"{PREFIX}API_KEYS=some-long-secret, or say --allow-open to serve anyone, "
+            "or listen on 127.0.0.1"
+        )
+
+
+def read_settings(**options: object) -> Settings:
+    """The settings from the environment and `options` (those that are not None).
+
+    Raises ValueError with one line per wrong value, naming the variable or option.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as exc:
+        raise ValueError(
+            "\n".join(_complaint(e["loc"], e["msg"], given) for e in exc.errors())
+        ) from None
+
+
+def _complaint(loc: tuple[int | str, ...], message: str, given: Mapping[str, object]) -> str:
+    name = str(loc[0]) if loc else "settings"
+    source = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
+    return f"{source}: {message}"
+
+
+def strangers(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence for each STEERDECK_ variable that means nothing here: most are typos.
+
+    They are told, not refused: container platforms set variables of their own by a service's name.
+    """
+    known = CLIENT_VARIABLES | {PREFIX + name.upper() for name in Settings.model_fields}
+    told = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; is {close[0]} meant?" if close else ""
+            told.append(f"{name} is set but is not a setting{hint}")
+    return told

@@ -1,0 +1,118 @@
+"""Wire edits -> the engine's: names become rows, multiples become activations, presets dissolve.
+
+Whatever cannot be applied exactly as asked is refused here, before anything is queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dictionaries.edits import Op
+
+from .deck import Deck, FeatureName
+from .engine.types import Change, FeatureEdit, Steering
+from .errors import BadRequest, UnknownModel, Unsteerable
+from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
+
+SEPARATOR = "@"  # between model and preset in a model name
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request's steering in numbers, with the labels to tell the caller what was applied."""
+
+    steering: Steering
+    labels: dict[str, str | None]
+    changes: tuple[Change, ...] = ()
+
+
+def split_model(deck: Deck, model: str | None) -> str | None:
+    """The preset a model name asks for, if any. Raises UnknownModel."""
+    name, _, preset = (model or deck.model).partition(SEPARATOR)
+    if name == deck.model and (not preset or any(p.name == preset for p in deck.presets.all())):
+        return preset or None
+    raise UnknownModel(
+        f"{model!r} is not served here: send {deck.model!r}, or {deck.model}{SEPARATOR}preset "
+        "with a preset that GET /v1/models lists",
+        param="model",
+    )
+
+
+def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolved:
+    """What a request's `model` and `steering` ask for together."""
+    asked = asked or WireSteering()
+    preset = split_model(deck, model)
+    if preset and asked.preset and preset != asked.preset:
+        raise BadRequest(
+            f"the model asks for preset {preset!r} and steering.preset for {asked.preset!r}: "
+            "send one of them",
+            param="steering.preset",
+        )
+    first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm)
+    labels = dict(first.labels)
+    changes = []
+    for entry in asked.timeline:
+        later = _resolve(deck, entry.edits, None, entry.norm)
+        labels |= later.labels
+        changes.append(Change(entry.at, later.steering))
+    return Resolved(first.steering, labels, tuple(changes))
+
+
+def resolve_change(deck: Deck, asked: SteeringChange) -> Resolved:
+    """What a live change asks for; it replaces all edits that held before."""
+    return _resolve(deck, asked.edits, asked.preset, asked.norm)
+
+
+def check_preset(deck: Deck, body: PresetBody) -> None:
+    """Raise what a request with this preset would."""
+    _resolve(deck, body.edits, None, body.norm)
+
+
+def _resolve(
+    deck: Deck, edits: Iterable[WireEdit], preset: str | None, norm: str | None
+) -> Resolved:
+    """The preset's edits first, then the request's own; a feature may appear once."""
+    body = deck.presets.get(preset).body if preset else None
+    asked = [*(body.edits if body else ()), *edits]
+    found: dict[str, FeatureEdit] = {}
+    labels: dict[str, str | None] = {}
+    for edit in asked:
+        name = deck.find(edit.feature)
+        if name.ref in found:
+            both = f" (preset {preset!r} edits it already)" if preset else ""
+            raise Unsteerable(
+                f"{name.ref} is edited twice{both}: send each feature once, with one op",
+                param="steering.edits",
+            )
+        found[name.ref] = _edit(deck, name, edit)
+        labels[name.ref] = name.label
+    keep = norm == "keep" or (body is not None and body.norm == "keep")
+    return Resolved(Steering(tuple(found.values()), keep_norm=keep), labels)
+
+
+def _edit(deck: Deck, name: FeatureName, asked: WireEdit) -> FeatureEdit:
+    info = deck.dictionaries[name.dictionary].info
+    if asked.op.reads and not info.reads_exactly:
+        raise Unsteerable(f"{name.ref}: {info.why_not}", param="steering.edits")
+    strength = _strength(name, asked)
+    edit = asked.op.edit(strength)
+    return FeatureEdit(name.dictionary, name.feature, asked.op, strength, edit, asked.where)
+
+
+def _strength(name: FeatureName, asked: WireEdit) -> float:
+    """In activations (for scale: the factor; for ablate: 0)."""
+    if asked.op is Op.ABLATE:
+        return 0.0
+    strength = asked.strength or 0.0
+    if asked.unit == "raw" or not asked.op.has_unit:
+        return strength
+    maximum = name.card.maximum if name.card else None
+    if not maximum or maximum < 0:
+        raise Unsteerable(
+            f"{name.ref} has no known maximum, so {asked.op} {strength:g} times it means nothing: "
+            'send "unit": "raw" with plain activations, or start the server with a cards file that '
+            "has it (--cards)",
+            param="steering.edits",
+        )
+    return strength * maximum

@@ -1,0 +1,91 @@
+"""How a job's reply reaches the caller: as one JSON object, or as server-sent events.
+
+A stream ends in exactly one of two ways: finish, usage if asked, `[DONE]`; or one error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from fastapi import Request, Response
+from sse_starlette.sse import EventSourceResponse
+
+from .completions import Writer
+from .errors import GenerationFailed, SteerdeckError
+from .handlers import error_body
+
+log = logging.getLogger("steerdeck.stream")
+
+PING_SECONDS = 15
+SEND_TIMEOUT_SECONDS = 30  # a reader that stalls longer loses its slot
+FAREWELL_SECONDS = 3  # at shutdown: time to tell the error before the connection is cut
+
+# At debug level this library logs every chunk, and so what people write.
+logging.getLogger("sse_starlette.sse").setLevel(logging.INFO)
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def streamed(writer: Writer, include_usage: bool) -> Response:
+    return EventSourceResponse(
+        events(writer, include_usage),
+        sep="\n",
+        ping=PING_SECONDS,
+        send_timeout=SEND_TIMEOUT_SECONDS,
+        shutdown_event=anyio.Event(),
+        shutdown_grace_period=FAREWELL_SECONDS,
+    )
+
+
+async def events(writer: Writer, include_usage: bool) -> AsyncIterator[dict[str, str]]:
+    """The data of each server-sent event."""
+    extra: dict[str, Any] = {"usage": None} if include_usage else {}
+    job = writer.job
+    try:
+        for chunk in writer.opening():
+            yield {"data": dumps(chunk | extra)}
+        async for row, event in job.events():
+            if told := writer.chunk(row, event):
+                yield {"data": dumps(told | extra)}
+        if include_usage:
+            yield {"data": dumps(writer.usage_chunk())}
+        yield {"data": "[DONE]"}
+    except SteerdeckError as exc:  # too late for a status: say it in the stream
+        yield {"data": dumps(error_body(exc))}
+    except (asyncio.CancelledError, GeneratorExit):
+        if not job.released:
+            job.metrics.cancelled.labels("hung_up").inc()
+        raise
+    except Exception:
+        log.exception("a reply could not be written")
+        yield {"data": dumps(error_body(GenerationFailed("the reply could not be written")))}
+    finally:
+        job.release()
+
+
+async def whole(writer: Writer, request: Request) -> Response:
+    """The reply in one piece. If the caller hangs up first, its slot is freed at once."""
+    watcher = asyncio.create_task(_on_hang_up(request, writer))
+    try:
+        async for row, event in writer.job.events():
+            writer.add(row, event)
+    finally:
+        watcher.cancel()
+        writer.job.release()
+    return Response(dumps(writer.whole()), media_type="application/json")
+
+
+async def _on_hang_up(request: Request, writer: Writer) -> None:
+    """Wait for the disconnect message; the body has been read by now."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    if not writer.job.released:
+        writer.job.metrics.cancelled.labels("hung_up").inc()
+        writer.job.release()
