@@ -1,0 +1,226 @@
+"""The engine: one thread that owns the model, and the calls that reach it from event loops.
+
+    event loop     submit, steer, drop  ->  scheduler and replies, guarded by one Condition
+    engine thread  plan (locked) -> forward pass and sampling (not locked) -> settle (locked)
+                   -> one wake-up for each event loop with all events of the step
+
+A stream ends with exactly one Finish or Failure: Steps._end, Steps._fail and `_run` alone say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from dictionaries.dictionary import Dictionary
+
+from ..errors import BadRequest, EngineDead, TooLong, UnknownGeneration
+from .decoding import Vocabulary
+from .reply import Reply, Turn
+from .runner import Runner
+from .scheduler import Scheduler
+from .sites import text_config
+from .steps import Steps
+from .stream import Stream, deliver
+from .types import Capabilities, Failure, Request, Stats, Steering
+
+log = logging.getLogger("steerdeck.engine")
+
+
+class SlotEngine:
+    """Continuous batching over KV slots, every row steered and sampled its own way.
+
+    model, tokenizer: from transformers; the model belongs to the engine from here on.
+    max_context: positions a reply may take, prompt and all; by default what the model was made
+    for, at most 4096. chunk: prompt tokens computed in one step.
+    Raises SteerdeckError for a model that it cannot run, Unsteerable for a dictionary that does
+    not fit it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        dictionaries: Mapping[str, Dictionary],
+        *,
+        max_rows: int = 32,
+        max_waiting: int = 64,
+        max_context: int | None = None,
+        max_edits: int = 16,
+        model_name: str = "model",
+        chunk: int = 256,
+    ) -> None:
+        config = text_config(model)
+        context = min(max_context or 4096, getattr(config, "max_position_embeddings", 4096))
+        self._vocabulary = Vocabulary(tokenizer)
+        self._runner = Runner(
+            model, dictionaries, rows=max_rows, capacity=context, max_edits=max_edits
+        )
+        self._capabilities = Capabilities(
+            model=model_name,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_rows=max_rows,
+            max_waiting=max_waiting,
+            max_context=context,
+            max_edits=max_edits,
+            layers=config.num_hidden_layers,
+            d_model=config.hidden_size,
+            vocab_size=config.vocab_size,
+        )
+        self._scheduler: Scheduler[Reply] = Scheduler(max_rows, max_waiting, chunk)
+        eos = _eos(model, tokenizer)
+        self._steps = Steps(self._runner, self._scheduler, self._vocabulary, eos)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._death: str | None = "was not started"
+        self._thread = threading.Thread(target=self._run, name="steerdeck-engine", daemon=True)
+
+    def start(self) -> None:
+        self._death = None
+        self._thread.start()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def check(self, request: Request) -> None:
+        """Raise what `submit` would for this request's content, without queueing it."""
+        self._turns(request)
+
+    def submit(self, request: Request) -> Stream:
+        """Queue it, from a running event loop.
+
+        Raises Busy (429), TooLong (413), Unsteerable (400) or EngineDead (503): now or not at all.
+        """
+        turns = self._turns(request)
+        stream = Stream(request.id, lambda: self._cancel(request.id))
+        reply = Reply(request, stream, turns, self._vocabulary)
+        with self._changed:
+            self._alive()
+            if request.id in self._steps.replies:
+                raise BadRequest(f"A generation {request.id!r} is already under way.", param="id")
+            self._scheduler.add(reply)
+            self._steps.replies[request.id] = reply
+            self._changed.notify()
+        return stream
+
+    def steer(self, generation_id: str, steering: Steering) -> int:
+        """Change the edits of a running reply; returns the generated token from which it holds.
+
+        Raises UnknownGeneration (404) or Unsteerable (400, nothing is changed).
+        """
+        prepared = self._runner.steerer.prepare(steering)
+        with self._changed:
+            return self._known(generation_id).steer(prepared)
+
+    def drop(self, generation_id: str) -> None:
+        """Stop it before the next step. Raises UnknownGeneration (404) if it does not run."""
+        with self._changed:
+            self._known(generation_id).cancelled = True
+            self._changed.notify()
+
+    def stats(self) -> Stats:
+        with self._changed:
+            running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+            return Stats(running, waiting, self._death is None)
+
+    def close(self) -> None:
+        """End every reply with a Failure and join the engine thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _cancel(self, generation_id: str) -> None:
+        with self._changed:
+            if generation_id in self._steps.replies:
+                self._steps.replies[generation_id].cancelled = True
+                self._changed.notify()
+
+    def _known(self, generation_id: str) -> Reply:
+        self._alive()
+        reply = self._steps.replies.get(generation_id)
+        if reply is None or reply.cancelled:
+            raise UnknownGeneration(
+                f"No generation {generation_id!r} is under way: it ended, or never was."
+            )
+        return reply
+
+    def _alive(self) -> None:
+        if self._death is not None:
+            raise EngineDead(f"The engine {self._death}; restart the server.")
+
+    def _turns(self, request: Request) -> deque[Turn]:
+        """The request's steering over time, prepared; raises for anything amiss in the request."""
+        self._check_sizes(request)
+        points = [change.at for change in request.changes]
+        if any(at < 0 for at in points) or any(b <= a for a, b in pairwise(points)):
+            raise BadRequest(
+                f"Steering changes must come at ascending tokens from 0 on, not at {points}.",
+                param="steering.timeline",
+            )
+        prepare = self._runner.steerer.prepare
+        turns = deque([Turn(0, prepare(request.steering))])
+        turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]
+        return turns
+
+    def _check_sizes(self, request: Request) -> None:
+        caps, prompt, wanted = self._capabilities, len(request.prompt), request.sampling.max_tokens
+        if prompt == 0 or wanted < 1:
+            raise BadRequest(
+                f"{prompt} prompt tokens and {wanted} to generate came: both must be 1 or more."
+            )
+        if len(request.steerable) != prompt:
+            raise BadRequest(f"{prompt} prompt tokens have {len(request.steerable)} flags.")
+        if min(request.prompt) < 0 or max(request.prompt) >= caps.vocab_size:
+            raise BadRequest(f"Token ids must lie in 0 to {caps.vocab_size - 1}.", param="prompt")
+        if prompt + wanted > caps.max_context:
+            raise TooLong(
+                f"The prompt has {prompt} tokens and {wanted} more may be generated, "
+                f"{prompt + wanted} in all; the context holds {caps.max_context}. "
+                "Shorten the prompt or lower max_completion_tokens.",
+                param="max_completion_tokens",
+            )
+
+    def _run(self) -> None:
+        """The engine's thread."""
+        why = "was closed"
+        try:
+            while self._step():
+                pass
+        except BaseException as error:
+            why = f"stopped on {type(error).__name__}: {error}"
+            log.exception("the engine thread died")
+        with self._changed:
+            self._death = why
+            left = list(self._steps.replies.values())
+            self._steps.replies.clear()
+        deliver([(reply.stream, Failure(f"The engine {why}.")) for reply in left])
+
+    def _step(self) -> bool:
+        """One step; false when it is time to end."""
+        with self._changed:
+            while not (self._closing or self._steps.replies):
+                self._changed.wait()
+            if self._closing:
+                return False
+            posts = self._steps.drop_cancelled()
+            jobs = self._steps.plan()
+        made = self._steps.compute(jobs)
+        with self._changed:
+            posts += self._steps.settle(jobs, made)
+        deliver(posts)
+        return True
+
+
+def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a reply: those `generate` stops at, and the tokenizer's own."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)

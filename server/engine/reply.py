@@ -1,0 +1,120 @@
+"""One reply while it is made: everything the engine's thread keeps for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from .decoding import Vocabulary, Writer
+from .sampling import Choice, Sampler
+from .scheduler import Ticket
+from .steering import Prepared
+from .stream import Stream
+from .types import Change, Delta, Finish, FinishReason, Likely, Reading, Request, Token
+
+
+class Turn(NamedTuple):
+    """From generated token `at` on, steer this way."""
+
+    at: int
+    prepared: Prepared
+
+
+class Reply(Ticket):
+    def __init__(
+        self, request: Request, stream: Stream, turns: deque[Turn], vocabulary: Vocabulary
+    ) -> None:
+        super().__init__(length=len(request.prompt))
+        self.request = request
+        self.stream = stream
+        self.sampler = Sampler(request.sampling)
+        self.turns = turns  # the first at 0; those to come
+        self.steered: Prepared | None = None
+        self.timeline: list[Change] = []
+        self.count = 0  # generated tokens
+        self.last = -1  # the newest of them
+        self.edited = 0  # positions at which an edit was active
+        self.in_flight = False  # the step under way makes its next token
+        self.cancelled = False
+        self.restart = False  # compute the prompt anew: its steering changed meanwhile
+        self._vocabulary = vocabulary
+        self._writer = Writer(vocabulary, request.sampling.stop)
+
+    @property
+    def computed(self) -> int:
+        """Positions whose keys and values are in the cache."""
+        return self.done if self.count == 0 else self.length + self.count - 1
+
+    def start_over_if_asked(self) -> None:
+        if self.restart:
+            self.restart, self.done, self.edited = False, 0, 0
+
+    def computed_to(self, stop: int | None, special: frozenset[int]) -> None:
+        """A step ran: over the prompt up to `stop`, or (None) over the newest token."""
+        acts = self.steered.acts if self.steered is not None else (False, False)
+        if stop is None:
+            self.edited += acts[1] and self.last not in special
+        else:
+            if acts[0]:
+                self.edited += sum(self.request.steerable[self.done : stop])
+            self.done = stop
+
+    def due(self) -> Prepared | None:
+        """The steering to switch to before the next step, noted in the timeline; None to keep."""
+        new: Prepared | None = None
+        while self.turns and self.turns[0].at <= self.count:
+            new = self.turns.popleft().prepared
+            if self.timeline and self.timeline[-1].at == self.count:
+                self.timeline.pop()
+            self.timeline.append(Change(self.count, new.steering))
+        self.steered = new or self.steered
+        return new
+
+    def steer(self, prepared: Prepared) -> int:
+        """Change the steering live; the changes still scheduled are dropped.
+
+        Returns the token from which it holds. A prompt still being computed starts over, so that
+        token 0 means the whole of it.
+        """
+        at = self.count + self.in_flight
+        self.turns = deque([Turn(at, prepared)])
+        if at == 0:
+            self.restart = True
+        return at
+
+    def accept(
+        self, choice: Choice, eos: frozenset[int], readings: tuple[Reading, ...]
+    ) -> tuple[Delta | None, FinishReason | None]:
+        """Take the next token: what it adds to the reply, and whether it ends it."""
+        sampling = self.request.sampling
+        if choice.token in eos and not sampling.ignore_eos:
+            text = self.rest()
+            return (Delta(text, ()) if text else None), FinishReason.STOP
+        self.count += 1
+        self.last = choice.token
+        self.sampler.chose(choice.token)
+        text = self._writer.write(choice.token)
+        reason = None
+        if self._writer.stopped:
+            reason = FinishReason.STOP
+        elif self.count == sampling.max_tokens:
+            reason, text = FinishReason.LENGTH, text + self.rest()
+        return Delta(text, (self._token(choice, readings),)), reason
+
+    def _token(self, choice: Choice, readings: tuple[Reading, ...]) -> Token:
+        own = self._vocabulary.bytes_of(choice.token)
+        text = own.decode("utf-8", "replace")
+        if choice.logprob is None:
+            return Token(choice.token, text, own, readings=readings)
+        top = tuple(
+            Likely(i, self._vocabulary.text(i), self._vocabulary.bytes_of(i), logprob)
+            for i, logprob in choice.top
+        )
+        return Token(choice.token, text, own, choice.logprob, top, readings)
+
+    def rest(self) -> str:
+        """Text that was held back."""
+        return self._writer.end()
+
+    def finish(self, reason: FinishReason) -> Finish:
+        return Finish(reason, self.length, self.count, self.edited, tuple(self.timeline))

@@ -1,0 +1,123 @@
+"""A transformers model over slots: one forward pass of a Batch, and what is stored for a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dictionaries.dictionary import Dictionary
+
+from ..errors import SteerdeckError
+from .attention import NAME, SlotStep, register
+from .batch import Batch, Span
+from .cache import SlotCache
+from .steering import Steerer
+
+_TOLERANCE = 0.02  # of the logits' own spread, in float32
+
+
+class Runner:
+    """Owns the model's forward pass; used by the engine's thread only.
+
+    Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
+    Unsteerable for a dictionary that does not fit it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dictionaries: Mapping[str, Dictionary],
+        *,
+        rows: int,
+        capacity: int,
+        max_edits: int,
+    ) -> None:
+        self.model = model
+        self.device: torch.device = model.device
+        # Attention ignores it, and a mask of four axes spares transformers making one.
+        self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
+        self.cache = SlotCache(rows, capacity)
+        self._prove()
+        self.steerer = Steerer(
+            model, dictionaries, rows=rows, max_edits=max_edits, device=self.device
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
+        self.steerer.begin(batch)
+        return self._logits(batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        tokens, positions = list(batch.tokens), list(batch.positions)
+        for span in batch.spans:
+            tokens += span.tokens
+            positions += range(span.start, span.stop)
+        sampled = batch.sampled()
+        everything = len(sampled) == len(tokens)
+        keep = 0 if everything else torch.tensor(sampled or [0], device=self.device)
+        with torch.no_grad():
+            output = self.model(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=torch.tensor([positions], device=self.device),
+                attention_mask=self._mask,
+                use_cache=False,
+                logits_to_keep=keep,
+                slots=SlotStep(self.cache, batch, self.device),
+            )
+        logits: Tensor = output.logits[0]
+        return logits[: len(sampled)]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """A reply of `length` computed positions changes rows."""
+        self.cache.move(source, target, length)
+        self.steerer.move(source, target)
+
+    def _prove(self) -> None:
+        """Run a prompt in chunks beside another and compare with the model's plain forward pass."""
+        vocab = self.model.get_input_embeddings().weight.shape[0]
+        one = [(7 * i + 3) % vocab for i in range(11)]
+        two = [(5 * i + 1) % vocab for i in range(6)]
+        with torch.no_grad():
+            plain = [
+                self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False)
+                .logits[0, -1]
+                .float()
+                for ids in (one, two)
+            ]
+        register()
+        self.model.set_attn_implementation(NAME)
+        try:
+            own = self._slotted(one, two)
+        except Exception as error:
+            raise SteerdeckError(
+                f"{type(self.model).__name__} does not run over the engine's slots: {error}"
+            ) from error
+        tolerance = _TOLERANCE if plain[0].dtype == self.model.dtype else 10 * _TOLERANCE
+        for expected, got in zip(plain, own, strict=True):
+            apart = (expected - got.float()).abs().max().item()
+            if not apart <= tolerance * max(1.0, expected.std().item()):
+                raise SteerdeckError(
+                    f"{type(self.model).__name__} over the engine's slots differs from its own "
+                    f"forward pass by {apart:.3g} in the logits: it is not supported."
+                )
+        for row in range(min(2, self.cache.rows)):
+            self.cache.clear(row)
+
+    def _slotted(self, one: list[int], two: list[int]) -> list[Tensor]:
+        """The last logits of both: one in row 0, in pieces; two in row 1 (0 if there is none)."""
+
+        def span(row: int, ids: list[int], start: int, stop: int) -> Span:
+            part = tuple(ids[start:stop])
+            return Span(row, start, part, (True,) * len(part), stop == len(ids))
+
+        other = min(1, self.cache.rows - 1)
+        self._logits(Batch(0, [], [], [], (span(0, one, 0, 4),)))
+        self._logits(Batch(0, [], [], [], (span(0, one, 4, 9),)))
+        if other == 0:
+            first = self._logits(Batch(0, [], [], [], (span(0, one, 9, 11),)))[0]
+            return [first, self._logits(Batch(0, [], [], [], (span(0, two, 0, 6),)))[0]]
+        self._logits(Batch(0, one[9:10], [9], [True], (span(1, two, 0, 5),)))
+        return list(self._logits(Batch(0, [one[10], two[5]], [10, 5], [True, True], ())))

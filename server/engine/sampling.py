@@ -1,0 +1,173 @@
+"""Choosing tokens, each row by its own parameters and its own generator.
+
+A request draws uniform numbers from its own torch.Generator and nothing else does, so its seed
+gives the same tokens whoever its neighbours are. A token is chosen by inverting the cumulative
+distribution over the most likely tokens first. Order of the filters: penalties, temperature, then
+top_k, top_p of what top_k left, and min_p of the most likely: each keeps a prefix of that order.
+
+Only the 256 most likely are sorted; they decide exactly if the kept prefix, or the number drawn,
+ends among them. Else the whole vocabulary is sorted, for those rows alone.
+
+Log probabilities are the model's own: of the steered logits, before penalties and temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .types import Sampling
+
+CANDIDATES = 256
+_BLOCK = 64  # uniform numbers drawn at a time
+
+
+class Sampler:
+    """What one request needs to choose its tokens."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.greedy = sampling.temperature == 0.0
+        self.penalised = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+        self.counts: dict[int, int] = {}  # of generated tokens, kept for the penalties
+        self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
+        self._block: list[float] = []
+
+    def draw(self) -> float:
+        """The request's next uniform number in [0, 1)."""
+        if not self._block:
+            drawn = torch.rand(_BLOCK, generator=self._generator, dtype=torch.float64)
+            self._block = drawn.tolist()[::-1]
+        return self._block.pop()
+
+    def chose(self, token: int) -> None:
+        if self.penalised:
+            self.counts[token] = self.counts.get(token, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A row's next token, -1 if its logits are not finite; logprobs only when asked for."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
+    """The next token of every row of logits [rows, vocab]."""
+    scores = _penalised(logits, samplers)
+    tokens = [-1] * len(samplers)
+    greedy = [i for i, sampler in enumerate(samplers) if sampler.greedy]
+    drawn = [i for i, sampler in enumerate(samplers) if not sampler.greedy]
+    if greedy:
+        part = _rows(scores, greedy)
+        best = part.argmax(-1, keepdim=True)
+        value = part.gather(-1, best)
+        for i, token, finite in zip(
+            greedy, best[:, 0].tolist(), value.isfinite()[:, 0].tolist(), strict=True
+        ):
+            tokens[i] = token if finite else -1
+    if drawn:
+        own = [samplers[i].sampling for i in drawn]
+        numbers = np.array([samplers[i].draw() for i in drawn])
+        for i, token in zip(drawn, invert(_rows(scores, drawn), own, numbers), strict=True):
+            tokens[i] = token
+    choices = [Choice(token) for token in tokens]
+    asked = [i for i, s in enumerate(samplers) if s.sampling.logprobs is not None]
+    for i in asked:
+        if tokens[i] >= 0:
+            choices[i] = _with_logprobs(choices[i], logits[i], samplers[i].sampling.logprobs or 0)
+    return choices
+
+
+def _rows(logits: Tensor, rows: list[int]) -> Tensor:
+    return logits if len(rows) == len(logits) else logits[rows]
+
+
+def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """OpenAI's: minus count * frequency_penalty, minus presence_penalty where count > 0."""
+    if not any(sampler.counts for sampler in samplers):
+        return logits
+    logits = logits.clone()
+    for row, sampler in zip(logits, samplers, strict=True):
+        if sampler.counts:
+            ids = torch.tensor(list(sampler.counts), device=logits.device)
+            counts = torch.tensor(list(sampler.counts.values()), device=logits.device)
+            sampling = sampler.sampling
+            row[ids] -= counts * sampling.frequency_penalty + sampling.presence_penalty
+    return logits
+
+
+def invert(
+    logits: Tensor, samplings: Sequence[Sampling], numbers: NDArray[np.float64]
+) -> list[int]:
+    """The token at that point of each row's filtered distribution; -1 if it is not finite."""
+    temperature = torch.tensor([s.temperature for s in samplings], device=logits.device)
+    scaled = logits.float() / temperature[:, None]
+    count = min(CANDIDATES, scaled.shape[-1])
+    top, order = scaled.topk(count, dim=-1)
+    total = scaled.logsumexp(-1, keepdim=True)
+    tokens, exact = _invert(top, order, total, samplings, numbers, scaled.shape[-1])
+    again = [i for i, settled in enumerate(exact) if not settled]
+    if again:
+        top, order = scaled[again].sort(dim=-1, descending=True, stable=True)
+        own, drawn = [samplings[i] for i in again], numbers[again]
+        redone, _ = _invert(top, order, total[again], own, drawn, scaled.shape[-1])
+        for i, token in zip(again, redone, strict=True):
+            tokens[i] = token
+    return tokens
+
+
+def _invert(
+    top: Tensor,
+    order: Tensor,
+    total: Tensor,
+    samplings: Sequence[Sampling],
+    numbers: NDArray[np.float64],
+    vocab: int,
+) -> tuple[list[int], list[bool]]:
+    """Tokens, and whether the candidates in hand were enough to be sure.
+
+    top, order: scaled logits and ids of the most likely, best first. total: logsumexp of all.
+    """
+    values, ids = top.cpu().numpy().astype(np.float64), order.cpu().numpy()
+    totals = total.cpu().numpy().astype(np.float64)
+    count = values.shape[1]
+    whole = count == vocab
+    p = np.exp(values - totals)
+    mass = p.cumsum(axis=1)
+    top_k = _column([min(s.top_k or vocab, vocab) for s in samplings])
+    top_p, min_p = _column([s.top_p for s in samplings]), _column([s.min_p for s in samplings])
+    rank = np.arange(count)
+    within = np.minimum(top_k, count).astype(np.int64) - 1
+    left = np.where(top_k >= vocab, 1.0, np.take_along_axis(mass, within, axis=1))
+    keep = (rank < top_k) & (mass - p < top_p * left) & (p >= min_p * p[:, :1])
+    keep[:, 0] = True
+    kept = keep.sum(axis=1, keepdims=True)
+    unfiltered = (top_k >= vocab) & (top_p >= 1.0) & (min_p <= 0.0)
+    reach = np.where(unfiltered, 1.0, np.take_along_axis(mass, kept - 1, axis=1))
+    point = numbers[:, None] * reach
+    rank_chosen = np.minimum((mass <= point).sum(axis=1, keepdims=True), kept - 1)
+    exact = whole | (~unfiltered & (kept < count)) | (unfiltered & (point < mass[:, -1:]))
+    exact &= (top_k <= count) | (top_k >= vocab) | whole  # else `left` is not known
+    tokens = np.take_along_axis(ids, rank_chosen, axis=1)
+    broken = ~np.isfinite(totals)
+    tokens[broken] = -1
+    return tokens[:, 0].tolist(), (exact | broken)[:, 0].tolist()
+
+
+def _column(values: list[float] | list[int]) -> NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def _with_logprobs(choice: Choice, logits: Tensor, top: int) -> Choice:
+    logprobs = logits.float().log_softmax(-1)
+    values, ids = logprobs.topk(min(top, len(logprobs)))
+    pairs = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return replace(choice, logprob=logprobs[choice.token].item(), top=pairs)

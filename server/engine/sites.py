@@ -1,0 +1,151 @@
+"""Where in a transformers decoder a dictionary reads and writes, found by structure.
+
+TransformerLens' hook points, as transformers modules:
+
+    resid_pre   input of the layer
+    resid_mid   resid_pre + attn_out, where the model has that point
+    resid_post  output of the layer
+    attn_out    what attention adds to the residual (after a sandwich norm, as in Gemma 2)
+    mlp_out     the same for the MLP
+    hook_z      input of attention's output projection
+
+A site's function gets x [1, tokens, d] and returns the x to go on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import SteerdeckError, Unsteerable
+
+Edited = Callable[[Tensor], Tensor]
+HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z")
+
+
+def text_config(model: nn.Module) -> Any:
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers whose attention counts up from 0; vision towers and the like do not count.
+
+    Raises SteerdeckError for a model that is not a stack of such layers.
+    """
+    wanted = text_config(model).num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+            layers = list(module)
+            if all(_index(_attention(layer)) == i for i, layer in enumerate(layers)):
+                return layers
+    raise SteerdeckError(
+        f"{type(model).__name__} has no list of {wanted} decoder layers with attention in each: "
+        "the built-in engine runs decoder-only transformers."
+    )
+
+
+def _attention(layer: nn.Module) -> nn.Module | None:
+    return next((child for child in layer.children() if hasattr(child, "layer_idx")), None)
+
+
+def _index(attention: nn.Module | None) -> Any:
+    return getattr(attention, "layer_idx", None)
+
+
+def attach(layer: nn.Module, hook: str, edited: Edited) -> None:
+    """Put `edited` at the hook point of one decoder layer.
+
+    Raises Unsteerable if the layer has no such point.
+    """
+    if hook == "resid_pre":
+        layer.register_forward_pre_hook(_on_input(edited), with_kwargs=True)
+    elif hook == "resid_post":
+        layer.register_forward_hook(_on_output(edited))
+    elif hook == "resid_mid":
+        _attach_between(layer, edited)
+    elif hook == "attn_out":
+        _adds_attention(layer).register_forward_hook(_on_output(edited))
+    elif hook == "mlp_out":
+        _adds_mlp(layer).register_forward_hook(_on_output(edited))
+    elif hook == "hook_z":
+        out = _child(_attention(layer), hook, "o_proj", "c_proj", "out_proj", "dense", "wo")
+        out.register_forward_pre_hook(_on_input(edited), with_kwargs=True)
+    else:
+        raise Unsteerable(f"Hook point {hook!r} is not known; known are {', '.join(HOOKS)}.")
+
+
+def _child(parent: nn.Module | None, hook: str, *names: str) -> nn.Module:
+    for name in names:
+        child = getattr(parent, name, None)
+        if isinstance(child, nn.Module):
+            return child
+    raise Unsteerable(
+        f"{type(parent).__name__} has no {hook}: none of {', '.join(names)} is among its modules."
+    )
+
+
+def _sandwiched(layer: nn.Module) -> bool:
+    """Whether a second norm follows attention and MLP, before they are added (Gemma 2, OLMo 2)."""
+    return hasattr(layer, "post_feedforward_layernorm") or hasattr(layer, "post_mlp_layernorm")
+
+
+def _adds_attention(layer: nn.Module) -> nn.Module:
+    if _sandwiched(layer):
+        names = ("post_self_attn_layernorm", "post_attention_layernorm")
+        return _child(layer, "attn_out", *names)
+    return _child(layer, "attn_out", "self_attn", "attn", "attention")
+
+
+def _adds_mlp(layer: nn.Module) -> nn.Module:
+    if _sandwiched(layer):
+        return _child(layer, "mlp_out", "post_mlp_layernorm", "post_feedforward_layernorm")
+    return _child(layer, "mlp_out", "mlp", "feed_forward", "block_sparse_moe")
+
+
+def _attach_between(layer: nn.Module, edited: Edited) -> None:
+    """resid_mid is a sum that no module outputs: edit it through what attention adds to it."""
+    norms = ("post_attention_layernorm", "pre_feedforward_layernorm", "ln_2")
+    if getattr(layer, "use_parallel_residual", False) or not any(
+        hasattr(layer, name) for name in norms
+    ):
+        raise Unsteerable(
+            f"{type(layer).__name__} runs attention and MLP side by side: it has no resid_mid."
+        )
+    entering: list[Tensor] = []
+
+    def enter(x: Tensor) -> Tensor:
+        entering[:] = [x]
+        return x
+
+    def between(added: Tensor) -> Tensor:
+        middle = entering[0] + added
+        after = edited(middle)
+        return added if after is middle else added + (after - middle)
+
+    layer.register_forward_pre_hook(_on_input(enter), with_kwargs=True)
+    _adds_attention(layer).register_forward_hook(_on_output(between))
+
+
+def _on_input(edited: Edited) -> Callable[..., Any]:
+    """Forward pre-hook on the first argument, however it is passed."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (edited(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": edited(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _on_output(edited: Edited) -> Callable[..., Any]:
+    """Forward hook on the output: a tensor, or the first of a tuple."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (edited(output[0]), *output[1:])
+        return edited(output)
+
+    return hook

@@ -1,0 +1,205 @@
+"""Tiny real models, a tokenizer and dictionaries, made here: nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from dictionaries.dictionary import Dictionary
+from dictionaries.formats import open_dictionary
+
+D_MODEL, LAYERS, D_SAE = 32, 3, 64
+SPECIALS = ["<|begin|>", "<|role|>", "<|end|>"]
+CHAT_TEMPLATE = (
+    "<|begin|>{% for message in messages %}<|role|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|role|>assistant\n{% endif %}"
+)
+_WIDE = {"vocab_size": 256 + len(SPECIALS), "hidden_size": D_MODEL, "num_hidden_layers": LAYERS}
+_SMALL = {
+    **_WIDE,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(**_SMALL),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=256 + len(SPECIALS), n_embd=D_MODEL, n_layer=LAYERS, n_head=4, n_positions=512
+    ),
+    "gemma2": lambda: Gemma2Config(
+        **_SMALL,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=8,
+        attn_logit_softcapping=0.5,
+        final_logit_softcapping=5.0,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **_SMALL, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, sliding_window_pattern=2
+    ),
+    "qwen3": lambda: Qwen3Config(
+        **_SMALL, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(
+        **_WIDE, intermediate_size=64, num_attention_heads=4, max_position_embeddings=512
+    ),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, no merges: token i < 256 is one byte. Three special tokens and a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    begin, role, end = SPECIALS
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=begin,
+        eos_token=end,
+        additional_special_tokens=[role],
+        chat_template=CHAT_TEMPLATE,
+    )
+    return made
+
+
+def tiny_model(family: str = "llama") -> Any:
+    """A new model with the same random weights every time; its attention is far from uniform."""
+    config = FAMILIES[family]()
+    config.eos_token_id = config.bos_token_id = config.pad_token_id = None
+    config._attn_implementation = "eager"
+    torch.manual_seed(7)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.25, generator=generator)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def make_dictionary(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dictionary]:
+    """A small random SAE in SAELens' format, written to disk and opened like any other."""
+
+    def make(
+        id: str = "tiny",
+        *,
+        layer: int = 1,
+        hook: str = "resid_post",
+        architecture: str = "jumprelu",
+        d_in: int = D_MODEL,
+        normalize: str = "none",
+        seed: int = 3,
+    ) -> Dictionary:
+        folder = tmp_path_factory.mktemp("sae") / id
+        write_sae(folder, layer, hook, architecture, d_in, normalize, seed)
+        return open_dictionary(folder, id=id)
+
+    return make
+
+
+def write_sae(
+    folder: Path, layer: int, hook: str, architecture: str, d_in: int, normalize: str, seed: int
+) -> None:
+    """W_enc and W_dec are random; about half of the features fire on a token."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    point = {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out", "hook_z": "attn.hook_z"}
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "d_in": d_in,
+        "d_sae": D_SAE,
+        "dtype": "float32",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": normalize,
+        "metadata": {
+            "sae_lens_version": "6.0.0",
+            "model_name": "tiny",
+            "hook_name": f"blocks.{layer}.{point.get(hook, 'hook_' + hook)}",
+        },
+    }
+    weights = {
+        "W_enc": normal(d_in, D_SAE) / d_in**0.5,
+        "W_dec": torch.nn.functional.normalize(normal(D_SAE, d_in), dim=-1),
+        "b_enc": 0.1 * normal(D_SAE),
+        "b_dec": 0.1 * normal(d_in),
+    }
+    if architecture == "jumprelu":
+        weights["threshold"] = normal(D_SAE).abs() * 0.1
+    if architecture == "topk":
+        config["k"] = 8
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(json.dumps(config))
+    save_file(weights, folder / "sae_weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def dictionary(make_dictionary: Callable[..., Dictionary]) -> Dictionary:
+    """At layer 1 of the tiny models, JumpReLU."""
+    return make_dictionary()
+
+
+@pytest.fixture
+def make_engine(
+    tokenizer: PreTrainedTokenizerFast, dictionary: Dictionary
+) -> Iterator[Callable[..., Any]]:
+    """SlotEngines over tiny models, started; closed again after the test."""
+    from server.engine.engine import SlotEngine
+
+    engines: list[SlotEngine] = []
+
+    def make(
+        family: str = "llama",
+        *,
+        dictionaries: tuple[Dictionary, ...] | None = None,
+        model: Any = None,
+        **options: Any,
+    ) -> SlotEngine:
+        own = (dictionary,) if dictionaries is None else dictionaries
+        engine = SlotEngine(
+            tiny_model(family) if model is None else model,
+            tokenizer,
+            {one.info.id: one for one in own},
+            **options,
+        )
+        engines.append(engine)
+        engine.start()
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
