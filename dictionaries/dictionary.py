@@ -1,0 +1,221 @@
+"""One opened SAE dictionary: what it is, and its features, read on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from operator import itemgetter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .edits import FeatureRows, Norm, frame, read, topk_cutoff
+from .errors import DictionaryError
+from .weights import Weights
+
+BLOCK = 32 * 2**20  # bytes of float32 rows streamed at a time
+CACHE = 64 * 2**20  # bytes of folded rows kept for the next request
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in the model a dictionary reads and writes.
+
+    hook: resid_pre, resid_mid, resid_post (input, middle, output of decoder layer `layer`),
+    mlp_out, attn_out (what the block adds), hook_z (the input of the attention's output
+    projection: heads x d_head wide).
+    """
+
+    layer: int
+    hook: str
+
+    def __str__(self) -> str:
+        return f"layer {self.layer} {self.hook}"
+
+
+HOOKS = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out", "hook_z")
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is known of a dictionary without reading its matrices."""
+
+    id: str  # its name on the wire; no slash
+    format: str  # the family: "saelens", "gemma_scope_1", ...
+    architecture: str  # "standard", "jumprelu", "gated", "topk", "batchtopk", ...
+    site: Site
+    d_in: int
+    d_sae: int
+    norm: Norm
+    k: int | None  # how many features fire on a token; TopK only
+    model: str | None  # what it was trained on, as far as its files say
+    revision: str  # see `formats.common.revision`
+    reads_exactly: bool = True
+    why_not: str = ""  # a sentence: why activations cannot be read, though `add` works
+
+    def fits(self, model_layers: int, d_model: int) -> None:
+        """Raise DictionaryError if a model of this shape has no such site."""
+        if not 0 <= self.site.layer < model_layers:
+            raise DictionaryError(
+                f"dictionary {self.id!r} sits at {self.site}, but the model has layers 0 to "
+                f"{model_layers - 1}: it was made for another model ({self.model or 'unnamed'})."
+            )
+        if self.site.hook != "hook_z" and self.d_in != d_model:
+            raise DictionaryError(
+                f"dictionary {self.id!r} reads vectors of {self.d_in} numbers, but the model's "
+                f"residual stream has {d_model}: it was made for another model "
+                f"({self.model or 'unnamed'})."
+            )
+
+
+class Dictionary:
+    """Features of one SAE. Safe to use from many threads; nothing is loaded until it is asked for.
+
+    What a file holds is checked when it is read: NaN in a row raises DictionaryError naming it.
+    """
+
+    def __init__(self, info: Info, path: Path, weights: Weights) -> None:
+        self.info = info
+        self.path = path
+        self._weights = weights
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, FeatureRows] = OrderedDict()
+        self._room = max(1, CACHE // (8 * info.d_in))  # features: two float32 rows each
+        self._encoders: dict[torch.device, FeatureRows] = {}
+
+    def rows(self, ids: Sequence[int]) -> FeatureRows:
+        """Folded rows of these features, in this order, on the CPU: [k, d_in] and [k].
+
+        Unless `info.reads_exactly`, they read 0 for every activation: only `add` may use them.
+        Raises DictionaryError for an id that the dictionary does not have.
+        """
+        for i in ids:
+            self._check(i)
+        with self._lock:
+            missing = sorted({i for i in ids if i not in self._kept})
+            if missing:
+                read_now = self._weights.rows(missing)
+                for at, i in enumerate(missing):
+                    self._kept[i] = _map(read_now, itemgetter(slice(at, at + 1)))
+            found = [self._kept[i] for i in ids]
+            for i in ids:
+                self._kept.move_to_end(i)
+            while len(self._kept) > self._room:
+                self._kept.popitem(last=False)
+        return _joined(found) if found else self._weights.rows([])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Every activation, exactly as the format defines it: [.., d_in] -> [.., d_sae] float32.
+
+        W_enc is streamed in blocks (TopK: kept, see `cutoff`).
+        """
+        self._reads()
+        h, _ = frame(x, self.info.norm)
+        if self.info.k is not None:
+            return read(h, self._encoder(h.device), self.cutoff(h))
+        out = torch.empty(*h.shape[:-1], self.info.d_sae, device=h.device)
+        for start, stop in self._blocks():
+            rows = self._weights.encoder(start, stop)
+            out[..., start:stop] = read(h, _map(rows, lambda t: t.to(h.device)))
+        return out
+
+    def decode(self, f: Tensor, x: Tensor) -> Tensor:
+        """The reconstruction [.., d_in] of activations f [.., d_sae].
+
+        x: the vectors that were encoded; SAEs that normalise each token decode to its scale.
+        """
+        out = torch.zeros(*f.shape[:-1], self.info.d_in, device=f.device)
+        for start, stop in self._blocks():
+            part = f[..., start:stop].float()
+            if part.any():
+                out += part @ self._weights.directions(start, stop).to(f.device)
+        out += self._weights.b_dec.to(f.device)
+        back = frame(x, self.info.norm).back
+        if back is not None:
+            out = out * back
+        if self.info.norm is Norm.LAYER_NORM:
+            out = out + x.float().mean(-1, keepdim=True)
+        return out
+
+    def cutoff(self, h: Tensor) -> Tensor | None:
+        """TopK: the threshold [.., 1] of each token that its k largest exceed. None for others.
+
+        h: [.., d_in], from `edits.frame`. It takes the whole encoder, which is loaded the first
+        time (4 * d_in * d_sae bytes on h's device) and then kept.
+        """
+        if self.info.k is None:
+            return None
+        self._reads()
+        encoder = self._encoder(h.device)
+        tokens = h.reshape(-1, self.info.d_in)
+        at_once = max(1, BLOCK // (4 * self.info.d_sae))
+        found = [
+            topk_cutoff(part @ encoder.enc.T + encoder.gate, self.info.k)
+            for part in torch.split(tokens, at_once)
+        ]
+        return torch.cat(found).view(*h.shape[:-1], 1)
+
+    def neighbours(self, feature: int, n: int = 10) -> list[tuple[int, float]]:
+        """The n other features whose decoder rows point most nearly the same way: (id, cosine).
+
+        The decoder is streamed in blocks: a second or so a gigabyte.
+        """
+        self._check(feature)
+        own = _unit(self._weights.directions(feature, feature + 1))[0]
+        best: list[tuple[int, float]] = []
+        for start, stop in self._blocks():
+            cosines = _unit(self._weights.directions(start, stop)) @ own
+            if start <= feature < stop:
+                cosines[feature - start] = -2.0
+            top = cosines.topk(min(max(n, 0), len(cosines)))
+            found = zip((start + top.indices).tolist(), top.values.tolist(), strict=True)
+            best = sorted([*best, *found], key=lambda pair: (-pair[1], pair[0]))[: max(n, 0)]
+        return [(i, cosine) for i, cosine in best if i != feature]
+
+    def _check(self, feature: int) -> None:
+        if not 0 <= feature < self.info.d_sae:
+            raise DictionaryError(
+                f"dictionary {self.info.id!r} has features 0 to {self.info.d_sae - 1}, "
+                f"not {feature}."
+            )
+
+    def _reads(self) -> None:
+        if not self.info.reads_exactly:
+            raise DictionaryError(self.info.why_not)
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        step = max(1, BLOCK // (4 * self.info.d_in))
+        for start in range(0, self.info.d_sae, step):
+            yield start, min(start + step, self.info.d_sae)
+
+    def _encoder(self, device: torch.device) -> FeatureRows:
+        with self._lock:
+            if device not in self._encoders:
+                enc = torch.empty(self.info.d_sae, self.info.d_in, device=device)
+                rest = []
+                for start, stop in self._blocks():
+                    rows = self._weights.encoder(start, stop)
+                    enc[start:stop] = rows.enc
+                    rest.append(replace(rows, enc=rows.enc[:, :0]))
+                whole = _map(_joined(rest), lambda t: t.to(device))
+                self._encoders[device] = replace(whole, enc=enc)
+            return self._encoders[device]
+
+
+def _map(rows: FeatureRows, change: Callable[[Tensor], Tensor]) -> FeatureRows:
+    return FeatureRows(*(change(getattr(rows, field.name)) for field in fields(rows)))
+
+
+def _joined(parts: Sequence[FeatureRows]) -> FeatureRows:
+    """The features of all parts, in order."""
+    return FeatureRows(
+        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(FeatureRows))
+    )
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1; a dead feature's zero row stays zero, and is like no other."""
+    return torch.nn.functional.normalize(rows, dim=-1)

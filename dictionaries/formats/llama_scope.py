@@ -1,0 +1,177 @@
+"""Llama Scope and its successors, by the publisher's own rule (OpenMOSS Language-Model-SAEs).
+
+Three layouts: `hyperparams.json` + `checkpoints/final.safetensors` (Llama Scope), and
+`config.json` + `sae_weights.safetensors` with encoder.weight (R1-Distill) or W_E (llamascopium).
+Inputs were scaled by s = sqrt(d) / (average length), and whether a feature fires is decided on
+z |W_dec[j]|. Activations come out raw (Llama Scope) or in scaled units (the others), as published.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..dictionary import Dictionary
+from ..errors import DictionaryError
+from ..weights import DecoderNorm, Weights
+from .common import (
+    Config,
+    Tensors,
+    assemble,
+    declared,
+    lens_site,
+    name_of,
+    read_config,
+    section,
+    text,
+    whole_number,
+)
+
+FORMAT = "llama_scope"
+
+
+def recognise(folder: Path) -> bool:
+    first = (folder / "hyperparams.json").is_file() and _first_weights(folder).is_file()
+    later = (folder / "config.json").is_file() and (folder / "sae_weights.safetensors").is_file()
+    return first or later
+
+
+def _first_weights(folder: Path) -> Path:
+    return folder / "checkpoints" / "final.safetensors"
+
+
+def open(folder: Path, id: str | None = None) -> Dictionary:
+    first = (folder / "hyperparams.json").is_file()
+    path = folder / ("hyperparams.json" if first else "config.json")
+    config = read_config(path)
+    _only_plain_saes(config, path)
+    tensors = Tensors(_first_weights(folder) if first else folder / "sae_weights.safetensors")
+    parts = _first(config, tensors, path) if first else _later(config, tensors, path)
+    declared(config, "d_model", parts["weights"].d_in, path)
+    declared(config, "d_sae", parts["weights"].d_sae, path)
+    model = folder / "lm_config.json"
+    return assemble(
+        folder,
+        [path, tensors.path],
+        id=name_of(id, folder.absolute().name),
+        format=FORMAT,
+        site=lens_site(config.get("hook_point_in"), path),
+        model=text(read_config(model).get("model_name")) if model.is_file() else None,
+        **parts,
+    )
+
+
+def _only_plain_saes(config: Config, path: Path) -> None:
+    if config.get("sae_type", "sae") != "sae":
+        raise DictionaryError(f"{path} describes a {config['sae_type']!r}, which is not opened.")
+    if config.get("hook_point_in") != config.get("hook_point_out"):
+        raise DictionaryError(
+            f"{path} reads {config.get('hook_point_in')!r} and writes "
+            f"{config.get('hook_point_out')!r}: it is a transcoder, and only SAEs, which read and "
+            "write the same place, can be steered."
+        )
+    for key in ("use_glu_encoder", "apply_decoder_bias_to_pre_encoder"):
+        if config.get(key) is True:
+            raise DictionaryError(f"{path}: {key} is not opened yet.")
+
+
+def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
+    """Llama Scope: f in raw units along unit decoder rows, one threshold for all features."""
+    weights = _linear(tensors)
+    d_in = weights.d_in
+    lengths = section(config, "dataset_average_activation_norm")
+    s_in = _scale(config, lengths.get("in"), d_in, path)
+    s_out = _scale(config, lengths.get("out"), d_in, path)
+    threshold = config.get("jump_relu_threshold")
+    if config.get("act_fn") == "relu":
+        threshold = 0.0
+    if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise DictionaryError(f"{path}: jump_relu_threshold is {threshold!r}, not a number.")
+    by_length = config.get("sparsity_include_decoder_norm") is True
+    ratio = s_in / s_out
+    return {
+        "architecture": "jumprelu",
+        "weights": Weights(
+            enc=weights.enc,
+            dec=weights.dec,
+            b_dec=weights.b_dec / s_out,
+            gate=weights.gate / s_in * (ratio if by_length else 1.0),
+            threshold=torch.full((weights.d_sae,), float(threshold)),
+            enc_scale=ratio if by_length else 1.0,
+            dec_scale=None if by_length else torch.full((weights.d_sae,), ratio),
+            decoder_norm=DecoderNorm.IN_ACTIVATIONS if by_length else DecoderNorm.IGNORED,
+        ),
+    }
+
+
+def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
+    """R1-Distill and llamascopium: f in scaled units, a threshold per feature, or TopK."""
+    weights = _linear(tensors)
+    d_in, d_sae = weights.d_in, weights.d_sae
+    length = f"dataset_average_activation_norm.{config.get('hook_point_in')}"
+    scale = _scale(config, tensors.scalar(length) if length in tensors else None, d_in, path)
+    act, threshold, why_not = config.get("act_fn"), None, ""
+    if act == "jumprelu":
+        name = "log_jumprelu_threshold"
+        prefix = "" if name in tensors else "activation_function."
+        threshold = tensors.vector(prefix + name, d_sae).exp()
+    elif act == "batchtopk":
+        why_not = (
+            "this BatchTopK SAE was saved without a threshold, so which features fire depends on "
+            "the batch and cannot be read. Use the op 'add'."
+        )
+    elif act not in ("relu", "topk"):
+        raise DictionaryError(
+            f"{path}: the act_fn {act!r} is not relu, jumprelu, topk or batchtopk."
+        )
+    by_length = config.get("sparsity_include_decoder_norm") is True
+    return {
+        "architecture": "standard" if act == "relu" else act,
+        "k": whole_number(config, "top_k", path) if act == "topk" else None,
+        "why_not": why_not,
+        "weights": Weights(
+            enc=None if why_not else weights.enc,
+            dec=weights.dec,
+            b_dec=weights.b_dec / scale,
+            gate=weights.gate,
+            threshold=threshold,
+            enc_scale=scale,
+            dec_scale=torch.full((d_sae,), 1 / scale),
+            decoder_norm=DecoderNorm.IN_GATE if by_length else DecoderNorm.IGNORED,
+        ),
+    }
+
+
+def _linear(tensors: Tensors) -> Weights:
+    """The four tensors, under either set of names, as stored."""
+    if "W_E" in tensors:
+        names, axis = ("W_E", "W_D", "b_E", "b_D"), 1
+    else:
+        names, axis = ("encoder.weight", "decoder.weight", "encoder.bias", "decoder.bias"), 0
+    b_enc, b_dec = tensors.vector(names[2]), tensors.vector(names[3])
+    return Weights(
+        enc=tensors.matrix(names[0], len(b_enc), len(b_dec), axis=axis),
+        dec=tensors.matrix(names[1], len(b_enc), len(b_dec), axis=1 - axis),
+        b_dec=b_dec,
+        gate=b_enc,
+    )
+
+
+def _scale(config: Config, length: object, d_in: int, path: Path) -> float:
+    """sqrt(d) / the average length of the vectors it was trained on; 1 if it is folded in."""
+    norm = config.get("norm_activation")
+    if norm in ("inference", "none", None):
+        return 1.0
+    if norm != "dataset-wise":
+        raise DictionaryError(
+            f"{path}: norm_activation {norm!r} is not dataset-wise, inference or none."
+        )
+    if not isinstance(length, int | float) or not (math.isfinite(length) and length > 0):
+        raise DictionaryError(
+            f"{path} says that inputs were scaled by their average length, but no "
+            f"dataset_average_activation_norm is given (found {length!r})."
+        )
+    return math.sqrt(d_in) / length
