@@ -1,0 +1,151 @@
+"""A name -> files: a local folder as it is, anything else from the Hugging Face hub.
+
+Downloads go through `huggingface_hub`: into its shared cache, with its progress bars, its token
+(HF_TOKEN) and its mirror setting (HF_ENDPOINT). What is in the cache is used when the hub cannot
+be reached.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import DictionaryError
+
+log = logging.getLogger("steerdeck.hub")
+
+Kind = Literal["model", "dictionary"]
+
+_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<sub>[^@]+?))?/?")
+_MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_NEVER = ["*examples.safetensors", "original/*", "*consolidated*", "*.onnx*", "*.gguf"]
+_WEIGHTS = re.compile(
+    r"(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
+    r"|checkpoints/final\.safetensors)$"
+)
+
+
+def find_files(
+    name: str, *, revision: str | None = None, kind: Kind, progress: bool = True
+) -> Path:
+    """The folder that `name` means, downloaded if need be.
+
+    name: an existing path, or "org/repo", "org/repo/sub/folder", either with "@revision" after the
+    repo. revision: a commit, tag or branch; pin a commit and the files never change (and the hub
+    need not be asked again). Of a dictionary's repository only its folder is fetched.
+
+    Raises DictionaryError: no such repo or folder, gated, unreachable and not cached.
+    """
+    if Path(name).expanduser().exists():
+        return Path(name).expanduser()
+    found = _NAME.fullmatch(name)
+    if not found or name.startswith((".", "~", "/")):
+        raise DictionaryError(
+            f"{name!r} is neither an existing path nor a name on the hub such as "
+            "'org/repo' or 'org/repo/sub/folder'."
+        )
+    repo, sub = found["repo"], (found["sub"] or "").strip("/")
+    revision = revision or found["revision"]
+    if kind == "dictionary" and not sub:
+        _refuse_many(repo, revision)
+    snapshot = _download(repo, revision, _patterns(kind, sub), progress)
+    folder = snapshot / sub
+    if not folder.exists():
+        inside = [path.rpartition("/")[0] for path in _listing(repo, revision)]
+        raise DictionaryError(
+            f"the repository {repo} has no {sub!r}; it has {_some(sorted(set(inside) - {''}))}."
+        )
+    log.info("%s is %s at commit %s", name, repo, snapshot.name)
+    return folder
+
+
+def _patterns(kind: Kind, sub: str) -> list[str]:
+    """sparsify keeps the model's name in the repository's own config.json."""
+    prefix = f"{sub}/" if sub else ""
+    if kind == "model":
+        return [prefix + pattern for pattern in _MODEL_FILES]
+    return [f"{prefix}*", "config.json"]
+
+
+def _download(repo: str, revision: str | None, patterns: list[str], progress: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=_NEVER,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+                tqdm_class=None if progress else _silent(),
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # the hub's own errors are among these
+        raise _explained(error, repo, revision) from error
+
+
+def _listing(repo: str, revision: str | None) -> list[str]:
+    """Every file of a repository by path; empty if the hub cannot say."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        return list(api.list_repo_files(repo, revision=revision))
+    except (OSError, ValueError, RuntimeError) as error:
+        log.debug("%s was not listed: %s", repo, error)
+        return []
+
+
+def _refuse_many(repo: str, revision: str | None) -> None:
+    """Repositories of a hundred dictionaries are hundreds of gigabytes: one must be named."""
+    folders = {
+        path[: match.start()]
+        for path in _listing(repo, revision)
+        if (match := _WEIGHTS.search(path))
+    }
+    if len(folders) > 1:
+        raise DictionaryError(
+            f"the repository {repo} holds {len(folders)} dictionaries; add the folder of one to "
+            f"the name: {_some(sorted(f'{repo}/{folder}'.rstrip('/') for folder in folders))}."
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "no folders") + more
+
+
+def _silent() -> Any:
+    from tqdm.auto import tqdm
+
+    class Silent(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)  # huggingface_hub's own
+            super().__init__(*args, **{**options, "disable": True})
+
+    return Silent
+
+
+def _explained(error: Exception, repo: str, revision: str | None) -> DictionaryError:
+    """What to do about an error of huggingface_hub."""
+    from huggingface_hub import constants, errors
+
+    where = f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)}/{repo}"
+    if isinstance(error, errors.GatedRepoError):
+        why = f"is gated: accept its licence at {where}, then set HF_TOKEN to a token of yours"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        why = f"was not found at {where}: check the spelling, or set HF_TOKEN if it is private"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        why = f"has no revision {revision!r}: name a branch, a tag or a whole commit hash"
+    elif isinstance(error, errors.LocalEntryNotFoundError):
+        why = (
+            f"is not in the cache ({constants.HF_HUB_CACHE}) and {where} cannot be reached: "
+            "connect once, or give the path of a folder that holds the files"
+        )
+    else:
+        why = f"could not be downloaded from {where}: {str(error).splitlines()[0]}"
+    return DictionaryError(f"{repo} {why}.")

@@ -1,0 +1,47 @@
+"""The pairings: each names real parts, and the bundled one lies in the package."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import dictionaries
+from dictionaries.cards import Cards
+from dictionaries.catalog import names, pairing
+from dictionaries.formats import open_dictionary
+
+
+def test_the_bundled_pairing_comes_first_and_lies_in_the_package():
+    assert names()[0] == "foghorn"
+    foghorn, room = pairing("foghorn"), Path(dictionaries.__file__).parent
+    assert Path(foghorn.model) == room / "foghorn" / "model"
+    assert Path(foghorn.dictionary) == room / "foghorn" / "sae"
+    assert foghorn.preset == "golden-gate-bridge"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_pairing_says_what_it_is_and_under_which_licence(name):
+    found = pairing(name)
+    assert found.name == name
+    assert re.fullmatch(r"[a-z0-9.-]+", name)
+    assert found.licence
+    assert found.about.endswith(".")
+    assert found.layer >= 0
+    if name != "foghorn":
+        for part in (found.model, found.dictionary):
+            assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+", part), "a name on the hub"
+
+
+def test_an_unknown_name_is_no_pairing():
+    assert pairing("nonesuch") is None
+    assert pairing("org/repo") is None
+
+
+def test_the_bundled_dictionary_sits_where_its_pairing_says():
+    foghorn = pairing("foghorn")
+    if not Path(foghorn.dictionary).exists():
+        pytest.skip("the bundle is not in this checkout")
+    opened = open_dictionary(foghorn.dictionary)
+    assert (opened.info.site.layer, opened.info.reads_exactly) == (foghorn.layer, True)
+    with Cards.beside(opened.path) as cards:
+        assert cards.by_slug(foghorn.preset) is not None
