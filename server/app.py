@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from . import docs, handlers, mount
@@ -69,13 +70,20 @@ async def _load(service: Service, on_failure: Callable[[], None] | None) -> None
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key(settings.keys))])
-    for module in (generate, generations, models, features, presets):
-        v1.include_router(module.router)
+    routers = [module.router for module in (generate, generations, models, features, presets)]
+    for router in routers:
+        v1.include_router(router)
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
     @v1.api_route("/{rest:path}", methods=METHODS, include_in_schema=False)
     async def nothing_here(rest: str, request: Request) -> None:
         """Before the page's catch-all, so that a wrong path gets an error object and no HTML."""
-        raise NotFound(f"there is no {request.method} /v1/{rest}; /docs lists what there is")
+        where = f"{request.method} /v1/{rest}"
+        here = [route.methods or set() for route in routes if route.path_regex.match(f"/{rest}")]
+        if here:
+            allowed = ", ".join(sorted(set().union(*here)))
+            raise handlers.MethodNotAllowed(f"there is no {where}: use {allowed}")
+        raise NotFound(f"there is no {where}; /docs lists what there is")
 
     app.include_router(health.router)
     app.include_router(v1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from dictionaries.errors import DictionaryError
 from .errors import BadRequest, NotFound, SteerdeckError
 from .metrics import Metrics
 from .schemas.replies import ErrorReply
-
-log = logging.getLogger("steerdeck.http")
 
 
 class MethodNotAllowed(BadRequest):
@@ -47,7 +44,7 @@ def printable(text: str) -> str:
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every exception; count every refusal by its code."""
+    """Answer every refusal, and count it by its code. What nobody foresaw is `Told`'s."""
 
     def answer(exc: SteerdeckError) -> JSONResponse:
         metrics.refused.labels(exc.code).inc()
@@ -68,15 +65,10 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         assert isinstance(exc, HTTPException)
         return answer(_of_starlette(request, exc))
 
-    async def unforeseen(request: Request, exc: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-        return answer(SteerdeckError("the server failed on this request; its log says why"))
-
     app.add_exception_handler(SteerdeckError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(DictionaryError, dictionary)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unforeseen)
 
 
 def _of_starlette(request: Request, exc: HTTPException) -> SteerdeckError:
@@ -94,36 +86,46 @@ def _of_starlette(request: Request, exc: HTTPException) -> SteerdeckError:
 
 
 def sentence(errors: Sequence[dict[str, Any]]) -> BadRequest:
-    """pydantic's list of complaints as one sentence about the first, naming its field.
-
-    A value of a union type is complained about once a member: the deepest complaint is the one
-    about the member that was meant.
-    """
-    first = errors[0]
-    branches = [e for e in errors if _shares_union(first, e)]
-    best = max(branches, key=lambda e: len(e["loc"]))
+    """pydantic's list of complaints as one sentence about the first field, naming it."""
+    best, message = _meant(errors)
     field = field_name(best["loc"])
-    message = str(best["msg"]).removeprefix("Value error, ")
-    more = len({field_name(e["loc"]) for e in errors} - {field})
-    rest = (
-        f" (and {more} more field{'s' * (more > 1)} to mend)" if more and not branches[1:] else ""
-    )
+    if best["type"] in ("refused", "value_error"):
+        message = message.removeprefix("Value error, ")
+        own = best.get("ctx", {}).get("param") or field
+        told = message if field in message or own != field else f"{field}: {message}"
+        return BadRequest(told if best["type"] == "refused" else message, param=own or None)
     if best["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {best.get('ctx', {}).get('error', message)}")
-    if best["type"] in ("refused", "value_error"):
-        return BadRequest(message + rest, param=field or None)
     if best["type"] == "extra_forbidden":
-        name = best["loc"][-1]
-        return BadRequest(f"{field}: there is no field {name!r} here{rest}", param=field)
+        where, name = field_name(best["loc"][:-1]), str(best["loc"][-1])
+        return BadRequest(
+            f"there is no field {name!r} in {where or 'the body'}",
+            param=f"{where}.{name}" if where else name,
+        )
     if best["type"] == "missing":
-        return BadRequest(f"{field or 'the body'} is missing{rest}", param=field or None)
+        return BadRequest(f"{field or 'the body'} is missing", param=field or None)
     if not field:
         return BadRequest("the body must be a JSON object sent with content-type: application/json")
-    return BadRequest(f"{field}: {_small(message)}{_got(best.get('input'))}{rest}", param=field)
+    return BadRequest(f"{field}: {message}{_got(best.get('input'))}", param=field)
 
 
-def _shares_union(first: dict[str, Any], other: dict[str, Any]) -> bool:
-    return field_name(first["loc"]) == field_name(other["loc"]) or other is first
+def _meant(errors: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """The complaint to tell, and its words.
+
+    A value of a union type is complained about once a member. What is wrong in the member that was
+    meant goes deeper than that it is not one of the others; if nothing is deeper, all are told.
+    """
+    first = errors[0]
+    tag = next((i for i, part in enumerate(first["loc"]) if _is_member(part)), None)
+    if tag is None:
+        return first, _small(first["msg"])
+    members = [e for e in errors if e["loc"][:tag] == first["loc"][:tag]]
+    inside = [e for e in members if not e["type"].endswith("_type")] or members
+    depth = max(len(e["loc"]) for e in inside)
+    deepest = [e for e in inside if len(e["loc"]) == depth]
+    words = list(dict.fromkeys(_small(e["msg"]) for e in deepest))
+    more = (word.removeprefix("input should be ") for word in words[1:])
+    return deepest[-1], " or ".join([words[0], *more])
 
 
 def field_name(loc: Sequence[int | str]) -> str:
@@ -140,8 +142,10 @@ def field_name(loc: Sequence[int | str]) -> str:
     return name
 
 
-def _is_member(part: str) -> bool:
-    return part in ("str", "int", "TextPart") or any(c in part for c in "[(-")
+def _is_member(part: int | str) -> bool:
+    return isinstance(part, str) and (
+        part in ("str", "int") or part.startswith(("constrained-", "list[", "function-"))
+    )
 
 
 def _small(message: str) -> str:
@@ -149,12 +153,8 @@ def _small(message: str) -> str:
 
 
 def _got(value: object) -> str:
-    """What came, if it is short enough to say. Never a message's text: those are long or strings
-    in places where a string is fine.
-    """
-    if isinstance(value, bool | int | float) or value is None:
+    """What came, if it is short: the caller knows it, and it is in no log."""
+    if isinstance(value, str | bool | int | float) or value is None:
         told = repr(value)
         return f", not {told}" if len(told) <= 40 else ""
-    if isinstance(value, str):
-        return f", not {value!r}" if len(value) <= 40 else ""
     return ""

@@ -37,7 +37,11 @@ HEADERS = {
 
 
 class Told:
-    """Gives every request an id, counts and times it, and logs one line without its content."""
+    """Gives every request an id, counts and times it, and logs one line without its content.
+
+    An exception that nobody foresaw is logged and answered here; once the reply has begun it goes
+    on to the server, which breaks the connection, so that no one takes the half for the whole.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -62,19 +66,32 @@ class Told:
 
         try:
             await self.app(scope, receive, tell)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if status:
+                raise
+            failure = SteerdeckError("the server failed on this request; its log says why")
+            self.metrics.refused.labels(failure.code).inc()
+            await _refuse(failure, scope, receive, tell)
         finally:
             seconds = time.monotonic() - started
             self._note(scope, status, seconds)
             request_id.reset(token)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        found: str | None = getattr(scope.get("route"), "path", None)
-        ours = found is not None and found.startswith("/")
-        route = found if found and ours else "page"  # the page's files are many
+        route = _route(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.metrics.http.labels(method, route, status).observe(seconds)
         level = logging.INFO if route.startswith("/v1") else logging.DEBUG
         log.log(level, "%s %s %s %.3f s", method, route, status or "cut", seconds)
+
+
+def _route(scope: Scope) -> str:
+    """Its template: paths hold ids, and the page's files are many."""
+    found: str = getattr(scope.get("route"), "path", "")
+    if scope["path"].startswith("/v1/"):
+        return found if found.startswith("/v1") else f"/v1{found}"
+    return found or "page"
 
 
 class BodyLimit:

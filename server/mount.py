@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.routing import Mount
 
 from .errors import SteerdeckError
-from .service import Service
+
+if TYPE_CHECKING:
+    from .service import Service
 
 GRACE_SECONDS = (
     5  # after a signal: for replies to end in their error event, then connections are cut
@@ -24,17 +28,37 @@ class NoPage(SteerdeckError):
 
 
 def build_page(api_url: str) -> Any:
-    """The Gradio Blocks of the page, speaking HTTP to `api_url`. Takes seconds to import."""
+    """The Gradio Blocks of the page, speaking HTTP to `api_url`.
+
+    Takes seconds to import, and wants a running event loop.
+    """
+    with _installed():
+        from ui.page import build_page as build
+
+    return build(api_url)
+
+
+def page_alone(api_url: str) -> FastAPI:
+    """An app with nothing but the page, for a server elsewhere. Wants a running event loop."""
+    with _installed():
+        from ui.alone import build_app
+
+    app: FastAPI = build_app(api_url)
+    return app
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """Gradio asks for no one's attention, and its absence is a sentence."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        from ui.page import build_page as build
+        yield
     except ModuleNotFoundError as exc:
         raise NoPage(
             f"the page needs the package {exc.name}: pip install 'steerdeck[ui]', "
             "or serve the API alone with --no-ui"
         ) from exc
-    return build(api_url)
 
 
 def add_page(app: FastAPI, page: Any) -> None:
@@ -44,13 +68,6 @@ def add_page(app: FastAPI, page: Any) -> None:
     from ui.assets import mount_options
 
     mount_gradio_app(app, page, path="/", **mount_options())
-
-
-def page_only(api_url: str) -> FastAPI:
-    """An app with nothing but the page, for a host of its own (`steerdeck ui --url …`)."""
-    app = FastAPI(title="Steerdeck", docs_url=None, redoc_url=None, openapi_url=None)
-    add_page(app, build_page(api_url))
-    return app
 
 
 class Server(uvicorn.Server):
@@ -87,7 +104,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: FastAPI, service: Service | None = None) -> Server:
-    """Ready to `run(sockets=[…])`. Our own middleware logs requests; prompts are in no log."""
+    """Ready to `serve(sockets=[…])`. Our own middleware logs requests; prompts are in no log."""
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -97,7 +97,7 @@ def _room(deck: Deck, prompt: int) -> int:
     return min(deck.defaults.max_tokens, context - prompt)
 
 
-def _render(deck: Deck, messages: list[Mapping[str, str]]) -> Prompt:
+def _render(deck: Deck, messages: Sequence[Mapping[str, str]]) -> Prompt:
     return render(deck.tokenizer, messages)
 
 

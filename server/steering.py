@@ -16,6 +16,7 @@ from .errors import BadRequest, UnknownModel, Unsteerable
 from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
 
 SEPARATOR = "@"  # between model and preset in a model name
+UNSTEERED = WireSteering.model_validate({})
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def split_model(deck: Deck, model: str | None) -> str | None:
 
 def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolved:
     """What a request's `model` and `steering` ask for together."""
-    asked = asked or WireSteering()
+    asked = asked or UNSTEERED
     preset = split_model(deck, model)
     if preset and asked.preset and preset != asked.preset:
         raise BadRequest(

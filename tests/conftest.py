@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +29,21 @@ from transformers import (
 )
 
 from dictionaries.dictionary import Dictionary
+from dictionaries.edits import Op
 from dictionaries.formats import open_dictionary
+from server.engine.types import (
+    Change,
+    Delta,
+    Failure,
+    FeatureEdit,
+    Finish,
+    Generation,
+    Request,
+    Sampling,
+    Steering,
+    Token,
+    Where,
+)
 
 D_MODEL, LAYERS, D_SAE = 32, 3, 64
 SPECIALS = ["<|begin|>", "<|role|>", "<|end|>"]
@@ -72,7 +92,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, no merges: token i < 256 is one byte. Three special tokens and a chat template."""
+    """Byte-level without merges: a token is one byte. Three special tokens, a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -203,3 +223,198 @@ def make_engine(
     yield make
     for engine in engines:
         engine.close()
+
+
+# --- The service: the real app, engine and dictionary on a socket ---
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server, and its insides for what HTTP does not tell."""
+
+    url: str
+    service: Any
+    port: int
+
+
+@pytest.fixture(scope="session")
+def make_deck(
+    tokenizer: PreTrainedTokenizerFast,
+    make_dictionary: Callable[..., Dictionary],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Any]]:
+    """Decks over the tiny Llama: dictionary `tiny` with cards, one built-in preset `loud`."""
+    from dictionaries.cards import Card, Cards, Example, Histogram
+    from server.deck import Deck, Defaults
+    from server.engine.engine import SlotEngine
+    from server.presets import Preset, Presets
+    from server.schemas.steering import PresetBody
+
+    engines: list[SlotEngine] = []
+    dictionary = make_dictionary("tiny")
+    loud = PresetBody(title="Loud", edits=[{"feature": "golden-gate-bridge", "strength": 4.0}])
+
+    def make(data_dir: Path | None = None, **options: Any) -> Any:
+        cards = Cards.create(tmp_path_factory.mktemp("cards") / "cards.sqlite")
+        cards.put(
+            [
+                Card(
+                    3,
+                    "Golden Gate Bridge",
+                    slug="golden-gate-bridge",
+                    density=0.01,
+                    maximum=2.5,
+                    histogram=Histogram((0.0, 1.0, 2.5), (3, 1)),
+                    promoted=((" bridge", 3.0), (" gate", 2.0)),
+                    suppressed=((" cat", -2.0),),
+                    examples=(Example((" the", " bridge"), (0.0, 2.5)),),
+                    onset=0.5,
+                    breakdown=3.0,
+                    op="clamp",
+                    strength=1.0,
+                ),
+                Card(5, "fog and mist", slug="fog", density=0.02, maximum=1.5),
+                Card(7, "unmeasured"),
+            ]
+        )
+        engine = SlotEngine(
+            tiny_model(), tokenizer, {"tiny": dictionary}, model_name="tiny", **options
+        )
+        engines.append(engine)
+        engine.start()
+        path = data_dir / "presets.json" if data_dir else None
+        return Deck(
+            engine=engine,
+            tokenizer=tokenizer,
+            model="tiny",
+            revision="0123456789abcdef",
+            dictionaries={"tiny": dictionary},
+            cards={"tiny": cards},
+            presets=Presets("tiny", [Preset("loud", loud, builtin=True)], path),
+            defaults=Defaults(max_tokens=24),
+        )
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[..., Live]]:
+    """Serve a deck (or what a loader makes of one) on a free port, in a thread."""
+    from server.app import create_app
+    from server.mount import make_server
+    from server.service import Service
+    from server.settings import Settings
+
+    running: list[tuple[Any, threading.Thread]] = []
+
+    def start(deck: Any, **settings: Any) -> Live:
+        loader = deck if callable(deck) else lambda report: deck
+        service = Service("tiny", loader)
+        app = create_app(service, Settings(ui=False, **settings))
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        server = make_server(app, service)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        deadline = time.monotonic() + 20
+        while not (server.started and (callable(deck) or service.alive)):
+            assert time.monotonic() < deadline, service.readiness
+            time.sleep(0.005)
+        return Live(f"http://127.0.0.1:{port}", service, port)
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(15)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def live(make_deck: Callable[..., Any], serve: Callable[..., Live], tmp_path_factory: Any) -> Live:
+    """One server for all who only talk to it."""
+    return serve(make_deck(tmp_path_factory.mktemp("data"), max_rows=4, max_waiting=4))
+
+
+@dataclass
+class Heard:
+    """A whole reply, as its reader got it."""
+
+    deltas: list[Delta]
+    end: Finish | Failure
+
+    @property
+    def tokens(self) -> list[Token]:
+        return [token for delta in self.deltas for token in delta.tokens]
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas)
+
+
+async def listen(generation: Generation) -> Heard:
+    deltas: list[Delta] = []
+    async for event in generation:
+        if isinstance(event, Delta):
+            deltas.append(event)
+        else:
+            return Heard(deltas, event)
+    raise AssertionError("the stream ended without a Finish or Failure")
+
+
+@pytest.fixture(scope="session")
+def hear() -> Callable[..., Any]:
+    """`await hear(engine, request, ...)`: submit them all at once and read every reply."""
+
+    async def hear(engine: Any, *requests: Request) -> list[Heard]:
+        generations = [engine.submit(request) for request in requests]
+        return await asyncio.gather(*map(listen, generations))
+
+    return hear
+
+
+@pytest.fixture(scope="session")
+def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Request]:
+    """A Request for a raw prompt; greedy, 12 tokens and never ending early unless told."""
+    from server.engine.text import encode_raw
+
+    counter = itertools.count()
+
+    def ask(
+        text: str = "The bridge is red.",
+        *,
+        id: str | None = None,
+        steering: Steering = Steering(),
+        changes: tuple[Change, ...] = (),
+        trace: bool = False,
+        **sampling: Any,
+    ) -> Request:
+        prompt = encode_raw(tokenizer, text)
+        options = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True} | sampling
+        name = f"request-{next(counter)}" if id is None else id
+        return Request(
+            name, prompt.ids, prompt.steerable, Sampling(**options), steering, changes, trace
+        )
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def steer() -> Callable[..., Steering]:
+    """Steering from (feature, op, strength[, where[, dictionary]]) tuples."""
+
+    def steer(*edits: tuple[Any, ...], keep_norm: bool = False) -> Steering:
+        made = []
+        for feature, op, strength, *rest in edits:
+            where, name = (*rest, *("all", "tiny")[len(rest) :])
+            edit = Op(op).edit(strength)
+            made.append(FeatureEdit(name, feature, Op(op), strength, edit, Where(where)))
+        return Steering(tuple(made), keep_norm)
+
+    return steer

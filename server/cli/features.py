@@ -89,9 +89,8 @@ def _facts(found: dict[str, Any]) -> list[str]:
         low, high = found["band"]
         lines.append(f"safe band  {low:g} to {high:g} times the maximum")
     if found["recommended"]:
-        lines.append(
-            f"try        {found['recommended']['op']} {found['recommended']['strength']:g}"
-        )
+        advice = found["recommended"]
+        lines.append(f"try        {advice['op']} {advice['strength']:g}")
     for name in ("promoted_logits", "suppressed"):
         if found[name]:
             word = name.partition("_")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -97,12 +98,8 @@ def serve(
     sockets = [bind(settings.host, settings.port)]
     port = sockets[0].getsockname()[1]
     set_threads(settings.threads)
-    typer.echo(f"Starting {settings.model} …", err=True)
-    server = _server(settings, url_of(settings.host, port))
-    typer.echo(f"Steerdeck is on {url_of(settings.host, port)}", err=True)
-    typer.echo(_hint(settings, url_of(settings.host, port)), err=True)
-    server.run(sockets=sockets)
-    if server.failed:
+    typer.echo(f"Starting {settings.model} on {url_of(settings.host, port)} …", err=True)
+    if asyncio.run(_serve(settings, sockets, url_of(settings.host, port))):
         raise typer.Exit(1)
 
 
@@ -119,18 +116,9 @@ def ui(
 
       steerdeck ui --url http://gpu-box:8000
     """
-    listening = bind(host, port)
+    sockets = [bind(host, port)]
     typer.echo("Starting the page …", err=True)
-    from .. import logs, mount
-    from ..errors import SteerdeckError
-
-    logs.set_up("text", "info", lambda: "-")
-    try:
-        server = mount.make_server(mount.page_only(url))
-    except SteerdeckError as exc:
-        fail(str(exc))
-    typer.echo(f"The page is on {url_of(host, listening.getsockname()[1])}", err=True)
-    server.run(sockets=[listening])
+    asyncio.run(_serve_page(url, sockets, url_of(host, sockets[0].getsockname()[1])))
 
 
 def version() -> None:
@@ -158,15 +146,17 @@ def _settings(**options: object) -> Settings:
     return settings
 
 
-def _server(settings: Settings, url: str) -> Server:
-    """Everything heavy is imported here, after the thread counts are set."""
+async def _serve(settings: Settings, sockets: list[socket.socket], url: str) -> bool:
+    """Until told to end; returns whether loading failed. Everything heavy is imported here, after
+    the thread counts are set.
+    """
     try:
         from .. import loading, logs, middleware, mount
         from ..app import create_app
+        from ..errors import SteerdeckError
         from ..service import Service
     except ModuleNotFoundError as exc:
         fail(f"serving needs the package {exc.name}: pip install 'steerdeck[server,ui]'")
-    from ..errors import SteerdeckError
     from .progress import shown
 
     logs.set_up(settings.log_format, settings.log_level, middleware.request_id.get)
@@ -175,15 +165,32 @@ def _server(settings: Settings, url: str) -> Server:
         with shown(report, settings.log_format) as both:
             return loading.load(settings, both)
 
-    service = Service(settings.model, loader)
     try:
         page = mount.build_page(url) if settings.ui else None
     except SteerdeckError as exc:
         fail(str(exc))
+    service = Service(settings.model, loader)
     servers: list[Server] = []
     app = create_app(service, settings, page=page, on_failure=lambda: servers[0].give_up())
     servers.append(mount.make_server(app, service))
-    return servers[0]
+    typer.echo(_hint(settings, url), err=True)
+    await servers[0].serve(sockets=sockets)
+    return servers[0].failed
+
+
+async def _serve_page(api_url: str, sockets: list[socket.socket], url: str) -> None:
+    try:
+        from .. import logs, mount
+        from ..errors import SteerdeckError
+    except ModuleNotFoundError as exc:
+        fail(f"the page needs the package {exc.name}: pip install 'steerdeck[ui]'")
+    logs.set_up("text", "info", lambda: "-")
+    try:
+        app = mount.page_alone(api_url)
+    except SteerdeckError as exc:
+        fail(str(exc))
+    typer.echo(f"The page is on {url}", err=True)
+    await mount.make_server(app).serve(sockets=sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:

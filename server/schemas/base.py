@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -16,9 +16,26 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def refuse(message: str) -> PydanticCustomError:
-    """An error whose sentence reaches the caller unchanged."""
-    return PydanticCustomError("refused", "{sentence}", {"sentence": message})
+def refuse(message: str, param: str = "") -> PydanticCustomError:
+    """An error whose sentence reaches the caller unchanged. param: the field, if it is not the
+    one being validated.
+    """
+    return PydanticCustomError("refused", "{sentence}", {"sentence": message, "param": param})
+
+
+def whole_characters(text: str) -> str:
+    """JSON can spell half a character (a lone surrogate), which is no text to any tokenizer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise refuse(
+            f"there is half a character (\\u{ord(text[exc.start]):04x}) at position {exc.start}: "
+            "send whole ones"
+        ) from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole_characters)]
 
 
 class Root(BaseModel):
@@ -44,12 +61,12 @@ class Root(BaseModel):
             if name in cls.unbuilt:
                 if value not in cls.unbuilt[name]:
                     raise refuse(
-                        f"{name} is not built here and would change the reply: leave it out"
+                        f"{name} is not built here and would change the reply: leave it out", name
                     )
                 continue
             known = [*cls.model_fields, *HARMLESS]
             if close := difflib.get_close_matches(str(name), known, n=1, cutoff=0.8):
-                raise refuse(f"{name} is not a field of this request; is {close[0]} meant?")
+                raise refuse(f"{name} is not a field here; is {close[0]} meant?", str(name))
         return body
 
 

@@ -6,14 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
-from .base import UNBUILT, Root, Wire, refuse
+from .base import UNBUILT, Root, Text, Wire, refuse
 from .steering import WireSteering
 
 MAX_MESSAGES = 1000
 MAX_N = 8
 MAX_STOPS = 16
 
-StopText = Annotated[str, Field(min_length=1, max_length=200)]
+StopText = Annotated[Text, Field(min_length=1, max_length=200)]
+Stops = Annotated[list[StopText], Field(max_length=MAX_STOPS, fail_fast=True)]
 
 
 class TextPart(BaseModel):
@@ -22,7 +23,10 @@ class TextPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: Literal["text"]
-    text: str
+    text: Text
+
+
+Parts = Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)]
 
 
 class Message(BaseModel):
@@ -33,7 +37,7 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="who speaks; developer is read as system"
     )
-    content: str | Annotated[list[TextPart], Field(max_length=1000)] | None = Field(
+    content: Text | Parts | None = Field(
         None, description="a text, a list of text parts, or null for an assistant that said nothing"
     )
 
@@ -111,9 +115,7 @@ class SamplingFields(Root):
     max_completion_tokens: int | None = Field(
         None, ge=1, lt=2**31, description="OpenAI's newer word for max_tokens"
     )
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = Field(
-        None, description="texts that end the reply (and are cut off)"
-    )
+    stop: StopText | Stops | None = Field(None, description="texts that end the reply (and are cut off)")
     seed: StrictInt | None = Field(
         None,
         ge=-(2**63),
@@ -131,11 +133,12 @@ class SamplingFields(Root):
     @model_validator(mode="after")
     def _options_agree(self) -> SamplingFields:
         if self.stream_options is not None and not self.stream:
-            raise refuse("stream_options: only with stream true")
+            raise refuse("stream_options: only with stream true", "stream_options")
         if len({self.max_tokens, self.max_completion_tokens} - {None}) == 2:
             raise refuse(
                 f"max_tokens {self.max_tokens} and max_completion_tokens "
-                f"{self.max_completion_tokens} disagree: send one of them"
+                f"{self.max_completion_tokens} disagree: send one of them",
+                "max_completion_tokens",
             )
         return self
 
@@ -158,7 +161,10 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(
-        min_length=1, max_length=MAX_MESSAGES, description="the conversation, oldest first"
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        fail_fast=True,
+        description="the conversation, oldest first",
     )
     logprobs: bool | None = Field(None, description="report each token's log probability")
     top_logprobs: int | None = Field(
@@ -168,7 +174,7 @@ class ChatRequest(SamplingFields):
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
-            raise refuse("top_logprobs: only with logprobs true")
+            raise refuse("top_logprobs: only with logprobs true", "top_logprobs")
         return self
 
     @property
@@ -177,7 +183,11 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+TokenIds = Annotated[
+    list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1, fail_fast=True)
+]
+
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_N, fail_fast=True)]
 
 
 class CompletionRequest(SamplingFields):
@@ -185,9 +195,7 @@ class CompletionRequest(SamplingFields):
 
     unbuilt: ClassVar = {**UNBUILT, "suffix": ("",), "echo": (False,)}
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1, max_length=MAX_N)] = Field(
-        description="a text, a list of token ids, or a list of texts"
-    )
+    prompt: Text | TokenIds | Texts = Field(description="a text, a list of token ids, or a list of texts")
     logprobs: int | None = Field(
         None, ge=0, le=20, description="report log probabilities of this many likeliest tokens"
     )
@@ -204,17 +212,18 @@ class CompletionRequest(SamplingFields):
         if len(self.prompts) * (self.n or 1) > MAX_N:
             raise refuse(
                 f"{len(self.prompts)} prompts x n {self.n or 1} is more than the {MAX_N} replies "
-                "one request may ask for"
+                "one request may ask for",
+                "n",
             )
         return self
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> list[str | list[int]]:
+        """Each a text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+        texts: list[str | list[int]] = [text for text in self.prompt if isinstance(text, str)]
+        return texts or [[token for token in self.prompt if isinstance(token, int)]]
 
     @property
     def likely(self) -> int | None:

@@ -9,7 +9,7 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 from dictionaries.edits import Op
 
 from ..engine.types import Where
-from .base import Wire, refuse
+from .base import Text, Wire, refuse
 
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
 STRENGTH = 1e6  # far beyond any model's residual, far within float32
@@ -75,7 +75,7 @@ class WireEdit(Wire):
         return self
 
 
-Edits = Annotated[list[WireEdit], Field(max_length=MAX_EDITS)]
+Edits = Annotated[list[WireEdit], Field(max_length=MAX_EDITS, fail_fast=True)]
 Norm = Literal["keep"] | None
 NORM = "keep: every edited token's residual keeps its length; null: it may grow or shrink"
 
@@ -109,13 +109,17 @@ class WireSteering(Wire):
     trace: list[Literal["activations"]] = Field(
         [],
         max_length=8,
+        fail_fast=True,
         description="activations: report each edited feature before and after, token by token",
     )
     id: GenerationId | None = Field(
         None, description="name of this generation, to change or stop it; drawn if absent"
     )
     timeline: list[WireChange] = Field(
-        [], max_length=4096, description="steering to switch to later: how receipts are replayed"
+        [],
+        max_length=4096,
+        fail_fast=True,
+        description="steering to switch to later: how receipts are replayed",
     )
 
     @model_validator(mode="before")
@@ -138,7 +142,7 @@ class WireSteering(Wire):
 class PresetBody(Wire):
     """Body of PUT /v1/presets/{name}."""
 
-    title: str = Field("", max_length=200, description="what people see")
-    description: str = Field("", max_length=2000, description="what it does, in a sentence or two")
+    title: Text = Field("", max_length=200, description="what people see")
+    description: Text = Field("", max_length=2000, description="what it does, in a sentence or two")
     edits: Edits = Field(min_length=1, description="the edits it stands for")
     norm: Norm = Field(None, description=NORM)
