@@ -16,7 +16,7 @@ from .edits import FeatureRows, Norm, frame, read, topk_cutoff
 from .errors import DictionaryError
 from .weights import Weights
 
-BLOCK = 32 * 2**20  # bytes of float32 rows streamed at a time
+BLOCK = 8 * 2**20  # bytes of float32 rows streamed at a time
 CACHE = 64 * 2**20  # bytes of folded rows kept for the next request
 
 

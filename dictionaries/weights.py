@@ -82,8 +82,8 @@ class Weights:
         """Chosen features, everything folded in; they read 0 where there is no `enc`."""
         picked = torch.tensor(ids, dtype=torch.long)
         enc = None if self.enc is None else self.enc.rows(ids)
-        dec = self._finite(self.dec.rows(ids), "decoder", picked)
-        n = dec.norm(dim=-1)
+        dec = self.dec.rows(ids)
+        n = self._lengths(dec, "decoder", picked)
         return self._fold(enc, n, self._decoder(dec, n, picked), picked)
 
     def encoder(self, start: int, stop: int) -> FeatureRows:
@@ -92,21 +92,22 @@ class Weights:
         enc = None if self.enc is None else self.enc.block(start, stop)
         n = torch.ones(len(ids))
         if self.decoder_norm is not DecoderNorm.IGNORED:
-            n = self._finite(self.dec.block(start, stop), "decoder", ids).norm(dim=-1)
+            n = self._lengths(self.dec.block(start, stop), "decoder", ids)
         return self._fold(enc, n, torch.empty(len(ids), 0), ids)
 
     def directions(self, start: int, stop: int) -> Tensor:
         """Neighbouring features for writing only: decoder rows [stop - start, d_in]."""
         ids = torch.arange(start, stop)
-        dec = self._finite(self.dec.block(start, stop), "decoder", ids)
-        return self._decoder(dec, dec.norm(dim=-1), ids)
+        dec = self.dec.block(start, stop)
+        return self._decoder(dec, self._lengths(dec, "decoder", ids), ids)
 
     def _fold(self, enc: Tensor | None, n: Tensor, dec: Tensor, ids: Tensor) -> FeatureRows:
         one = torch.ones(len(ids))
         if enc is None:
             e = torch.zeros(len(ids), self.d_in)
             return FeatureRows(e, one, 0 * one, 0 * one, torch.full_like(one, INF), dec)
-        e = self._finite(enc, "encoder", ids) * self.enc_scale
+        self._lengths(enc, "encoder", ids)
+        e = enc * self.enc_scale
         centre = e @ self.b_dec if self.centred else 0 * one
         if self.mean_free:
             e = e - e.mean(-1, keepdim=True)
@@ -129,14 +130,16 @@ class Weights:
             dec = dec / _divisor(n)[:, None]
         return dec
 
-    def _finite(self, rows: Tensor, which: str, ids: Tensor) -> Tensor:
-        bad = ~rows.isfinite().all(-1)
+    def _lengths(self, rows: Tensor, which: str, ids: Tensor) -> Tensor:
+        """|row| of each, which also shows the rows that are damaged."""
+        n = rows.norm(dim=-1)
+        bad = ~n.isfinite()
         if bad.any():
             raise DictionaryError(
-                f"the {which} row of feature {int(ids[bad][0])} holds NaN or infinity: "
-                "the file is damaged. Download it again."
+                f"the {which} row of feature {int(ids[bad][0])} holds NaN or infinity: the file is "
+                "damaged. Download it again."
             )
-        return rows
+        return n
 
 
 def _divisor(n: Tensor) -> Tensor:
