@@ -11,7 +11,7 @@ from hosting import REPO
 from report import Point, ratio
 from traffic import Reply, Round, parse
 
-TINY = ["--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
+TINY = ["--no-page", "--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
 
 
 def test_the_benchmark_ends_with_one_json_document():

@@ -62,12 +62,18 @@ def wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, limit: flo
 
 
 @contextmanager
-def serving(model: str, dictionary: str | None = None, *, limit: float = 120) -> Iterator[Server]:
+def serving(
+    model: str, dictionary: str | None = None, *, page: bool = True, limit: float = 120
+) -> Iterator[Server]:
     """`steerdeck serve` on a free port with an empty data folder; stopped by SIGTERM."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"STEERDECK_MODEL": model, "STEERDECK_DATA_DIR": folder}
+        settings = {
+            "STEERDECK_MODEL": model,
+            "STEERDECK_DATA_DIR": folder,
+            "STEERDECK_UI": str(page),
+        }
         if dictionary:
             settings["STEERDECK_DICTIONARY"] = dictionary
         clean = {k: v for k, v in os.environ.items() if not k.startswith("STEERDECK_")}

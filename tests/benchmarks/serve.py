@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--url", help="a running server; default: one of the benchmark's own")
     parser.add_argument("--model", default="foghorn", help="its model: a name or a folder")
     parser.add_argument("--dictionary", help="its SAE folder")
+    parser.add_argument("--no-page", action="store_true", help="start the server without its page")
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), help="random weights instead")
     parser.add_argument("--concurrent", default="1,8,32", help="replies at the same time")
     parser.add_argument("--edits", type=int, default=8, help="edited features of a steered reply")
@@ -75,7 +76,7 @@ def subject(args: argparse.Namespace) -> Iterator[tuple[Server, tuple[Path, Path
         if args.shape:
             folders = shapes.make(args.shape, Path(scratch))
             args.model, args.dictionary = map(str, folders)
-        with serving(args.model, args.dictionary) as server:
+        with serving(args.model, args.dictionary, page=not args.no_page) as server:
             yield server, folders
 
 
@@ -164,6 +165,7 @@ class Benchmark:
 
 def main() -> None:
     args = arguments()
+    transformers.utils.logging.disable_progress_bar()
     speed = stream_read()
     print(
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, ",
@@ -178,13 +180,14 @@ def main() -> None:
             print(
                 f"a step reads {size:.0f} MB of weights: at most {ceiling} tokens/s for one reply"
             )
-        idle = server.memory("VmRSS")
+        idle, cpu = server.memory("VmRSS"), server.cpu()
         bench = Benchmark(args, server, plain)
         bench.warm_up()
         bench.run()
         peak = server.memory("VmHWM")
         results = bench.results()
-    print(f"server ready after {server.ready_after} s, {idle} MB idle, {peak} MB at its peak\n")
+    print(f"server ready after {server.ready_after} s ({cpu} s of CPU), ", end="")
+    print(f"{idle} MB idle, {peak} MB at its peak\n")
     print(table(results), summary(results), sep="\n\n", end="\n\n")
     head = {
         "benchmark": "serve",
@@ -198,6 +201,7 @@ def main() -> None:
         "step_mb": round(size) if size else None,
         "ceiling_tokens_per_s": ceiling,
         "ready_s": server.ready_after,
+        "ready_cpu_s": cpu,
         "idle_mb": idle,
         "peak_mb": peak,
     }
