@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -99,7 +98,7 @@ class Dictionary:
             if missing:
                 read_now = self._weights.rows(missing)
                 for at, i in enumerate(missing):
-                    self._kept[i] = _map(read_now, itemgetter(slice(at, at + 1)))
+                    self._kept[i] = _only(read_now, at)
             found = [self._kept[i] for i in ids]
             for i in ids:
                 self._kept.move_to_end(i)
@@ -207,6 +206,11 @@ class Dictionary:
 
 def _map(rows: FeatureRows, change: Callable[[Tensor], Tensor]) -> FeatureRows:
     return FeatureRows(*(change(getattr(rows, field.name)) for field in fields(rows)))
+
+
+def _only(rows: FeatureRows, at: int) -> FeatureRows:
+    """One feature, without holding on to the memory of the others."""
+    return _map(rows, lambda t: t[at : at + 1].clone())
 
 
 def _joined(parts: Sequence[FeatureRows]) -> FeatureRows:

@@ -39,8 +39,9 @@ def find_files(
 
     Raises DictionaryError: no such repo or folder, gated, unreachable and not cached.
     """
-    if Path(name).expanduser().exists():
-        return Path(name).expanduser()
+    local = os.path.expanduser(name)
+    if local and os.path.exists(local):
+        return Path(local)
     found = _NAME.fullmatch(name)
     if not found or name.startswith((".", "~", "/")):
         raise DictionaryError(
@@ -147,5 +148,6 @@ def _explained(error: Exception, repo: str, revision: str | None) -> DictionaryE
             "connect once, or give the path of a folder that holds the files"
         )
     else:
-        why = f"could not be downloaded from {where}: {str(error).splitlines()[0]}"
+        reason = str(error).partition("\n")[0].rstrip(".")
+        why = f"could not be downloaded from {where}: {reason}"
     return DictionaryError(f"{repo} {why}.")

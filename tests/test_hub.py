@@ -115,12 +115,17 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path, monkeypatch):
     (tmp_path / "org" / "repo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert find_files("org/repo", kind="dictionary") == Path("org/repo")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_files("~/org", kind="model") == tmp_path / "org"
 
 
-@pytest.mark.parametrize("name", ["foghorn2", "./missing/place", "/no/such/place", "~/no/such", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["", "foghorn2", "./no/place", "/no/such/place", "~/no/such", "~x/y/z", "a\0/b", "a/" * 3000],
+)
 def test_what_is_neither_a_path_nor_a_hub_name_is_refused(name):
     with pytest.raises(DictionaryError, match="neither an existing path nor a name on the hub"):
-        find_files(name or "a b", kind="model")
+        find_files(name, kind="model")
 
 
 def test_one_dictionary_of_a_repository_is_fetched_alone_and_opens(hub):
