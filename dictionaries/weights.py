@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .edits import INF, FeatureRows
+from .edits import FeatureRows
 from .errors import DictionaryError
 from .tensors import Stored
 
@@ -102,19 +102,18 @@ class Weights:
         return self._decoder(dec, self._lengths(dec, "decoder", ids), ids)
 
     def _fold(self, enc: Tensor | None, n: Tensor, dec: Tensor, ids: Tensor) -> FeatureRows:
-        one = torch.ones(len(ids))
+        one, zero = torch.ones(len(ids)), torch.zeros(len(ids))
         if enc is None:
-            e = torch.zeros(len(ids), self.d_in)
-            return FeatureRows(e, one, 0 * one, 0 * one, torch.full_like(one, INF), dec)
+            return FeatureRows(torch.zeros(len(ids), self.d_in), zero, zero, zero, zero, dec)
         self._lengths(enc, "encoder", ids)
         e = enc * self.enc_scale
-        centre = e @ self.b_dec if self.centred else 0 * one
+        centre = e @ self.b_dec if self.centred else zero
         if self.mean_free:
             e = e - e.mean(-1, keepdim=True)
         gain = one if self.gain is None else self.gain[ids]
         gate = self.gate[ids] - centre
         offset = gate if self.offset is None else self.offset[ids] - gain * centre
-        threshold = 0 * one if self.threshold is None else self.threshold[ids]
+        threshold = zero if self.threshold is None else self.threshold[ids]
         if self.decoder_norm is not DecoderNorm.IGNORED:
             e, gate = e * n[:, None], gate * n
             if self.decoder_norm is DecoderNorm.IN_ACTIVATIONS:
