@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import re
 import struct
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -405,3 +407,15 @@ def test_importing_the_room_stays_cheap():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_examples_in_the_rooms_readme_run(monkeypatch, capsys):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    text = (root / "dictionaries" / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for block in blocks:
+        exec(block, {})
+    said = capsys.readouterr().out
+    assert "jumprelu at layer 12 resid_post with 64 features" in said
+    assert "1 Golden Gate Bridge 41.5" in said
