@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -46,6 +47,7 @@ from server.engine.types import (
 )
 
 D_MODEL, LAYERS, D_SAE = 32, 3, 64
+UNSTEERED = Steering()
 SPECIALS = ["<|begin|>", "<|role|>", "<|end|>"]
 CHAT_TEMPLATE = (
     "<|begin|>{% for message in messages %}<|role|>{{ message['role'] }}\n"
@@ -112,6 +114,7 @@ def tiny_model(family: str = "llama") -> Any:
     """A new model with the same random weights every time; its attention is far from uniform."""
     config = FAMILIES[family]()
     config.eos_token_id = config.bos_token_id = config.pad_token_id = None
+    config.tie_word_embeddings = False  # else a random model repeats its last token
     config._attn_implementation = "eager"
     torch.manual_seed(7)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -230,11 +233,37 @@ def make_engine(
 
 @dataclass(frozen=True)
 class Live:
-    """A running server, and its insides for what HTTP does not tell."""
+    """A running server, a client of it, and its insides for what HTTP does not tell."""
 
     url: str
     service: Any
-    port: int
+    http: httpx2.Client
+
+    def chat(self, content: Any = "hello", **body: Any) -> Any:
+        """The reply to one message, in one piece; greedy unless told otherwise."""
+        response = self.http.post("/v1/chat/completions", json=self.body(content, **body))
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def stream(self, content: Any = "hello", **body: Any) -> list[Any]:
+        """The events of the streamed reply, parsed; "[DONE]" as it is."""
+        with self.open(content, **body) as events:
+            assert events.response.status_code == 200, events.response.read()
+            return [self.parsed(event) for event in events]
+
+    def open(self, content: Any = "hello", **body: Any) -> Any:
+        """The streamed reply while it is made: a context manager over its events."""
+        body = self.body(content, **body, stream=True)
+        return self.http.sse("/v1/chat/completions", method="POST", json=body)
+
+    @staticmethod
+    def body(content: Any = "hello", **body: Any) -> dict[str, Any]:
+        messages = [{"role": "user", "content": content}]
+        return {"messages": messages, "temperature": 0, "max_tokens": 8, **body}
+
+    @staticmethod
+    def parsed(event: Any) -> Any:
+        return event.data if event.data == "[DONE]" else json.loads(event.data)
 
 
 @pytest.fixture(scope="session")
@@ -243,7 +272,10 @@ def make_deck(
     make_dictionary: Callable[..., Dictionary],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Any]]:
-    """Decks over the tiny Llama: dictionary `tiny` with cards, one built-in preset `loud`."""
+    """Decks over the tiny Llama: dictionary `tiny` with cards, one built-in preset `loud`.
+
+    before_step: called by the engine's thread before every forward pass: it may wait, or raise.
+    """
     from dictionaries.cards import Card, Cards, Example, Histogram
     from server.deck import Deck, Defaults
     from server.engine.engine import SlotEngine
@@ -254,7 +286,11 @@ def make_deck(
     dictionary = make_dictionary("tiny")
     loud = PresetBody(title="Loud", edits=[{"feature": "golden-gate-bridge", "strength": 4.0}])
 
-    def make(data_dir: Path | None = None, **options: Any) -> Any:
+    def make(
+        data_dir: Path | None = None,
+        before_step: Callable[[], object] | None = None,
+        **options: Any,
+    ) -> Any:
         cards = Cards.create(tmp_path_factory.mktemp("cards") / "cards.sqlite")
         cards.put(
             [
@@ -277,9 +313,12 @@ def make_deck(
                 Card(7, "unmeasured"),
             ]
         )
-        engine = SlotEngine(
-            tiny_model(), tokenizer, {"tiny": dictionary}, model_name="tiny", **options
-        )
+        model = tiny_model()
+        if before_step is not None:
+            model.get_input_embeddings().register_forward_pre_hook(
+                lambda *_: before_step() and None
+            )
+        engine = SlotEngine(model, tokenizer, {"tiny": dictionary}, model_name="tiny", **options)
         engines.append(engine)
         engine.start()
         path = data_dir / "presets.json" if data_dir else None
@@ -308,6 +347,7 @@ def serve() -> Iterator[Callable[..., Live]]:
     from server.settings import Settings
 
     running: list[tuple[Any, threading.Thread]] = []
+    clients: list[httpx2.Client] = []
 
     def start(deck: Any, **settings: Any) -> Live:
         loader = deck if callable(deck) else lambda report: deck
@@ -323,9 +363,13 @@ def serve() -> Iterator[Callable[..., Live]]:
         while not (server.started and (callable(deck) or service.alive)):
             assert time.monotonic() < deadline, service.readiness
             time.sleep(0.005)
-        return Live(f"http://127.0.0.1:{port}", service, port)
+        url = f"http://127.0.0.1:{port}"
+        clients.append(httpx2.Client(base_url=url, timeout=30))
+        return Live(url, service, clients[-1])
 
     yield start
+    for client in clients:
+        client.close()
     for server, thread in running:
         server.should_exit = True
         thread.join(15)
@@ -390,7 +434,7 @@ def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Request]:
         text: str = "The bridge is red.",
         *,
         id: str | None = None,
-        steering: Steering = Steering(),
+        steering: Steering = UNSTEERED,
         changes: tuple[Change, ...] = (),
         trace: bool = False,
         **sampling: Any,

@@ -4,7 +4,7 @@
     engine thread  plan (locked) -> forward pass and sampling (not locked) -> settle (locked)
                    -> one wake-up for each event loop with all events of the step
 
-A stream ends with exactly one Finish or Failure: Steps._end, Steps._fail and `_run` alone say so.
+A stream ends with exactly one Finish or Failure: Steps and `_run` alone say so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .decoding import Vocabulary
 from .reply import Reply, Turn
 from .runner import Runner
 from .scheduler import Scheduler
-from .sites import text_config
+from .sites import longest_context, text_config
 from .steps import Steps
 from .stream import Stream, deliver
 from .types import Capabilities, Failure, Request, Stats, Steering
@@ -55,7 +55,7 @@ class SlotEngine:
         chunk: int = 256,
     ) -> None:
         config = text_config(model)
-        context = min(max_context or 4096, getattr(config, "max_position_embeddings", 4096))
+        context = min(max_context or 4096, longest_context(config))
         self._vocabulary = Vocabulary(tokenizer)
         self._runner = Runner(
             model, dictionaries, rows=max_rows, capacity=context, max_edits=max_edits

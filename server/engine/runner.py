@@ -14,6 +14,7 @@ from ..errors import SteerdeckError
 from .attention import NAME, SlotStep, register
 from .batch import Batch, Span
 from .cache import SlotCache
+from .linear import pack
 from .steering import Steerer
 
 _TOLERANCE = 0.02  # of the logits' own spread, in float32
@@ -89,6 +90,7 @@ class Runner:
             ]
         register()
         self.model.set_attn_implementation(NAME)
+        pack(self.model)
         try:
             own = self._slotted(one, two)
         except Exception as error:

@@ -138,6 +138,8 @@ def _invert(
     """
     values, ids = top.cpu().numpy().astype(np.float64), order.cpu().numpy()
     totals = total.cpu().numpy().astype(np.float64)
+    broken = ~np.isfinite(totals)
+    values, totals = np.where(broken, 0.0, values), np.where(broken, 0.0, totals)
     count = values.shape[1]
     whole = count == vocab
     p = np.exp(values - totals)
@@ -157,7 +159,6 @@ def _invert(
     exact = whole | (~unfiltered & (kept < count)) | (unfiltered & (point < mass[:, -1:]))
     exact &= (top_k <= count) | (top_k >= vocab) | whole  # else `left` is not known
     tokens = np.take_along_axis(ids, rank_chosen, axis=1)
-    broken = ~np.isfinite(totals)
     tokens[broken] = -1
     return tokens[:, 0].tolist(), (exact | broken)[:, 0].tolist()
 

@@ -62,8 +62,8 @@ class Scheduler(Generic[T]):
         """Queue it, or raise Busy."""
         if len(self.running) + len(self.waiting) >= self.max_rows + self.max_waiting:
             raise Busy(
-                f"All {self.max_rows} rows are taken and {len(self.waiting)} requests wait "
-                f"(at most {self.max_waiting} may): try again in a moment."
+                f"All {self.max_rows} rows are taken and {self.max_waiting} more requests wait, "
+                "which is as many as may: try again in a moment."
             )
         self.waiting.append(ticket)
 

@@ -30,6 +30,20 @@ def text_config(model: nn.Module) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def longest_context(config: Any) -> int:
+    """Positions the model is made for.
+
+    LongRoPE turns all positions of a batch differently once the longest passes the length it was
+    trained with, so a row would depend on its neighbours: there the limit is that length.
+    """
+    longest = int(getattr(config, "max_position_embeddings", 2**31))
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        trained = rope.get("original_max_position_embeddings")
+        longest = min(longest, trained or config.original_max_position_embeddings)
+    return longest
+
+
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The layers whose attention counts up from 0; vision towers and the like do not count.
 

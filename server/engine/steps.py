@@ -18,7 +18,7 @@ from .runner import Runner
 from .sampling import Choice, choose
 from .scheduler import Chunk, Scheduler
 from .stream import Post
-from .types import Delta, Failure, FinishReason, Reading
+from .types import Delta, Failure, Finish, FinishReason, Reading
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -66,10 +66,11 @@ class Steps:
         posts: list[Post] = []
         for reply in [reply for reply in self.replies.values() if reply.cancelled]:
             self._clear(reply)
+            self._leave(reply)
             rest = reply.rest()
             if rest:
                 posts.append((reply.stream, Delta(rest, ())))
-            posts.append(self._end(reply, FinishReason.CANCELLED))
+            posts.append((reply.stream, reply.finish(FinishReason.CANCELLED)))
         return posts
 
     def plan(self) -> list[Job]:
@@ -127,35 +128,34 @@ class Steps:
         return self.runner.steerer.readings(reply.row) if reply.request.trace else ()
 
     def settle(self, jobs: list[Job], results: list[Made]) -> list[Post]:
-        """Note what was made; the events it gives."""
+        """Note what was made; the events it gives. Rows move only once every reply is up to date."""
         posts: list[Post] = []
-        for (reply, chunk), made in zip(jobs, results, strict=True):
-            reply.in_flight = False
-            if made.error is not None:
-                posts.append(self._fail(reply, made.error))
-                continue
-            reply.computed_to(chunk.stop if chunk else None, self._special)
-            if made.choice is None:
-                continue
-            if made.choice.token < 0:
-                posts.append(self._fail(reply, NOT_FINITE))
-                continue
-            delta, reason = reply.accept(made.choice, self._eos, made.readings)
+        ends: list[tuple[Reply, Finish | Failure]] = []
+        for job, made in zip(jobs, results, strict=True):
+            job.reply.in_flight = False
+            delta, end = self._take(job, made)
             if delta is not None:
-                posts.append((reply.stream, delta))
-            if reason is not None:
-                posts.append(self._end(reply, reason))
+                posts.append((job.reply.stream, delta))
+            if end is not None:
+                ends.append((job.reply, end))
+        for reply, end in ends:
+            if isinstance(end, Failure):
+                self._clear(reply)
+            self._leave(reply)
         self.scheduler.settle()
-        return posts
+        return posts + [(reply.stream, end) for reply, end in ends]
 
-    def _end(self, reply: Reply, reason: FinishReason) -> Post:
-        self._leave(reply)
-        return reply.stream, reply.finish(reason)
-
-    def _fail(self, reply: Reply, message: str) -> Post:
-        self._clear(reply)
-        self._leave(reply)
-        return reply.stream, Failure(message)
+    def _take(self, job: Job, made: Made) -> tuple[Delta | None, Finish | Failure | None]:
+        reply, chunk = job
+        if made.error is not None:
+            return None, Failure(made.error)
+        reply.computed_to(chunk.stop if chunk else None, self._special)
+        if made.choice is None:
+            return None, None
+        if made.choice.token < 0:
+            return None, Failure(NOT_FINITE)
+        delta, reason = reply.accept(made.choice, self._eos, made.readings)
+        return delta, None if reason is None else reply.finish(reason)
 
     def _clear(self, reply: Reply) -> None:
         """Its keys and values may not be finite; nobody after it may meet them."""

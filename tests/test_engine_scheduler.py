@@ -1,0 +1,116 @@
+"""Policy without torch: rows stay compact, arrival order holds, nobody starves or is lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from server.engine.scheduler import Scheduler, Ticket
+from server.errors import Busy
+
+ROWS, WAITING, CHUNK = 4, 3, 8
+
+
+class Rows(RuleBasedStateMachine):
+    """Arrivals, steps and departures in any order, with a store that follows every Move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler: Scheduler[Ticket] = Scheduler(ROWS, WAITING, CHUNK)
+        self.living: list[Ticket] = []
+        self.store: dict[int, Ticket] = {}  # what lies in each row
+        self.waited: dict[Ticket, int] = {}
+
+    @rule(length=st.integers(1, 20))
+    def arrive(self, length: int) -> None:
+        ticket = Ticket(length)
+        if len(self.living) == ROWS + WAITING:
+            with pytest.raises(Busy):
+                self.scheduler.add(ticket)
+        else:
+            self.scheduler.add(ticket)
+            self.living.append(ticket)
+
+    @rule()
+    def step(self) -> None:
+        before = {ticket: ticket.done for ticket in self.living}
+        step = self.scheduler.next_step()
+        assert sum(chunk.stop - chunk.start for chunk in step.chunks) <= CHUNK
+        for chunk in step.chunks:
+            ticket = self.scheduler.running[chunk.row]
+            assert chunk.row >= step.decoding
+            assert chunk.start == before[ticket] < chunk.stop <= ticket.length
+            self.store[chunk.row] = ticket
+            ticket.done = chunk.stop
+        self.scheduler.settle()
+        if self.living:
+            assert step.decoding or step.chunks, "there is work, but the step is empty"
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        if self.living:
+            ticket = data.draw(st.sampled_from(self.living))
+            moves = self.scheduler.leave(ticket)
+            for source, target in moves:
+                self.store[target] = self.store[source]
+            self.living.remove(ticket)
+            assert ticket.row == -1
+
+    @invariant()
+    def nobody_is_lost_and_arrival_order_holds(self) -> None:
+        running, waiting = self.scheduler.running, list(self.scheduler.waiting)
+        assert set(running) | set(waiting) == set(self.living)
+        assert len(running) + len(waiting) == len(self.living)
+        rank = {ticket: i for i, ticket in enumerate(self.living)}
+        unfinished = [*running[self.scheduler.decoding :], *waiting]
+        assert unfinished == sorted(unfinished, key=rank.__getitem__)
+
+    @invariant()
+    def rows_are_compact_and_hold_what_they_should(self) -> None:
+        running, decoding = self.scheduler.running, self.scheduler.decoding
+        assert len(running) <= ROWS
+        for row, ticket in enumerate(running):
+            assert ticket.row == row
+            assert (ticket.done == ticket.length) == (row < decoding)
+            if ticket.done:
+                assert self.store[row] is ticket
+
+
+TestRows = Rows.TestCase
+TestRows.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_long_prompt_holds_the_others_up_by_one_chunk_a_step() -> None:
+    scheduler: Scheduler[Ticket] = Scheduler(4, 4, CHUNK)
+    talking, long, short = Ticket(2), Ticket(3 * CHUNK), Ticket(2)
+    scheduler.add(talking)
+    scheduler.next_step()
+    talking.done = 2
+    scheduler.settle()
+    scheduler.add(long)
+    scheduler.add(short)
+    for i in range(3):
+        step = scheduler.next_step()
+        assert step.decoding == 1
+        assert step.chunks == ((1, i * CHUNK, (i + 1) * CHUNK),)
+        long.done += CHUNK
+        scheduler.settle()
+    assert scheduler.next_step().chunks == ((2, 0, 2),)
+
+
+def test_short_prompts_share_a_step() -> None:
+    scheduler: Scheduler[Ticket] = Scheduler(8, 8, CHUNK)
+    for _ in range(4):
+        scheduler.add(Ticket(3))
+    assert scheduler.next_step().chunks == ((0, 0, 3), (1, 0, 3), (2, 0, 2))
+
+
+def test_the_refusal_of_a_full_queue_says_how_full() -> None:
+    scheduler: Scheduler[Ticket] = Scheduler(1, 1, CHUNK)
+    scheduler.add(Ticket(1))
+    scheduler.add(Ticket(1))
+    with pytest.raises(Busy, match=r"All 1 rows are taken and 1 more") as refused:
+        scheduler.add(Ticket(1))
+    assert refused.value.retry_after

@@ -1,0 +1,185 @@
+"""Text in and out: what is steerable, and characters and stop strings that never come apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from server.engine.decoding import Vocabulary, Writer
+from server.engine.text import encode_raw, render
+from server.errors import BadRequest
+
+TALK = [
+    {"role": "system", "content": "You are kind."},
+    {"role": "user", "content": "  user: what is 🌉? "},
+    {"role": "assistant", "content": "assistant"},
+    {"role": "user", "content": "user"},
+]
+
+
+def steerable_text(tokenizer: Any, prompt: Any) -> str:
+    ids = [i for i, on in zip(prompt.ids, prompt.steerable, strict=True) if on]
+    return str(tokenizer.decode(ids))
+
+
+def test_a_chat_is_rendered_as_the_template_does(tokenizer) -> None:
+    whole = tokenizer.apply_chat_template(TALK, add_generation_prompt=True)["input_ids"]
+    assert list(render(tokenizer, TALK).ids) == whole
+
+
+def test_exactly_the_contents_are_steerable_even_where_they_look_like_the_template(
+    tokenizer,
+) -> None:
+    prompt = render(tokenizer, TALK)
+    assert steerable_text(tokenizer, prompt) == "".join(m["content"] for m in TALK)
+    ids = [i for i, on in zip(prompt.ids, prompt.steerable, strict=True) if not on]
+    role = "<|role|>{}\n<|end|>\n"
+    expected = "<|begin|>" + "".join(role.format(m["role"]) for m in TALK) + "<|role|>assistant\n"
+    assert tokenizer.decode(ids) == expected
+
+
+def test_a_template_that_trims_the_contents_still_shows_where_they_are(tokenizer) -> None:
+    template = "{% for m in messages %}<|role|>{{ m['content'] | trim }}<|end|>{% endfor %}"
+    tokenizer = with_template(tokenizer, template)
+    expected = "".join(m["content"].strip() for m in TALK)
+    assert steerable_text(tokenizer, render(tokenizer, TALK)) == expected
+
+
+def test_a_template_that_looks_into_the_contents_is_searched_for_them(tokenizer) -> None:
+    template = (
+        "{% for m in messages %}{% if 'kind' in m['content'] %}KIND{% endif %}"
+        "<|role|>{{ m['content'] }}<|end|>{% endfor %}"
+    )
+    tokenizer = with_template(tokenizer, template)
+    expected = "".join(m["content"].strip() for m in TALK)
+    assert steerable_text(tokenizer, render(tokenizer, TALK)) == expected
+
+
+def test_special_tokens_inside_a_content_are_not_steerable(tokenizer) -> None:
+    prompt = render(tokenizer, [{"role": "user", "content": "a<|end|>b"}])
+    assert steerable_text(tokenizer, prompt) == "ab"
+    raw = encode_raw(tokenizer, "<|begin|>a b")
+    assert raw.steerable == (False, True, True, True)
+
+
+def test_a_model_without_a_template_and_a_template_that_refuses_say_so(tokenizer) -> None:
+    with pytest.raises(BadRequest, match="no chat template"):
+        render(with_template(tokenizer, None), TALK)
+    refusing = with_template(tokenizer, "{{ raise_exception('only two may talk') }}")
+    with pytest.raises(BadRequest, match="only two may talk"):
+        render(refusing, TALK)
+
+
+def with_template(tokenizer: Any, template: str | None) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|role|>"],
+        chat_template=template,
+    )
+
+
+@pytest.fixture(scope="module")
+def pieces() -> PreTrainedTokenizerFast:
+    """SentencePiece-like, as Gemma and Llama 2: ▁ for a space, bytes for what is not a piece."""
+    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁", "bridge"]
+    backend = Tokenizer(
+        models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>")
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+
+
+def written(vocabulary: Vocabulary, ids: list[int], stop: tuple[str, ...] = ()) -> list[str]:
+    writer = Writer(vocabulary, stop)
+    return [*(writer.write(i) for i in ids), writer.end()]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=20))
+def test_no_part_of_a_character_is_ever_given_out(text: str) -> None:
+    vocabulary = Vocabulary(BYTES)
+    parts = written(vocabulary, BYTES.encode(text))
+    assert "".join(parts) == text
+    assert not any("\ufffd" in part for part in parts if "\ufffd" not in text)
+
+
+def test_an_emoji_comes_whole_with_its_last_token(tokenizer, pieces) -> None:
+    ids = tokenizer.encode("🌉")
+    assert len(ids) == 4
+    assert written(Vocabulary(tokenizer), ids) == ["", "", "", "🌉", ""]
+    by_bytes = [pieces.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in "🌉".encode()]
+    assert written(Vocabulary(pieces), by_bytes) == ["", "", "", "🌉", ""]
+
+
+def test_both_kinds_of_vocabulary_decode_as_their_tokenizer(tokenizer, pieces) -> None:
+    ids = pieces.convert_tokens_to_ids(["▁Hello", "▁", "bridge", "<0xC3>", "<0xA9>", "▁Hello"])
+    assert "".join(written(Vocabulary(pieces), ids)) == pieces.decode(ids) == " Hello bridgeé Hello"
+    ids = tokenizer.encode("héllo <|end|>🌉!")
+    expected = tokenizer.decode(ids, skip_special_tokens=True)
+    assert "".join(written(Vocabulary(tokenizer), ids)) == expected == "héllo 🌉!"
+
+
+def test_half_a_character_at_the_end_is_dropped_and_broken_bytes_are_marked(tokenizer) -> None:
+    vocabulary = Vocabulary(tokenizer)
+    ids = tokenizer.encode("a🌉")
+    assert "".join(written(vocabulary, ids[:-1])) == "a"
+    assert "".join(written(vocabulary, [*ids[:-1], *tokenizer.encode("b")])) == "a\ufffdb"
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.text("ab🌉", max_size=14),
+    st.lists(st.text("ab🌉", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_the_text_ends_before_the_first_stop_string_and_shows_none_of_it(
+    text: str, stop: list[str]
+) -> None:
+    writer = Writer(Vocabulary(BYTES), stop)
+    shown = ""
+    for token in BYTES.encode(text):
+        shown += writer.write(token)
+        assert not any(string in shown for string in stop)
+    shown += writer.end()
+    # Tokens are bytes here, so a stop string is seen the moment its last character is complete.
+    ends = [(text.index(s) + len(s), text.index(s)) for s in stop if s in text]
+    if not ends:
+        assert shown == text
+        assert not writer.stopped
+    else:
+        first_end = min(end for end, _ in ends)
+        assert shown == text[: min(start for end, start in ends if end == first_end)]
+        assert writer.stopped
+
+
+def test_what_might_be_a_stop_string_is_held_back_and_comes_if_it_is_not(tokenizer) -> None:
+    vocabulary = Vocabulary(tokenizer)
+    ids = tokenizer.encode("x###y")
+    assert written(vocabulary, ids, ("####",)) == ["x", "", "", "", "###y", ""]
+    assert written(vocabulary, ids[:3], ("####",)) == ["x", "", "", "##"]
+    assert "".join(written(vocabulary, ids, ("###",))) == "x"
+
+
+def test_an_id_beyond_the_vocabulary_is_no_text(tokenizer) -> None:
+    assert Vocabulary(tokenizer).bytes_of(10_000) == b""
+
+
+def _bytes_tokenizer() -> Any:
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+BYTES = _bytes_tokenizer()  # hypothesis and function-scoped fixtures do not mix
