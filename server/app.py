@@ -51,6 +51,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     handlers.install(app, service.metrics)
@@ -75,8 +76,9 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
         v1.include_router(router)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
+    @v1.api_route("", methods=METHODS, include_in_schema=False)
     @v1.api_route("/{rest:path}", methods=METHODS, include_in_schema=False)
-    async def nothing_here(rest: str, request: Request) -> None:
+    async def nothing_here(request: Request, rest: str = "") -> None:
         """Before the page's catch-all, so that a wrong path gets an error object and no HTML."""
         where = f"{request.method} /v1/{rest}"
         here = [route.methods or set() for route in routes if route.path_regex.match(f"/{rest}")]

@@ -72,6 +72,8 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _of_starlette(request: Request, exc: HTTPException) -> SteerdeckError:
+    if isinstance(exc.__cause__, SteerdeckError):  # raised while FastAPI read the body
+        return exc.__cause__
     where = f"{request.method} {request.url.path}"
     match exc.status_code:
         case 404:
@@ -125,7 +127,8 @@ def _meant(errors: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     deepest = [e for e in inside if len(e["loc"]) == depth]
     words = list(dict.fromkeys(_small(e["msg"]) for e in deepest))
     more = (word.removeprefix("input should be ") for word in words[1:])
-    return deepest[-1], " or ".join([words[0], *more])
+    best = max(deepest, key=lambda e: e["loc"][-1] if isinstance(e["loc"][-1], int) else 0)
+    return best, " or ".join([words[0], *more])
 
 
 def field_name(loc: Sequence[int | str]) -> str:

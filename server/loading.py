@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dictionaries.hub import find_files
-
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
 from dictionaries.formats import open_dictionary
+from dictionaries.hub import find_files
 
 from .deck import Deck, Defaults
 from .engine.engine import SlotEngine

@@ -115,7 +115,9 @@ class SamplingFields(Root):
     max_completion_tokens: int | None = Field(
         None, ge=1, lt=2**31, description="OpenAI's newer word for max_tokens"
     )
-    stop: StopText | Stops | None = Field(None, description="texts that end the reply (and are cut off)")
+    stop: StopText | Stops | None = Field(
+        None, description="texts that end the reply (and are cut off)"
+    )
     seed: StrictInt | None = Field(
         None,
         ge=-(2**63),
@@ -195,7 +197,9 @@ class CompletionRequest(SamplingFields):
 
     unbuilt: ClassVar = {**UNBUILT, "suffix": ("",), "echo": (False,)}
 
-    prompt: Text | TokenIds | Texts = Field(description="a text, a list of token ids, or a list of texts")
+    prompt: Text | TokenIds | Texts = Field(
+        description="a text, a list of token ids, or a list of texts"
+    )
     logprobs: int | None = Field(
         None, ge=0, le=20, description="report log probabilities of this many likeliest tokens"
     )

@@ -1,0 +1,312 @@
+"""Replies while they are made: changed, stopped, abandoned, refused for want of room, failing.
+
+The engine is real; a gate in the model's first layer lets it make exactly the steps a test wants.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+LONG = {"ignore_eos": True, "max_tokens": 20, "seed": 1}
+FOG = {"feature": "fog", "op": "clamp", "strength": 4.0}
+
+
+class Gate:
+    """Lets through as many forward passes as were allowed; open at first."""
+
+    def __init__(self):
+        self.condition = threading.Condition()
+        self.allowed = None
+        self.raising = None
+
+    def __call__(self):
+        with self.condition:
+            assert self.condition.wait_for(lambda: self.allowed is None or self.allowed > 0, 20)
+            if self.allowed is not None:
+                self.allowed -= 1
+            error, self.raising = self.raising, None
+        if error is not None:
+            raise error
+
+    def allow(self, steps):
+        """This many more steps; None for any number."""
+        with self.condition:
+            self.allowed = steps
+            self.condition.notify_all()
+
+    def fail(self, error):
+        self.raising = error
+
+
+@pytest.fixture(scope="module")
+def gate():
+    return Gate()
+
+
+@pytest.fixture(scope="module")
+def narrow(make_deck, serve, gate):
+    """A server with one row, and one place to wait."""
+    return serve(make_deck(before_step=gate, max_rows=1, max_waiting=1))
+
+
+@pytest.fixture(autouse=True)
+def _open_again(gate):
+    yield
+    gate.raising = None
+    gate.allow(None)
+
+
+def until(true, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def counts(live):
+    stats = live.service.stats()
+    return stats.running, stats.waiting
+
+
+def idle(live):
+    return counts(live) == (0, 0) and not live.service.jobs
+
+
+def metric(live, name):
+    lines = live.http.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def text_of(events):
+    chunks = [c for e in events if e != "[DONE]" for c in e["choices"]]
+    return "".join(chunk["delta"].get("content", "") for chunk in chunks)
+
+
+def receipt_of(events):
+    return next(e["steering"]["receipt"] for e in events if "receipt" in e.get("steering", {}))
+
+
+def test_the_first_token_does_not_wait_for_the_last(narrow, gate):
+    gate.allow(3)
+    with narrow.open(**LONG) as events:
+        arrived = iter(events)
+        first = [narrow.parsed(next(arrived)) for _ in range(2)]
+        assert first[0]["steering"]["id"] == first[0]["id"]
+        gate.allow(None)
+        rest = [narrow.parsed(event) for event in arrived]
+    assert rest[-1] == "[DONE]"
+
+
+def changed_live(live, gate, change, **body):
+    """The events of a reply that was changed after a few tokens, and the change's own reply."""
+    gate.allow(4)
+    with live.open(**LONG | body) as events:
+        arrived = iter(events)
+        seen = [live.parsed(next(arrived)) for _ in range(3)]
+        told = live.http.patch(f"/v1/generations/{seen[0]['id']}/steering", json=change)
+        gate.allow(None)
+        seen += [live.parsed(event) for event in arrived]
+    return seen, told
+
+
+def test_a_live_change_holds_from_the_token_it_names(narrow, gate):
+    events, told = changed_live(narrow, gate, {"edits": [FOG]}, steering={"trace": ["activations"]})
+    assert told.status_code == 200, told.text
+    told = told.json()
+    assert told["object"] == "generation.steering"
+    assert [edit["feature"] for edit in told["applied"]] == ["tiny/5"]
+    assert 1 <= told["from_token"] <= 5
+    readings = [r for e in events[:-1] for r in e.get("steering", {}).get("activations", [])]
+    fired = [bool(r["features"]) for r in readings]
+    assert fired == [i >= told["from_token"] for i in range(20)]
+    timeline = receipt_of(events)["timeline"]
+    assert [entry["at"] for entry in timeline] == [0, told["from_token"]]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_reply_that_was_changed_live_is_replayed_by_its_receipt(narrow, gate, temperature):
+    change = {"edits": [FOG | {"op": "add"}], "preset": "loud", "norm": "keep"}
+    events, _ = changed_live(narrow, gate, change, temperature=temperature)
+    receipt = receipt_of(events)
+    assert len(receipt["timeline"]) == 2
+    again = narrow.stream(**{"max_tokens": None} | receipt["replay"])
+    assert text_of(again) == text_of(events)
+    assert receipt_of(again) == receipt
+    unchanged = narrow.stream(**LONG | {"temperature": temperature})
+    assert text_of(unchanged) != text_of(events)
+
+
+def test_a_change_that_cannot_be_applied_changes_nothing(narrow, gate):
+    events, told = changed_live(narrow, gate, {"edits": [FOG, FOG]})
+    assert told.status_code == 400
+    assert told.json()["error"]["code"] == "unsteerable"
+    assert len(receipt_of(events)["timeline"]) == 1
+
+
+def test_a_change_may_not_hold_unknown_fields(narrow, gate):
+    _, told = changed_live(narrow, gate, {"edit": [FOG]})
+    assert told.status_code == 400
+    assert "'edit'" in told.json()["error"]["message"]
+
+
+def test_all_rows_of_one_request_are_changed_together(live):
+    with live.open(n=2, **LONG | {"max_tokens": 100}, steering={"id": "both"}) as events:
+        arrived = iter(events)
+        next(arrived)
+        told = live.http.patch("/v1/generations/both/steering", json={"edits": [FOG]})
+        seen = [live.parsed(event) for event in arrived]
+    assert told.status_code == 200
+    receipts = [e["steering"]["receipt"] for e in seen[:-1] if "receipt" in e.get("steering", {})]
+    assert len(receipts) == 2
+    assert all(len(receipt["timeline"][-1]["edits"]) == 1 for receipt in receipts)
+
+
+def test_deleting_a_generation_ends_its_stream_with_what_it_has(narrow, gate):
+    gate.allow(4)
+    with narrow.open(**LONG, steering={"id": "mine", "edits": [FOG]}) as events:
+        arrived = iter(events)
+        seen = [narrow.parsed(next(arrived)) for _ in range(3)]
+        assert seen[0]["id"] == "mine"
+        deleted = narrow.http.delete("/v1/generations/mine")
+        gate.allow(None)
+        seen += [narrow.parsed(event) for event in arrived]
+    assert deleted.json() == {"id": "mine", "object": "generation", "deleted": True}
+    assert seen[-1] == "[DONE]"
+    assert seen[-2]["choices"][0]["finish_reason"] == "cancelled"
+    replay = receipt_of(seen)["replay"]
+    assert replay["max_completion_tokens"] < 20
+    again = narrow.stream(**{"max_tokens": None} | replay)
+    assert text_of(again) == text_of(seen)
+
+
+def test_a_generations_name_is_taken_while_it_runs_and_free_after(narrow, gate):
+    named = {"steering": {"id": "same"}}
+    gate.allow(2)
+    with narrow.open(**LONG, **named) as events:
+        next(iter(events))
+        refused = narrow.http.post("/v1/chat/completions", json=narrow.body(**named))
+        gate.allow(None)
+    assert refused.status_code == 400
+    assert "'same'" in refused.json()["error"]["message"]
+    until(lambda: idle(narrow))
+    assert narrow.chat(**named)["id"] == "same"
+
+
+def test_hanging_up_frees_the_slot_at_once(narrow, gate):
+    before = metric(narrow, 'steerdeck_cancelled_total{by="hung_up"}')
+    gate.allow(3)
+    with httpx2.Client(base_url=narrow.url) as client:
+        body = narrow.body(**LONG | {"max_tokens": 400}, stream=True)
+        with client.sse("/v1/chat/completions", method="POST", json=body) as events:
+            next(iter(events))
+    gate.allow(3)  # far fewer steps than the reply was to have
+    until(lambda: idle(narrow))
+    assert metric(narrow, 'steerdeck_cancelled_total{by="hung_up"}') == before + 1
+
+
+def test_hanging_up_on_a_reply_in_one_piece_frees_the_slot_too(narrow, gate):
+    gate.allow(3)
+    with (
+        httpx2.Client(base_url=narrow.url, timeout=0.3) as client,
+        pytest.raises(httpx2.ReadTimeout),
+    ):
+        client.post("/v1/chat/completions", json=narrow.body(**LONG | {"max_tokens": 400}))
+    gate.allow(3)
+    until(lambda: idle(narrow))
+
+
+def test_a_full_queue_is_429_before_any_stream(narrow, gate):
+    gate.allow(0)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(narrow.stream, **LONG) for _ in range(2)]
+        until(lambda: counts(narrow) == (1, 1))
+        for stream in (False, True):
+            refused = narrow.http.post("/v1/chat/completions", json=narrow.body(stream=stream))
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["code"] == "queue_full"
+        assert len(narrow.service.jobs) == 2
+        gate.allow(None)
+        assert all(job.result()[-1] == "[DONE]" for job in waiting)
+
+
+def test_n_replies_get_room_together_or_not_at_all(narrow, gate):
+    refused = narrow.http.post("/v1/chat/completions", json=narrow.body(n=3))
+    assert refused.status_code == 429
+    until(lambda: idle(narrow))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_that_fails_ends_its_reply_in_one_error(narrow, gate, stream):
+    gate.fail(RuntimeError("out of luck"))
+    response = narrow.http.post("/v1/chat/completions", json=narrow.body(**LONG, stream=stream))
+    if stream:
+        assert response.status_code == 200
+        assert "[DONE]" not in response.text
+        last = response.text.strip().rpartition("data: ")[2]
+        assert response.text.count('"error"') == 1
+    else:
+        assert response.status_code == 500
+        last = response.text
+    assert '"code":"generation_failed"' in last
+    assert "out of luck" in last
+    until(lambda: idle(narrow))
+    assert narrow.chat()["choices"]
+
+
+def test_a_dying_engine_ends_every_stream_and_readiness(make_deck, serve):
+    gate = Gate()
+    dying = serve(make_deck(before_step=gate))
+    gate.allow(2)
+    with dying.open(**LONG) as events:
+        arrived = iter(events)
+        next(arrived)
+        gate.fail(SystemExit("the thread is gone"))
+        gate.allow(None)
+        seen = [dying.parsed(event) for event in arrived]
+    assert "error" in seen[-1]
+    assert "[DONE]" not in seen
+    ready = dying.http.get("/readyz")
+    assert (ready.status_code, ready.json()["stage"]) == (503, "dead")
+    refused = dying.http.post("/v1/chat/completions", json=dying.body())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_dead")
+    assert dying.http.get("/healthz").status_code == 200
+
+
+def test_closing_ends_running_replies_in_an_error(make_deck, serve):
+    import asyncio
+
+    gate = Gate()
+    closing = serve(make_deck(before_step=gate))
+    gate.allow(2)
+    with closing.open(**LONG) as events:
+        arrived = iter(events)
+        next(arrived)
+        with ThreadPoolExecutor(1) as pool:
+            closed = pool.submit(asyncio.run, closing.service.close())
+            gate.allow(None)
+            seen = [closing.parsed(event) for event in arrived]
+            closed.result(10)
+    assert "error" in seen[-1]
+    refused = closing.http.post("/v1/chat/completions", json=closing.body())
+    assert refused.status_code == 503
+    assert "shutting down" in refused.json()["error"]["message"]
+
+
+def test_many_readers_each_get_their_own_reply_whole(live):
+    """Eight at once on four rows, steered differently: the same bytes as alone."""
+    bodies = [
+        {"steering": {"edits": [{"feature": i, "op": "add", "strength": 3.0, "unit": "raw"}]}}
+        for i in range(8)
+    ]
+    alone = [live.chat(**LONG, **body) for body in bodies]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda body: live.chat(**LONG, **body), bodies))
+    for one, other in zip(alone, together, strict=True):
+        assert one["choices"] == other["choices"]
+    assert len({one["choices"][0]["message"]["content"] for one in alone}) > 4

@@ -1,0 +1,339 @@
+"""What is refused: always before the first byte, always OpenAI's error object, always a sentence
+that names the field. Nothing a caller can send is a 500.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+USER = [{"role": "user", "content": "a"}]
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+def edit(**fields):
+    return {"steering": {"edits": [{"feature": 3, "strength": 1.0, **fields}]}}
+
+
+# body (over a good one), status, code, what the sentence names
+BAD = [
+    ({"messages": []}, 400, "invalid_request", "messages"),
+    ({"messages": "x"}, 400, "invalid_request", "messages"),
+    ({"messages": [{"role": "user"}]}, 400, "invalid_request", "messages[0]"),
+    ({"messages": [{"role": "bob", "content": "a"}]}, 400, "invalid_request", "bob"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, 400, "invalid_request", "tools"),
+    ({"messages": [{"role": "user", "content": 3}]}, 400, "invalid_request", "messages[0].content"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        400,
+        "invalid_request",
+        "messages[0].content[0].text is missing",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        400,
+        "invalid_request",
+        "image_url",
+    ),
+    ({"messages": [{"role": "user", "content": "\ud83d"}]}, 400, "invalid_request", "\\ud83d"),
+    ({"messages": USER * 1001}, 400, "invalid_request", "1000"),
+    ({"messages": [{"role": "user", "content": "a" * 600}]}, 413, "context_length_exceeded", "512"),
+    ({"max_tokens": 5000}, 413, "context_length_exceeded", "512"),
+    ({"max_tokens": 0}, 400, "invalid_request", "max_tokens"),
+    ({"max_completion_tokens": 3}, 400, "invalid_request", "disagree"),
+    ({"model": "gpt-4"}, 404, "model_not_found", "tiny"),
+    ({"model": "tiny@nope"}, 404, "model_not_found", "tiny@nope"),
+    ({"temperature": 2.5}, 400, "invalid_request", "temperature"),
+    ({"temperature": "hot"}, 400, "invalid_request", "temperature"),
+    ({"top_p": 0}, 400, "invalid_request", "top_p"),
+    ({"min_p": 1.5}, 400, "invalid_request", "min_p"),
+    ({"top_k": -1}, 400, "invalid_request", "top_k"),
+    ({"n": 9}, 400, "invalid_request", "n:"),
+    ({"n": 0}, 400, "invalid_request", "n:"),
+    ({"stop": [1]}, 400, "invalid_request", "stop[0]"),
+    ({"stop": ["a"] * 17}, 400, "invalid_request", "stop"),
+    ({"stop": [""]}, 400, "invalid_request", "stop"),
+    ({"seed": 2**64}, 400, "invalid_request", "seed"),
+    ({"seed": 1.5}, 400, "invalid_request", "seed"),
+    ({"logprobs": True, "top_logprobs": 21}, 400, "invalid_request", "top_logprobs"),
+    ({"top_logprobs": 2}, 400, "invalid_request", "logprobs"),
+    ({"stream_options": {"include_usage": True}}, 400, "invalid_request", "stream"),
+    ({"temprature": 1}, 400, "invalid_request", "is temperature meant"),
+    ({"sterring": {}}, 400, "invalid_request", "is steering meant"),
+    ({"steering": []}, 400, "invalid_request", "steering"),
+    ({"steering": {"edit": []}}, 400, "invalid_request", "'edit'"),
+    ({"steering": {"guard": {"kl": 1}}}, 400, "invalid_request", "guard"),
+    ({"steering": {"trace": ["kl"]}}, 400, "invalid_request", "kl"),
+    ({"steering": {"trace": ["top"]}}, 400, "invalid_request", "top"),
+    ({"steering": {"trace": ["x"]}}, 400, "invalid_request", "trace"),
+    ({"steering": {"norm": "drop"}}, 400, "invalid_request", "norm"),
+    ({"steering": {"preset": "nope"}}, 404, "not_found", "nope"),
+    ({"steering": {"preset": "../x"}}, 400, "invalid_request", "preset"),
+    ({"steering": {"id": "a b"}}, 400, "invalid_request", "id"),
+    ({"model": "tiny@loud", "steering": {"preset": "x"}}, 400, "invalid_request", "send one"),
+    (edit(when={"feature": 1}), 400, "invalid_request", "when"),
+    (edit(stength=1), 400, "invalid_request", "'stength'"),
+    (edit(op="clmp"), 400, "invalid_request", "clamp"),
+    (edit(strength=None), 400, "invalid_request", "strength"),
+    (edit(strength="1"), 400, "invalid_request", "steering.edits[0].strength"),
+    (edit(strength=1e9), 400, "invalid_request", "strength"),
+    (edit(unit="std"), 400, "invalid_request", "unit"),
+    (edit(where="bos"), 400, "invalid_request", "where"),
+    (edit(feature=True), 400, "invalid_request", "steering.edits[0].feature"),
+    (edit(feature=-1), 400, "invalid_request", "greater than or equal to 0"),
+    (edit(feature=64), 404, "unknown_feature", "0..63"),
+    (edit(feature="other/3"), 404, "unknown_feature", "other"),
+    (edit(feature="no-such-slug"), 404, "unknown_feature", "no-such-slug"),
+    (edit(feature=7), 400, "unsteerable", '"unit": "raw"'),
+    (edit(feature=9), 400, "unsteerable", "maximum"),
+    (
+        {"steering": {"edits": [{"feature": i, "strength": 1, "unit": "raw"} for i in range(17)]}},
+        400,
+        "unsteerable",
+        "16",
+    ),
+    (
+        {
+            "steering": {
+                "edits": [{"feature": 3, "strength": 1}, {"feature": "tiny/3", "op": "ablate"}]
+            }
+        },
+        400,
+        "unsteerable",
+        "twice",
+    ),
+    (
+        {"steering": {"preset": "loud", "edits": [{"feature": 3, "strength": 1}]}},
+        400,
+        "unsteerable",
+        "'loud' edits it already",
+    ),
+    ({"steering": {"timeline": [{"at": 3}, {"at": 3}]}}, 400, "invalid_request", "timeline"),
+    ({"steering": {"timeline": [{"at": -1}]}}, 400, "invalid_request", "timeline[0].at"),
+    *(
+        ({name: value}, 400, "invalid_request", name)
+        for name, value in {
+            "tools": [{"type": "function"}],
+            "tool_choice": "required",
+            "functions": [{}],
+            "function_call": {"name": "f"},
+            "response_format": {"type": "json_object"},
+            "logit_bias": {"5": 10},
+            "modalities": ["audio"],
+            "audio": {"voice": "x"},
+            "prediction": {"type": "content"},
+            "reasoning_effort": "high",
+            "verbosity": "low",
+            "web_search_options": {},
+            "repetition_penalty": 1.2,
+            "features": [3],
+            "controller": {},
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("over", "status", "code", "names"), BAD)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_request_is_refused_before_the_first_byte(live, over, status, code, names, stream):
+    body = {"messages": USER, "max_tokens": 4, "stream": stream, **over}
+    if "stream_options" in over:
+        body["stream"] = False
+    response = live.http.post(
+        "/v1/chat/completions",
+        content=json.dumps(body),
+        headers={"content-type": "application/json"},
+    )
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["code"], error["type"]) == (code, "invalid_request_error")
+    assert names in error["message"], error["message"]
+
+
+@pytest.mark.parametrize(
+    ("over", "param"),
+    [
+        ({"tools": [{}]}, "tools"),
+        ({"temprature": 1}, "temprature"),
+        ({"temperature": 3}, "temperature"),
+        (edit(op="x"), "steering.edits[0].op"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"model": "x"}, "model"),
+        (edit(feature="nope"), "feature"),
+    ],
+)
+def test_the_error_names_the_parameter(live, over, param):
+    response = live.http.post("/v1/chat/completions", json={"messages": USER, **over})
+    assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ({}, "prompt is missing"),
+        ({"prompt": ""}, "empty"),
+        ({"prompt": []}, "at least 1"),
+        ({"prompt": [1, "a"]}, "prompt[1]"),
+        ({"prompt": [259]}, "0..258"),
+        ({"prompt": ["a"] * 9}, "8"),
+        ({"prompt": ["a"] * 5, "n": 2}, "8 replies"),
+        ({"prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "best_of": 2}, "best_of"),
+        ({"prompt": "a", "logprobs": True}, "number"),
+        ({"prompt": "a", "messages": USER, "stream_options": {}}, "stream"),
+    ],
+)
+def test_a_bad_text_completion_is_refused(live, body, names):
+    response = live.http.post("/v1/completions", json=body)
+    assert response.status_code == 400, response.text
+    assert names in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "names"),
+    [
+        ("", "application/json", 400, "body"),
+        ("{", "application/json", 400, "JSON"),
+        ("[]", "application/json", 400, "JSON object"),
+        ("null", "application/json", 400, "body"),
+        ('"x"', "application/json", 400, "JSON object"),
+        (DEEP, "application/json", 400, "read"),
+        (b"\xc3\x28{}", "application/json", 400, "body"),
+        ('{"messages": 1, "temperature": NaN}', "application/json", 400, "finite"),
+        (
+            '{"messages":[{"role":"user","content":"a"}],"temperature":NaN}',
+            "application/json",
+            400,
+            "finite",
+        ),
+        (
+            '{"messages":[{"role":"user","content":"a"}],"max_tokens":1e999}',
+            "application/json",
+            400,
+            "max_tokens",
+        ),
+        ('{"seed": ' + "9" * 5000 + "}", "application/json", 400, "read"),
+        (json.dumps({"messages": USER}), "text/plain", 400, "content-type: application/json"),
+        ("x" * (4 * 2**20 + 1), "application/json", 413, "4194304"),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(live, content, kind, status, names):
+    response = live.http.post(
+        "/v1/chat/completions", content=content, headers={"content-type": kind}
+    )
+    assert response.status_code == status, response.text
+    assert names in response.json()["error"]["message"]
+
+
+def test_a_body_of_unannounced_length_is_cut_at_the_limit(live):
+    def endless():
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    response = live.http.post(
+        "/v1/chat/completions", content=endless(), headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nope", 404, "not_found"),
+        ("GET", "/v1", 404, "not_found"),
+        ("GET", "/nope", 404, "not_found"),
+        ("PUT", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/healthz", 405, "method_not_allowed"),
+        ("GET", "/v1/models/nope", 404, "model_not_found"),
+        ("GET", "/v1/features/nope", 404, "unknown_feature"),
+        ("GET", "/v1/features/64", 404, "unknown_feature"),
+        ("GET", "/v1/features/99999999999999999999", 404, "unknown_feature"),
+        ("GET", "/v1/features?limit=0", 400, "invalid_request"),
+        ("GET", "/v1/features?sort=luck", 400, "invalid_request"),
+        ("GET", "/v1/features?dictionary=x", 404, "not_found"),
+        ("GET", "/v1/features/3/neighbors?n=x", 400, "invalid_request"),
+        ("GET", "/v1/presets/nope", 404, "not_found"),
+        ("DELETE", "/v1/presets/nope", 404, "not_found"),
+        ("DELETE", "/v1/generations/nope", 404, "unknown_generation"),
+    ],
+)
+def test_a_wrong_address_gets_the_same_error_object(live, method, path, status, code):
+    response = live.http.request(method, path)
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["code"] == code
+
+
+def test_changing_what_does_not_run_is_refused(live):
+    response = live.http.patch("/v1/generations/gone/steering", json={"edits": []})
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unknown_generation"
+
+
+# --- Whatever a machine can think of ---
+
+NAMES = [
+    *("messages", "model", "stream", "n", "stop", "seed", "temperature", "top_p", "top_k", "min_p"),
+    *("max_tokens", "logprobs", "top_logprobs", "steering", "stream_options", "tools", "prompt"),
+    *("response_format", "edits", "feature", "op", "strength", "unit", "where", "preset", "norm"),
+    *("trace", "id", "timeline", "at", "role", "content", "text", "type", "features"),
+]
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(string.printable + "é\ud800\0😀", max_size=8)
+    | st.sampled_from(
+        ["user", "add", "clamp", "max", "raw", "all", "fog", "tiny/3", "loud", "text"]
+    )
+)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+BODIES = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5)
+PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/presets/x"])
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(path=PATHS, body=BODIES, good=st.booleans())
+def test_no_body_makes_the_server_fail(live, path, body, good):
+    if good:
+        body = {"messages": USER, "prompt": "a", **body}
+    body = {**body, "max_tokens": 1, "n": 1}
+    method = "PUT" if "presets" in path else "POST"
+    response = live.http.request(
+        method, path, content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert response.status_code in (200, 400, 404, 413), response.text
+    if response.status_code != 200:
+        assert response.json()["error"]["message"]
+
+
+QUERIES = st.text(max_size=30)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(q=QUERIES, path=st.sampled_from(["/v1/features", "/v1/features/{}", "/v1/models/{}"]))
+def test_no_query_makes_the_server_fail(live, q, path):
+    from urllib.parse import quote
+
+    url = path.format(quote(q.encode("utf-8", "replace"), safe=""))
+    response = live.http.get(url, params={"q": q} if path == "/v1/features" else None)
+    assert response.status_code < 500, response.text
