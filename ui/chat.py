@@ -1,0 +1,199 @@
+"""Talking: ask, answer again, stop, and turn the rack while the reply is being written.
+
+Nothing here knows Gradio: the page passes the values in and shows the log that comes out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from . import rack as racks
+from . import strip
+from .client import Api, ApiError
+from .compare import Event, Merged
+from .rack import Rack
+from .session import Live, Running, Session
+from .settings import Settings
+from .transcript import Lane
+
+GRACE = 1.5  # seconds a stopped reply has to send its receipt
+SEEDS = 2**31
+
+
+def steering(rack: Rack, *, keep_norm: bool) -> dict[str, Any]:
+    """The rack as the `steering` object of a request or of a live change."""
+    edits = racks.edits(rack)
+    return {"edits": edits} | ({"norm": "keep"} if keep_norm and edits else {})
+
+
+def request(
+    session: Session,
+    messages: Sequence[Mapping[str, str]],
+    rack: Rack,
+    settings: Settings,
+    seed: int | None,
+) -> dict[str, Any]:
+    """A chat completion's body; the export shows the same one."""
+    body: dict[str, Any] = {"model": session.model, "messages": list(messages)}
+    body |= settings.sampling()
+    if seed is not None:
+        body["seed"] = seed
+    if racks.edits(rack):
+        body["steering"] = steering(rack, keep_norm=settings.norm)
+    return body
+
+
+async def respond(
+    api: Api, session: Session, text: str, rack: Rack, settings: Settings, *, compare: bool
+) -> AsyncIterator[str]:
+    """Ask `text` and yield the log of the conversation as the reply grows, about 15 times a second.
+
+    With `compare` the unsteered model answers beside it, from the same seed and in the same batch.
+    A reply that fails says so in the log; closing the iterator stops the replies.
+    """
+    transcript = session.transcript
+    turn = transcript.ask(text)
+    seed = settings.seed if settings.seed is not None else random.randrange(SEEDS)
+    lanes: tuple[Lane, ...] = ("steered", "plain") if compare else ("steered",)
+    ids: dict[Lane, str] = {lane: f"ui-{uuid.uuid4().hex}" for lane in lanes}
+    streams = {}
+    for lane in lanes:
+        acting = rack if lane == "steered" else ()
+        messages = transcript.messages(lane, settings.system)
+        body = request(session, messages, acting, settings, seed)
+        own = body.setdefault("steering", {})
+        own["id"] = ids[lane]
+        if lane == "steered" and _traceable(session, acting):
+            own["trace"] = ["activations"]
+        streams[lane] = api.stream(body)
+    now = time.monotonic()
+    running = {
+        lane: Running(
+            transcript.reply(turn, lane, rack if lane == "steered" else (), pair=compare),
+            ids[lane],
+            now,
+        )
+        for lane in lanes
+    }
+    colours = {held.feature: held.colour for held in rack}
+    live = Live(running, Merged(streams), rack, settings.norm, colours)
+    session.live, session.trouble = live, None
+    try:
+        yield transcript.log()
+        async for batch in live.merged.frames():
+            for event in batch:
+                _take(session, live, event)
+            yield transcript.log()
+    finally:
+        for one in running.values():
+            _end(session, one, "cancelled")
+        session.live = None
+        live.done.set()
+
+
+async def retune(api: Api, session: Session, rack: Rack, *, keep_norm: bool) -> bool:
+    """Steer the reply that is being written by another rack; its next token obeys.
+
+    Whether anything changed: False when nothing is being written or the rack acts as before.
+    The log gets a mark at the token from which on the change acts. ApiError: refused.
+    """
+    live = session.live
+    if live is None:
+        return False
+    before = (live.rack, live.keep_norm)
+    wanted = steering(rack, keep_norm=keep_norm)
+    if wanted == steering(live.rack, keep_norm=live.keep_norm):
+        return False
+    live.rack, live.keep_norm = rack, keep_norm
+    live.colours |= {held.feature: held.colour for held in rack}
+    one = live.running["steered"]
+    try:
+        answer = await _steer(api, live, one, wanted)
+    except ApiError:
+        live.rack, live.keep_norm = before
+        raise
+    if answer is None:
+        return False
+    told, brief = racks.difference(before[0], rack)
+    if not told:
+        told = brief = "length kept" if keep_norm else "length free"
+    at = answer.get("from_token")
+    at = at if isinstance(at, int) else one.reply.tokens
+    session.transcript.mark(one.reply, at, told, brief, rack)
+    return True
+
+
+async def stop(api: Api, session: Session) -> None:
+    """End the replies that are being written, keeping what they have said."""
+    live = session.live
+    if live is None:
+        return
+    ids = [one.generation for one in live.running.values() if not one.ended]
+    await asyncio.gather(*(api.stop(id_) for id_ in ids), return_exceptions=True)
+    try:
+        await asyncio.wait_for(live.done.wait(), GRACE)
+    except TimeoutError:  # the server did not end the stream: hang up, which ends it too
+        live.merged.abandon()
+
+
+def _traceable(session: Session, rack: Rack) -> bool:
+    """Whether the activations of these features can be read, now and after a live change."""
+    used = {held.feature.rpartition("/")[0] for held in rack if held.on} or set(session.exact)
+    return all(session.exact.get(name, True) for name in used)
+
+
+async def _steer(
+    api: Api, live: Live, one: Running, wanted: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The service's answer; None when the reply ended first."""
+    while not live.done.is_set() and not one.ended:
+        try:
+            return await api.steer(one.generation, wanted)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        # Not begun yet (it is being read or waits in the queue), or just ended.
+        await asyncio.sleep(0.1)
+    return None
+
+
+def _take(session: Session, live: Live, event: Event[Lane]) -> None:
+    one = live.running[event.name]
+    if event.chunk is not None:
+        _grow(session, live, one, event.chunk)
+    elif event.error is not None:
+        session.trouble = event.error
+        _end(session, one, "error", error=str(event.error))
+    else:
+        _end(session, one, one.reason or "cancelled")
+
+
+def _grow(session: Session, live: Live, one: Running, chunk: Mapping[str, Any]) -> None:
+    choices = chunk.get("choices") or [{}]
+    text = (choices[0].get("delta") or {}).get("content") or ""
+    traced = strip.tokens(chunk)
+    if (text or traced) and one.first is None:
+        one.first = time.monotonic()
+    count = len(traced) or (1 if text else 0)
+    session.transcript.grow(one.reply, text, strip.pack(traced, live.colours), count)
+    one.reason = choices[0].get("finish_reason") or one.reason
+    if isinstance(chunk.get("steering"), Mapping):
+        one.receipt = chunk["steering"].get("receipt") or one.receipt
+    usage = chunk.get("usage")
+    if isinstance(usage, Mapping) and isinstance(usage.get("completion_tokens"), int):
+        one.reply.tokens = usage["completion_tokens"]
+
+
+def _end(session: Session, one: Running, reason: str, **more: Any) -> None:
+    if one.ended:
+        return
+    one.ended = True
+    if one.receipt is not None:
+        more["receipt"] = json.dumps(one.receipt, indent=2)
+    session.transcript.end(one.reply, reason, time.monotonic() - (one.first or one.started), **more)

@@ -1,0 +1,172 @@
+"""The only HTTP of the page: the service's API, its streams and its errors as sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+JSON = dict[str, Any]
+
+
+class ApiError(Exception):
+    """What the service refused. `str()` is a sentence for the person at the page.
+
+    status 0: the service could not be reached at all.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`progress` is a fraction of the current stage, None where it is not known."""
+
+    ready: bool
+    stage: str = ""
+    progress: float | None = None
+
+
+def _client() -> httpx2.AsyncClient:
+    # The pool is wider than any engine's queue: the engine alone says how many are too many.
+    return httpx2.AsyncClient(
+        timeout=httpx2.Timeout(15.0, connect=5.0),
+        limits=httpx2.Limits(max_connections=512, max_keepalive_connections=32),
+        trust_env=False,  # a proxy set for the outside must not swallow 127.0.0.1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The service at `url`, asked with `key` where that is not empty."""
+
+    url: str
+    key: str = ""
+    http: httpx2.AsyncClient = field(default_factory=_client, compare=False, repr=False)
+
+    def keyed(self, key: str) -> Api:
+        """The same connections, another key."""
+        return replace(self, key=key)
+
+    async def close(self) -> None:
+        await self.http.aclose()
+
+    async def ready(self) -> Readiness:
+        """Whether the model is loaded. ApiError with status 0: nobody answers."""
+        response = await self._send("GET", "/readyz")
+        body = _object(response)
+        progress = body.get("progress")
+        return Readiness(
+            ready=response.status_code == 200,
+            stage=str(body.get("stage") or ""),
+            progress=float(progress) if isinstance(progress, (int, float)) else None,
+        )
+
+    async def get(self, path: str, **params: str | int) -> JSON:
+        return _checked(await self._send("GET", path, params=params))
+
+    async def feature(self, ref: str) -> JSON:
+        return await self.get(f"/v1/features/{quote(ref)}")
+
+    async def neighbours(self, ref: str, n: int = 8) -> list[JSON]:
+        found = await self.get(f"/v1/features/{quote(ref)}/neighbors", n=n)
+        return list(found.get("data", []))
+
+    async def presets(self) -> list[JSON]:
+        return list((await self.get("/v1/presets")).get("data", []))
+
+    async def save_preset(self, name: str, body: JSON) -> JSON:
+        return _checked(await self._send("PUT", f"/v1/presets/{quote(name, safe='')}", json=body))
+
+    async def delete_preset(self, name: str) -> None:
+        _checked(await self._send("DELETE", f"/v1/presets/{quote(name, safe='')}"))
+
+    async def steer(self, generation: str, steering: JSON) -> JSON:
+        """Replace the edits of a running reply. Its `from_token` is the first that obeys."""
+        path = f"/v1/generations/{quote(generation, safe='')}/steering"
+        return _checked(await self._send("PATCH", path, json=steering))
+
+    async def stop(self, generation: str) -> None:
+        path = f"/v1/generations/{quote(generation, safe='')}"
+        _checked(await self._send("DELETE", path))
+
+    async def stream(self, body: JSON) -> AsyncIterator[JSON]:
+        """The chunks of a chat completion. ApiError when it fails or breaks off before its end."""
+        wire = self.http.sse(
+            f"{self.url}/v1/chat/completions",
+            method="POST",
+            json={**body, "stream": True, "stream_options": {"include_usage": True}},
+            headers=self._headers(),
+            timeout=httpx2.Timeout(None, connect=5.0),  # a reply may wait long for its turn
+        )
+        try:
+            async with wire as source:
+                if source.response.status_code >= 400:
+                    await source.response.aread()
+                    _checked(source.response)
+                async for event in source:
+                    if event.data == "[DONE]":
+                        return
+                    yield _chunk(event.data)
+        except httpx2.ConnectError as error:
+            raise self._unreachable() from error
+        except httpx2.HTTPError as error:
+            raise ApiError("The connection broke in the middle of the reply.") from error
+        raise ApiError("The reply broke off before its end: the server closed the stream.")
+
+    async def _send(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        try:
+            return await self.http.request(
+                method, f"{self.url}{path}", headers=self._headers(), **more
+            )
+        except httpx2.TimeoutException as error:
+            raise ApiError(f"The server at {self.url} took too long to answer.") from error
+        except httpx2.HTTPError as error:
+            raise self._unreachable() from error
+
+    def _headers(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def _unreachable(self) -> ApiError:
+        return ApiError(f"No server answers at {self.url}.", code="unreachable")
+
+
+def _object(response: httpx2.Response) -> JSON:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _checked(response: httpx2.Response) -> JSON:
+    body = _object(response)
+    if response.status_code < 400:
+        return body
+    raise _error(body, response.status_code)
+
+
+def _error(body: JSON, status: int) -> ApiError:
+    told = body.get("error")
+    told = told if isinstance(told, dict) else {}
+    message = str(told.get("message") or f"The server answered {status} without saying why.")
+    return ApiError(message, status=status, code=str(told.get("code") or ""))
+
+
+def _chunk(data: str) -> JSON:
+    try:
+        chunk = json.loads(data)
+    except ValueError as error:
+        raise ApiError("The server sent a chunk that is no JSON.", status=200) from error
+    if not isinstance(chunk, dict):
+        raise ApiError("The server sent a chunk that is no JSON object.", status=200)
+    if "error" in chunk:
+        raise _error(chunk, 200)
+    return chunk

@@ -1,0 +1,71 @@
+"""The page: its parts joined to the handlers.
+
+build_page(api_url) -> gr.Blocks          must be called inside a running event loop
+mount_options() -> dict[str, Any]         for gradio.mount_gradio_app(app, page, path="/", …)
+CONTENT_SECURITY_POLICY                   the header the mounting app should send with the page
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from . import layout
+from .assets import CONTENT_SECURITY_POLICY, mount_options
+from .client import Api
+from .handlers import Handlers
+
+__all__ = ["CONTENT_SECURITY_POLICY", "build_page", "mount_options"]
+
+
+def build_page(api_url: str, *, public_url: str | None = None, again: float = 1.5) -> gr.Blocks:
+    """The page for the service at `api_url`, as its server reaches it.
+
+    Call it inside a running event loop (gr.Blocks wants one). public_url: the service's address as
+    people reach it, for exported requests; api_url unless given. again: seconds between looks at a
+    service that is not ready.
+    """
+    api = Api(api_url.rstrip("/"))
+    with gr.Blocks(title="Steerdeck", analytics_enabled=False, fill_width=True) as page:
+        parts = layout.build(again)
+        _join(page, parts, Handlers(api, parts, public_url or api_url))
+    # The engine alone decides how many replies run at once; a limit here would be a second queue.
+    page.queue(default_concurrency_limit=None, api_open=False)
+    return page
+
+
+def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    steer = [p.session, p.rack, p.settings]
+    talk = [p.session, p.rack, p.settings, p.compare]
+    said = [p.thread, p.prompt, p.rack, p.settings, p.top, p.timer]
+    seen = [p.top, p.thread, p.gallery, p.timer, p.rack, p.settings]
+
+    page.load(do.arrive, [p.session, p.stored, p.settings], seen, **quiet)
+    p.timer.tick(do.look_again, [p.session, p.settings], seen, **quiet)
+    p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **quiet)
+
+    asked = gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **quiet)
+    shown = p.thread.ask(do.show, talk, said, **quiet)
+    again = p.thread.again(do.again, talk, said, **quiet)
+    p.stop.click(do.stop, [p.session], None, queue=False, **quiet)
+    p.top.fresh(do.fresh, [p.session], [p.thread], **quiet)
+
+    last: dict[str, Any] = {"trigger_mode": "always_last", **quiet}
+    gr.on([p.rack.change, p.settings.change], do.retune, steer, None, **last)
+    exported = [*steer, p.prompt]
+    gr.on([p.rack.change, p.settings.change], do.export, exported, [p.export], **last)
+    for turn in (asked, shown, again):
+        turn.then(do.export, exported, [p.export], **quiet)
+
+    # A widget's own events cannot share a gr.on: Gradio makes them on the fly.
+    p.search.query(do.find, [p.session], [p.search], **last)
+    for take in (p.search.pick, p.card.take):
+        take(do.add, [p.session, p.rack], [p.rack], **quiet)
+    for look in (p.search.look, p.rack.look, p.card.look):
+        look(do.details, [p.session], [p.card], **quiet)
+    for choose in (p.gallery.choose, p.thread.choose):
+        choose(do.load, [p.session, p.settings], [p.rack, p.settings], **quiet)
+    p.gallery.keep(do.save, steer, [p.gallery, p.thread], **quiet)
+    p.gallery.drop(do.remove, [p.session], [p.gallery, p.thread], **quiet)

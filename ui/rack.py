@@ -1,0 +1,206 @@
+"""The rack: the features a person turns, as values, and the widget that shows them.
+
+The widget's value comes back from a browser, where anybody can post anything: `parse` is the gate,
+and nothing behind it sees an unchecked field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from .assets import script
+
+Op = Literal["clamp", "add", "ablate", "scale", "at_least", "at_most"]
+Unit = Literal["max", "raw"]
+Where = Literal["all", "prompt", "generated"]
+
+OPS: tuple[Op, ...] = get_args(Op)
+MOST = 16  # features at once, the service's own limit
+COLOURS = 8  # --f0 … --f7 in style.css
+FURTHEST = 1e6  # strengths are finite and below this
+
+
+class Entry(BaseModel):
+    """One feature in the rack. `strength` is in multiples of its maximum, or raw activations.
+
+    band: (onset, breakdown) in multiples of the maximum, as measured for the recommended op.
+    lo, hi, step: the slider's. colour: which of the page's feature colours marks it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    feature: str = Field(min_length=1, max_length=200)
+    label: str = Field(default="", max_length=400)
+    op: Op = "clamp"
+    strength: float = Field(default=1.0, ge=-FURTHEST, le=FURTHEST)
+    unit: Unit = "max"
+    where: Where = "all"
+    on: bool = True
+    colour: int = Field(default=0, ge=0, lt=COLOURS)
+    maximum: float | None = None
+    density: float | None = None
+    band: tuple[float, float | None] | None = None
+    band_op: Op = "clamp"
+    lo: float = -5.0
+    hi: float = 10.0
+    step: float = Field(default=0.25, gt=0)
+
+    def wire(self) -> dict[str, Any]:
+        """The edit as the service's API takes it."""
+        edit: dict[str, Any] = {"feature": self.feature, "op": self.op, "where": self.where}
+        if self.op != "ablate":
+            edit |= {"strength": self.strength, "unit": self.unit}
+        return edit
+
+    def said(self) -> str:
+        """The setting in a few characters, as marks in the chat show it."""
+        if self.op == "ablate":
+            return "ablated"
+        sign = {"add": "+", "at_least": "≥ ", "at_most": "≤ "}.get(self.op, "")
+        sign = "" if self.op == "add" and self.strength < 0 else sign
+        return f"{sign}{self.strength:g}{'' if self.unit == 'raw' else '×'}"
+
+
+Rack = tuple[Entry, ...]
+_entries = TypeAdapter(list[Entry])
+
+
+class RackError(ValueError):
+    """A rack that cannot be used; `str()` is a sentence."""
+
+
+def parse(value: object) -> Rack:
+    """What a browser sent, checked. RackError says which entry is wrong and how."""
+    if value in (None, ""):
+        return ()
+    try:
+        entries = _entries.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ", ".join(str(part) for part in first["loc"]) or "the list"
+        raise RackError(f"The rack was not used: {place}: {first['msg']}.") from error
+    if len(entries) > MOST:
+        raise RackError(f"The rack holds {len(entries)} features; at most {MOST} act at once.")
+    names = [entry.feature for entry in entries]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RackError(f"The rack holds feature {twice} twice; keep one of them.")
+    return tuple(entries)
+
+
+def edits(rack: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The edits of the features that are switched on."""
+    return [entry.wire() for entry in rack if entry.on]
+
+
+def value(rack: Iterable[Entry]) -> list[dict[str, Any]]:
+    """What the widget shows."""
+    return [entry.model_dump(mode="json") for entry in rack]
+
+
+def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | None = None) -> Entry:
+    """A feature of the API as a rack entry: as recommended, or as `edit` (a wire edit) sets it.
+
+    RackError where the edit is none that a rack can hold.
+    """
+    recommended = summary.get("recommended") or {}
+    given = edit or {}
+    maximum = _number(summary.get("maximum"))
+    unit = given.get("unit") or ("max" if maximum else "raw")
+    op = given.get("op") or recommended.get("op") or ("clamp" if maximum else "add")
+    strength = _number(given.get("strength"))
+    if strength is None:
+        strength = _number(recommended.get("strength")) or (2.0 if unit == "max" else 1.0)
+    band = _band(summary.get("band")) if unit == "max" else None
+    lo, hi, step = _range(band, unit, strength)
+    fields = {
+        "feature": str(summary.get("ref") or summary.get("id")),
+        "label": str(summary.get("label") or "")[:400],
+        "op": op,
+        "strength": strength,
+        "unit": unit,
+        "where": given.get("where") or "all",
+        "on": given.get("on", True),
+        "colour": colour % COLOURS,
+        "maximum": maximum,
+        "density": _number(summary.get("density")),
+        "band": band,
+        "band_op": recommended.get("op") or "clamp",
+    }
+    return parse([{**fields, "lo": lo, "hi": hi, "step": step}])[0]
+
+
+def add(rack: Rack, summary: Mapping[str, Any]) -> Rack:
+    """The rack with one more feature, in the first colour that is free."""
+    if any(held.feature == summary.get("ref") for held in rack):
+        raise RackError(f"“{summary.get('label')}” is in the rack already.")
+    if len(rack) >= MOST:
+        raise RackError(f"The rack is full: at most {MOST} features act at once. Remove one first.")
+    return (*rack, entry(summary, free_colour(rack)))
+
+
+def free_colour(rack: Rack) -> int:
+    used = [held.colour for held in rack]
+    return min(range(COLOURS), key=lambda colour: (used.count(colour), colour))
+
+
+def difference(before: Rack, after: Rack) -> tuple[str, str]:
+    """What changed between two racks, for a mark in the chat: in full, and in a few characters.
+
+    Both are empty when nothing that acts changed.
+    """
+    old = {held.feature: held for held in before if held.on}
+    new = {held.feature: held for held in after if held.on}
+    told = []
+    for name, held in new.items():
+        if name not in old:
+            told.append((held.label or name, held.said(), held.said()))
+        elif held.wire() != old[name].wire():
+            told.append((held.label or name, f"{old[name].said()} → {held.said()}", held.said()))
+    told += [(held.label or name, "off", "off") for name, held in old.items() if name not in new]
+    brief = told[0][2] if len(told) == 1 else f"{len(told)} changes" if told else ""
+    return ", ".join(f"{label} {change}" for label, change, _ in told), brief
+
+
+def widget() -> gr.HTML:
+    """The rack's place on the page; its `value` is the list of entries.
+
+    Events: `change` whenever the list changes, `look` ({ref}) when a feature's details are wanted.
+    """
+    return gr.HTML(
+        value=[],
+        elem_id="rack",
+        html_template='<ul class="sd-rack" aria-label="Features in the rack"></ul>',
+        js_on_load=script("rack.js"),
+        apply_default_css=False,
+    )
+
+
+def _range(band: tuple[float, float | None] | None, unit: str, strength: float) -> Sequence[float]:
+    """The slider's (lo, hi, step): wide enough to leave the safe band on both sides."""
+    if unit == "raw":
+        lo, hi, step = -20.0, 40.0, 0.5
+    elif band is None:
+        lo, hi, step = -5.0, 10.0, 0.25
+    else:
+        hi = float(math.ceil(min(max(1.6 * (band[1] or 1.5 * band[0]), 2.0), 100.0)))
+        lo, step = -float(math.ceil(hi / 2)), 0.1 if hi <= 6 else 0.25
+    return min(lo, float(math.floor(strength))), max(hi, float(math.ceil(strength))), step
+
+
+def _band(band: object) -> tuple[float, float | None] | None:
+    if not isinstance(band, (list, tuple)) or len(band) != 2:
+        return None
+    onset, breakdown = _number(band[0]), _number(band[1])
+    if onset is None or (breakdown is not None and breakdown <= onset):
+        return None
+    return onset, breakdown
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

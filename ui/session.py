@@ -1,0 +1,59 @@
+"""What the page knows of one browser tab."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from .client import Api, ApiError
+from .compare import Merged
+from .rack import Rack
+from .transcript import Lane, Reply, Transcript
+
+
+@dataclass
+class Running:
+    """One reply that is being written. Times are time.monotonic() seconds."""
+
+    reply: Reply
+    generation: str
+    started: float
+    first: float | None = None
+    reason: str = ""
+    receipt: Any = None
+    ended: bool = False
+
+
+@dataclass
+class Live:
+    """The turn that is being answered. `rack` and `keep_norm` are what steers it now."""
+
+    running: dict[Lane, Running]
+    merged: Merged[Lane]
+    rack: Rack
+    keep_norm: bool
+    colours: dict[str, int]
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Session:
+    """One tab's state, kept in a gr.State: every handler of the tab gets this same object.
+
+    trouble: why the last call failed, where the page must react to it (no server, no key).
+    exact: dictionary id -> whether it can read activations, so whether they can be traced.
+    link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
+    """
+
+    transcript: Transcript = field(default_factory=Transcript)
+    live: Live | None = None
+    key: str = ""
+    model: str = ""
+    exact: dict[str, bool] = field(default_factory=dict)
+    trouble: ApiError | None = None
+    link: str = ""
+    link_norm: bool = False
+
+    def api(self, api: Api) -> Api:
+        return api.keyed(self.key)

@@ -1,0 +1,64 @@
+"""The settings drawer: how the model samples, what it is told first, and the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .assets import script
+
+
+class Settings(BaseModel):
+    """The drawer's fields. None leaves the choice to the model's own defaults and the server.
+
+    norm: keep the length of every edited token's residual. ask_key: show the field for a key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    system: str = Field(default="", max_length=100_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=256, ge=1, le=1_000_000)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    norm: bool = False
+    ask_key: bool = False
+
+    def sampling(self) -> dict[str, Any]:
+        """The fields of a request that these settings fix."""
+        fields = {"temperature": self.temperature, "max_completion_tokens": self.max_tokens}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; `str()` is a sentence."""
+
+
+NAMES = {
+    "system": "System prompt",
+    "temperature": "Temperature",
+    "max_tokens": "Longest reply",
+    "seed": "Seed",
+}
+
+
+def parse(value: object) -> Settings:
+    """What a browser sent, checked."""
+    try:
+        return Settings.model_validate(value or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        raise SettingsError(f"{NAMES.get(name, 'Settings')}: {first['msg']}.") from error
+
+
+def widget() -> gr.HTML:
+    """The drawer's fields. Events: `change`, `unlock` ({key})."""
+    return gr.HTML(
+        value=Settings().model_dump(),
+        elem_id="settings",
+        html_template='<div class="sd-settings"></div>',
+        js_on_load=script("settings.js"),
+        apply_default_css=False,
+    )

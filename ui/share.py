@@ -1,0 +1,127 @@
+"""The rack as a link, and a request as a command a person can run elsewhere.
+
+A link is `/?steer=foghorn/12:c:2.5,foghorn/7:a:-1:pg&norm=keep`: entries of reference, op, strength
+and flags. It carries no text of a conversation and no label: labels come from the server that opens
+the link.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+from .rack import FURTHEST, MOST, Op, Rack, Where
+
+# One letter an op, no letter twice: add and ablate, at_least and at_most begin alike.
+OPS: Mapping[str, Op] = {
+    "c": "clamp",
+    "a": "add",
+    "x": "ablate",
+    "s": "scale",
+    "g": "at_least",
+    "l": "at_most",
+}
+LETTERS = {op: letter for letter, op in OPS.items()}
+WHERES: Mapping[str, Where] = {"p": "prompt", "o": "generated"}
+FLAGS = {where: flag for flag, where in WHERES.items()}
+
+
+class LinkError(ValueError):
+    """A link that cannot be read; `str()` is a sentence."""
+
+
+def encode(rack: Rack, *, keep_norm: bool) -> str:
+    """The query string that restores the rack, empty for an empty one. Switched off stays so."""
+    if not rack:
+        return ""
+    parts = []
+    for held in rack:
+        flags = ("r" if held.unit == "raw" else "") + FLAGS.get(held.where, "")
+        flags += "" if held.on else "-"
+        part = f"{quote(held.feature)}:{LETTERS[held.op]}:{held.strength:g}"
+        parts.append(f"{part}:{flags}" if flags else part)
+    return "steer=" + ",".join(parts) + ("&norm=keep" if keep_norm else "")
+
+
+def decode(steer: str) -> list[dict[str, Any]]:
+    """The wire edits of a link's `steer`, each with `on`. LinkError says what is wrong with it."""
+    parts = [part for part in steer.split(",") if part]
+    if len(parts) > MOST:
+        raise LinkError(f"The link names {len(parts)} features; at most {MOST} act at once.")
+    return [_edit(part) for part in parts]
+
+
+def _edit(part: str) -> dict[str, Any]:
+    fields = part.split(":")
+    if len(fields) not in (3, 4) or fields[1] not in OPS or not fields[0]:
+        raise LinkError(f"The link's “{part[:60]}” is not of the form feature:op:strength.")
+    try:
+        strength = float(fields[2])
+    except ValueError:
+        strength = math.nan
+    if not abs(strength) <= FURTHEST:
+        raise LinkError(
+            f"The link's strength “{fields[2][:20]}” is not a number below {FURTHEST:g}."
+        )
+    flags = fields[3] if len(fields) == 4 else ""
+    where = next((WHERES[flag] for flag in flags if flag in WHERES), "all")
+    return {
+        "feature": unquote(fields[0]),
+        "op": OPS[fields[1]],
+        "strength": strength,
+        "unit": "raw" if "r" in flags else "max",
+        "where": where,
+        "on": "-" not in flags,
+    }
+
+
+def curl(url: str, body: Mapping[str, Any], *, key: bool) -> str:
+    """A shell command that asks the same. `key`: the server wants one, from $STEERDECK_API_KEY."""
+    auth = ' \\\n  -H "Authorization: Bearer $STEERDECK_API_KEY"' if key else ""
+    data = shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))
+    return (
+        f"curl -N {shlex.quote(url + '/v1/chat/completions')}{auth} \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d {data}"
+    )
+
+
+def python(url: str, body: Mapping[str, Any], *, key: bool) -> str:
+    """A program for the `openai` package that asks the same and prints the reply as it comes."""
+    known = {name: value for name, value in body.items() if name != "steering"}
+    arguments = [f"    {name}={_literal(value)}," for name, value in known.items()]
+    if "steering" in body:
+        arguments.append(f"    extra_body={_literal({'steering': body['steering']})},")
+    secret = 'os.environ["STEERDECK_API_KEY"]' if key else '"none needed"'
+    return "\n".join(
+        [
+            *(["import os", ""] if key else []),
+            "from openai import OpenAI",
+            "",
+            f"client = OpenAI(base_url={_literal(url + '/v1')}, api_key={secret})",
+            "stream = client.chat.completions.create(",
+            *arguments,
+            "    stream=True,",
+            ")",
+            "for chunk in stream:",
+            "    if chunk.choices and chunk.choices[0].delta.content:",
+            '        print(chunk.choices[0].delta.content, end="", flush=True)',
+            "print()",
+        ]
+    )
+
+
+def _literal(value: object, depth: int = 1) -> str:
+    """A Python literal, broken over lines where it is long."""
+    flat = repr(value)
+    if len(flat) <= 80 - 4 * depth or not isinstance(value, (dict, list)) or not value:
+        return flat
+    pad = "    " * (depth + 1)
+    if isinstance(value, dict):
+        inner = [f"{pad}{name!r}: {_literal(item, depth + 1)}," for name, item in value.items()]
+        return "{\n" + "\n".join(inner) + "\n" + "    " * depth + "}"
+    inner = [f"{pad}{_literal(item, depth + 1)}," for item in value]
+    return "[\n" + "\n".join(inner) + "\n" + "    " * depth + "]"

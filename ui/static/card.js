@@ -1,0 +1,20 @@
+// The details drawer. props.value is HTML that ui/card.py made and escaped.
+const box = element.querySelector(".sd-card");
+const draw = () => {
+  box.innerHTML = props.value || "";
+  if (props.value) {
+    document.body.dataset.drawer = "card";
+    box.scrollTop = 0;
+    const add = box.querySelector("[data-add]");
+    add.disabled = [...document.querySelectorAll("#rack [data-ref]")].some((node) => node.dataset.ref === add.dataset.add);
+    if (add.disabled) add.textContent = "In the rack";
+    box.querySelector(".sd-close")?.focus({ preventScroll: true });
+  }
+};
+box.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.add) { trigger("take", { ref: button.dataset.add }); delete document.body.dataset.drawer; }
+  else if (button.dataset.look) trigger("look", { ref: button.dataset.look });
+});
+watch("value", draw);

@@ -1,0 +1,122 @@
+// The rack. props.value is the list of entries (ui/rack.py, Entry); Python checks what comes back.
+const list = element.querySelector(".sd-rack");
+const OPS = { clamp: "Clamp", add: "Add", ablate: "Ablate", scale: "Scale", at_least: "At least", at_most: "At most" };
+const WHERES = { all: "everywhere", prompt: "in the prompt", generated: "in the reply" };
+const EVERY = 100; // ms between commits while a slider moves: the reply follows it
+let entries = [];
+let timer = null;
+
+const send = () => {
+  timer = null;
+  props.value = entries.map((entry) => ({ ...entry }));
+  announce();
+};
+const commit = (soon) => {
+  if (!soon) {
+    clearTimeout(timer);
+    send();
+  } else if (timer === null) timer = setTimeout(send, EVERY);
+};
+const announce = () => {
+  const acting = entries.filter((entry) => entry.on).length;
+  document.body.dataset.rack = entries.length;
+  document.querySelectorAll(".sd-rack-count").forEach((node) => (node.textContent = acting ? ` ${acting}` : ""));
+};
+const clampTo = (value, lo, hi) => Math.min(hi, Math.max(lo, value));
+const place = (entry, value) => `${(100 * (clampTo(value, entry.lo, entry.hi) - entry.lo)) / (entry.hi - entry.lo)}%`;
+const banded = (entry) => entry.band && entry.unit === "max" && entry.op === entry.band_op;
+const zone = (entry) => {
+  if (!entry.on) return "off";
+  if (entry.op === "ablate") return "held at zero";
+  if (!banded(entry)) return entry.op === entry.band_op || !entry.band ? "" : `band measured for ${OPS[entry.band_op].toLowerCase()}`;
+  const [onset, breakdown] = entry.band;
+  if (breakdown !== null && entry.strength > breakdown) return "too strong: it may lose the thread";
+  if (entry.strength >= onset) return "in the safe band";
+  return entry.strength > 0 ? "gentle: may not show" : "below its natural level";
+};
+
+const track = (entry) => {
+  const marks = [h("span", { class: "sd-zero", style: { left: place(entry, 0) } })];
+  if (banded(entry)) {
+    const [onset, breakdown] = entry.band;
+    const end = breakdown === null ? entry.hi : breakdown;
+    marks.push(h("span", { class: "sd-safe", title: `safe band: ${onset}× to ${breakdown === null ? "…" : breakdown + "×"}`, style: { left: place(entry, onset), right: `calc(100% - ${place(entry, end)})` } }));
+    if (breakdown !== null) marks.push(h("span", { class: "sd-strong", style: { left: place(entry, breakdown), right: "0" } }));
+  }
+  return h("div", { class: "sd-track", "aria-hidden": "true" }, marks);
+};
+
+const card = (entry) => {
+  const name = entry.label || entry.feature;
+  const unit = entry.unit === "raw" || entry.op === "scale" ? "" : "×";
+  const hint = h("span", { class: "sd-hint" });
+  const number = h("input", { type: "number", class: "sd-number", step: entry.step, value: entry.strength, "aria-label": `Strength of ${name}`, disabled: entry.op === "ablate" });
+  const slider = h("input", { type: "range", min: entry.lo, max: entry.hi, step: entry.step, "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
+  slider.value = entry.strength;
+  const fill = h("span", { class: "sd-fill" });
+  const box = h("li", { class: "sd-feature", "data-ref": entry.feature, style: { "--c": colour(entry.colour) } });
+  const show = () => {
+    box.classList.toggle("sd-off", !entry.on);
+    const [zero, now] = [parseFloat(place(entry, 0)), parseFloat(place(entry, entry.strength))];
+    fill.style.left = `${Math.min(zero, now)}%`;
+    fill.style.right = `${100 - Math.max(zero, now)}%`;
+    hint.textContent = zone(entry);
+    box.dataset.zone = hint.textContent.startsWith("too") ? "strong" : "";
+    slider.setAttribute("aria-valuetext", `${entry.strength}${unit ? " times its maximum" : ""}, ${hint.textContent}`);
+  };
+  const set = (value, soon) => {
+    if (!Number.isFinite(value)) return;
+    entry.strength = +value.toFixed(4);
+    show();
+    commit(soon);
+  };
+  slider.addEventListener("input", () => { number.value = slider.value; set(slider.valueAsNumber, true); });
+  slider.addEventListener("change", () => set(slider.valueAsNumber, false));
+  number.addEventListener("change", () => {
+    if (!Number.isFinite(number.valueAsNumber)) number.value = entry.strength;
+    entry.lo = Math.min(entry.lo, Math.floor(number.valueAsNumber));
+    entry.hi = Math.max(entry.hi, Math.ceil(number.valueAsNumber));
+    set(number.valueAsNumber, false);
+    draw();
+  });
+  const segment = (op) =>
+    h("button", { type: "button", "aria-pressed": String(entry.op === op), onclick: () => { entry.op = op; commit(false); draw(); } }, OPS[op]);
+  const ops = ["clamp", "add", "ablate"].concat(["clamp", "add", "ablate"].includes(entry.op) ? [] : [entry.op]);
+  const where = h("select", { class: "sd-where", "aria-label": `Where ${name} is steered`, onchange: (event) => { entry.where = event.target.value; commit(false); } },
+    Object.entries(WHERES).map(([value, text]) => h("option", { value, selected: entry.where === value }, text)));
+  box.append(
+    h("div", { class: "sd-row" },
+      h("input", { type: "checkbox", class: "sd-switch", checked: entry.on, "aria-label": `${name} on`, onchange: (event) => { entry.on = event.target.checked; show(); commit(false); } }),
+      h("button", { type: "button", class: "sd-name", title: "Show details", onclick: () => trigger("look", { ref: entry.feature }) }, name),
+      h("button", { type: "button", class: "sd-remove", "aria-label": `Remove ${name}`, onclick: () => { entries = entries.filter((other) => other !== entry); commit(false); draw(); } }, "×")),
+    h("div", { class: "sd-row" },
+      h("div", { class: "sd-ops", role: "group", "aria-label": `Operation on ${name}` }, ops.map(segment)),
+      h("label", { class: "sd-value" }, number, h("span", { "aria-hidden": "true" }, unit))),
+    h("div", { class: "sd-slider" }, track(entry), fill, slider),
+    h("div", { class: "sd-row sd-under" }, hint, where),
+  );
+  show();
+  return box;
+};
+
+const empty = () =>
+  h("li", { class: "sd-empty" },
+    h("strong", {}, "The rack is empty"),
+    h("span", {}, "Load a preset, or search for a feature above and add it. Then turn it up and talk."));
+
+const draw = () => {
+  const held = document.activeElement && list.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  list.replaceChildren(...(entries.length ? entries.map(card) : [empty()]));
+  if (held) [...list.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === held)?.focus();
+  announce();
+};
+const take = () => {
+  const value = Array.isArray(props.value) ? props.value : [];
+  if (JSON.stringify(value) === JSON.stringify(entries) && list.childElementCount) return;
+  clearTimeout(timer);
+  timer = null;
+  entries = value.map((entry) => ({ ...entry }));
+  draw();
+};
+watch("value", take);
+take();

@@ -1,0 +1,35 @@
+// The settings. props.value is the dict of ui/settings.py; an empty field leaves the choice to the model.
+const root = element.querySelector(".sd-settings");
+const commit = (name, value) => { props.value = { ...props.value, [name]: value }; };
+const text = h("textarea", { rows: "3", placeholder: "None", onchange: (event) => commit("system", event.target.value) });
+const number = (name, attributes) => {
+  const input = h("input", { type: "number", inputmode: "decimal", ...attributes });
+  input.addEventListener("change", () => commit(name, Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null));
+  return input;
+};
+const fields = {
+  temperature: number("temperature", { min: "0", max: "2", step: "0.1", placeholder: "the model's own" }),
+  max_tokens: number("max_tokens", { min: "1", step: "1", placeholder: "as long as fits" }),
+  seed: number("seed", { min: "0", step: "1", placeholder: "another one each time" }),
+};
+const norm = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("norm", event.target.checked) });
+const key = h("input", { type: "password", autocomplete: "off", "aria-label": "API key" });
+const form = h("form", { hidden: true, onsubmit: (event) => { event.preventDefault(); trigger("unlock", { key: key.value }); key.value = ""; } },
+  h("label", {}, "API key", h("small", {}, "This server asks for one. It stays in this browser."), key), h("button", { type: "submit" }, "Use key"));
+const row = (title, input, hint) => h("label", {}, title, input, hint && h("small", {}, hint));
+root.append(
+  form,
+  row("System prompt", text),
+  row("Temperature", fields.temperature, "0 always takes the likeliest token; above 1 gets loose."),
+  row("Longest reply, in tokens", fields.max_tokens),
+  row("Seed", fields.seed, "The same seed, rack and question give the same reply."),
+  h("label", { class: "sd-check" }, norm, h("span", {}, "Keep the length of the residual stream"), h("small", {}, "Steering turns its direction only: gentler at high strengths.")));
+const draw = () => {
+  const value = props.value || {};
+  if (document.activeElement !== text) text.value = value.system || "";
+  for (const [name, input] of Object.entries(fields)) if (document.activeElement !== input) input.value = value[name] ?? "";
+  norm.checked = Boolean(value.norm);
+  form.hidden = !value.ask_key;
+};
+watch("value", draw);
+draw();

@@ -1,0 +1,67 @@
+// The token strip: every token of a reply over the levels of the features that were edited.
+// A bar is what the feature was set to, its filled foot what the model had by itself.
+const strip = () => {
+  const tokens = h("div", { class: "sd-tokens", role: "list", "aria-label": "Tokens and their activations" });
+  const key = h("div", { class: "sd-legend" });
+  const node = h("details", { class: "sd-strip", hidden: true },
+    h("summary", {}, h("span", {}, "Where it fired"), key), tokens);
+  const tip = h("div", { class: "sd-tip", role: "tooltip", hidden: true });
+  node.append(tip);
+  const names = new Map(); // colour -> label
+  const peaks = new Map(); // colour -> largest level seen
+  const cells = [];
+  const early = []; // marks at tokens that have not come yet
+
+  const peak = (number, level) => {
+    if (!(level > (peaks.get(number) || 0))) return;
+    peaks.set(number, level);
+    tokens.style.setProperty(`--peak${number}`, level);
+  };
+  const bar = ([number, before, after]) => {
+    peak(number, Math.max(Math.abs(before), Math.abs(after)));
+    return h("i", { "data-colour": number, style: { "--c": colour(number), "--before": Math.abs(before), "--after": Math.abs(after), "--peak": `var(--peak${number})` } });
+  };
+  const rule = (text) => h("span", { class: "sd-turned", role: "listitem", title: text }, h("b", {}, text));
+  const add = ([text, readings]) => {
+    const due = early.filter((one) => one.at <= cells.length);
+    if (due.length) tokens.append(rule(due.at(-1).text));
+    early.splice(0, due.length);
+    const cell = h("span", { class: "sd-token", role: "listitem", tabindex: "-1" }, h("span", {}, visible(text)), h("span", { class: "sd-bars" }, readings.map(bar)));
+    cell.reading = { text, readings };
+    cells.push(cell);
+    tokens.append(cell);
+    if (readings.length) node.hidden = false;
+  };
+  const mark = (at, text) => {
+    if (!cells[at]) early.push({ at, text });
+    else if (cells[at].previousSibling?.classList.contains("sd-turned")) cells[at].previousSibling.title = text;
+    else cells[at].before(rule(text));
+  };
+  const legend = (features) => {
+    for (const [number, label] of features) names.set(number, label);
+    key.replaceChildren(...[...names].map(([number, label]) => h("span", { style: { "--c": colour(number) } }, label)));
+  };
+  const show = (cell) => {
+    if (!cell || !cell.reading) return (tip.hidden = true);
+    const { text, readings } = cell.reading;
+    tip.replaceChildren(h("code", {}, visible(text)), ...readings.map(([number, before, after]) =>
+      h("p", { style: { "--c": colour(number) } }, h("b", {}, names.get(number) || ""), ` ${short(before)} → ${short(after)}`)));
+    if (!readings.length) tip.append(h("p", {}, "nothing steered here"));
+    tip.hidden = false;
+    const [frame, box] = [node.getBoundingClientRect(), cell.getBoundingClientRect()];
+    tip.style.left = `${Math.max(0, Math.min(box.left - frame.left, frame.width - tip.offsetWidth))}px`;
+    tip.style.top = `${box.bottom - frame.top + 4}px`;
+  };
+  tokens.addEventListener("pointerover", (event) => show(event.target.closest(".sd-token")));
+  tokens.addEventListener("pointerleave", () => show(null));
+  tokens.addEventListener("focusin", (event) => show(event.target.closest(".sd-token")));
+  tokens.addEventListener("focusout", () => show(null));
+  tokens.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const next = step && cells[cells.indexOf(event.target) + step];
+    if (next) next.focus();
+  });
+  tokens.tabIndex = 0;
+  tokens.addEventListener("focus", () => cells[0]?.focus());
+  return { node, add, mark, legend, count: () => cells.length };
+};

@@ -1,0 +1,128 @@
+"""The conversation: what was said, and the log of it that the thread widget draws.
+
+The log is a string of JSON lines that only grows while a reply streams, because Gradio sends the
+growth of a string and nothing else; a list would be sent and compared whole at every frame.
+A line is an object with `k`:
+
+    home   the first screen: model, presets, example prompts
+    user   text
+    reply  r (number), lane, pair (is another reply beside it), chips, features (the legend)
+    +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
+    mark   r, at (token from which on), x (what changed), s (the same in brief), features
+    end    r, reason, tokens, seconds, receipt | error
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .rack import Rack
+
+Lane = Literal["steered", "plain"]
+
+
+@dataclass
+class Reply:
+    """One reply as far as it has come. `lane` says which model spoke, steered or plain."""
+
+    number: int
+    lane: Lane
+    text: str = ""
+    tokens: int = 0
+
+
+@dataclass
+class Turn:
+    user: str
+    replies: dict[Lane, Reply] = field(default_factory=dict)
+    start: int = 0  # the line of the log at which the turn begins
+
+
+@dataclass
+class Transcript:
+    """All turns of one tab, and their log."""
+
+    turns: list[Turn] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    home: dict[str, Any] = field(default_factory=dict)
+    count: int = 0
+
+    def log(self) -> str:
+        home = _line(k="home", **self.home)
+        return "\n".join((home, *self.lines, ""))
+
+    def ask(self, text: str) -> Turn:
+        turn = Turn(text, start=len(self.lines))
+        self.turns.append(turn)
+        self._add(k="user", x=text)
+        return turn
+
+    def reply(self, turn: Turn, lane: Lane, rack: Rack, *, pair: bool) -> Reply:
+        self.count += 1
+        reply = turn.replies[lane] = Reply(self.count, lane)
+        acting = tuple(held for held in rack if held.on)
+        chips = [[held.colour, held.label or held.feature, held.said()] for held in acting]
+        self._add(
+            k="reply", r=reply.number, lane=lane, pair=pair, chips=chips, features=legend(acting)
+        )
+        return reply
+
+    def grow(self, reply: Reply, text: str, packed: list[Any], tokens: int) -> None:
+        reply.text += text
+        reply.tokens += tokens
+        if text or packed:
+            more = {"t": packed} if packed else {"n": tokens}
+            self._add(k="+", r=reply.number, x=text, **more)
+
+    def mark(self, reply: Reply, at: int, told: str, brief: str, rack: Rack) -> None:
+        """From token `at` on another rack steers: `told` says what changed, `brief` to what."""
+        acting = tuple(held for held in rack if held.on)
+        self._add(k="mark", r=reply.number, at=at, x=told, s=brief, features=legend(acting))
+
+    def end(self, reply: Reply, reason: str, seconds: float, **more: Any) -> None:
+        """`more`: receipt (the service's) or error (a sentence)."""
+        reply_end = {"reason": reason, "tokens": reply.tokens, "seconds": round(seconds, 3)}
+        self._add(k="end", r=reply.number, **reply_end, **more)
+
+    def messages(self, lane: Lane, system: str) -> list[dict[str, str]]:
+        """The conversation as one lane saw it: its own replies, the other lane's where it has none.
+
+        A turn whose reply is empty (it failed at once) is left out: the roles must alternate.
+        """
+        told = [{"role": "system", "content": system}] if system.strip() else []
+        for turn in self.turns:
+            own = turn.replies.get(lane) or next(iter(turn.replies.values()), None)
+            last = turn is self.turns[-1]
+            if last and not (own and own.text):
+                told.append({"role": "user", "content": turn.user})
+            elif own and own.text:
+                told.append({"role": "user", "content": turn.user})
+                told.append({"role": "assistant", "content": own.text})
+        return told
+
+    def take_back(self) -> str | None:
+        """Remove the last turn; its prompt, or None where there is none."""
+        if not self.turns:
+            return None
+        turn = self.turns.pop()
+        del self.lines[turn.start :]
+        return turn.user
+
+    def clear(self) -> None:
+        self.turns.clear()
+        self.lines.clear()
+
+    def _add(self, **line: Any) -> None:
+        self.lines.append(_line(**line))
+
+
+def legend(rack: Rack) -> list[list[Any]]:
+    """[colour, label, maximum] of each feature: what the strip needs to name and scale it."""
+    return [[held.colour, held.label or held.feature, held.maximum] for held in rack]
+
+
+def _line(**line: Any) -> str:
+    # ASCII only: half a surrogate pair in a hostile token must not stop the page's own encoding.
+    return json.dumps(line, separators=(",", ":"))
