@@ -23,7 +23,7 @@ _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<s
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _NEVER = ["*examples.safetensors", "original/*", "*consolidated*", "*.onnx*", "*.gguf"]
 _WEIGHTS = re.compile(
-    r"(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
+    r"(^|/)(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
     r"|checkpoints/final\.safetensors)$"
 )
 
@@ -50,9 +50,12 @@ def find_files(
         )
     repo, sub = found["repo"], (found["sub"] or "").strip("/")
     revision = revision or found["revision"]
-    if kind == "dictionary" and not sub:
-        _refuse_many(repo, revision)
-    snapshot = _download(repo, revision, _patterns(kind, sub), progress)
+    patterns = _patterns(kind, sub)
+    snapshot = _cached(repo, revision, patterns)
+    if snapshot is None or not (snapshot / sub).exists():
+        if kind == "dictionary":
+            _refuse_many(repo, sub, revision)
+        snapshot = _download(repo, revision, patterns, progress)
     folder = snapshot / sub
     if not folder.exists():
         inside = [path.rpartition("/")[0] for path in _listing(repo, revision)]
@@ -71,6 +74,19 @@ def _patterns(kind: Kind, sub: str) -> list[str]:
     return [f"{prefix}*", "config.json"]
 
 
+def _cached(repo: str, revision: str | None, patterns: list[str]) -> Path | None:
+    """A pinned commit never changes: if it is in the cache, the hub is not asked."""
+    from huggingface_hub import errors, snapshot_download
+
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        return None
+    options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": _NEVER}
+    try:
+        return Path(snapshot_download(repo, local_files_only=True, **options))
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
 def _download(repo: str, revision: str | None, patterns: list[str], progress: bool) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -85,7 +101,7 @@ def _download(repo: str, revision: str | None, patterns: list[str], progress: bo
                 tqdm_class=None if progress else _silent(),
             )
         )
-    except (OSError, ValueError, RuntimeError) as error:  # the hub's own errors are among these
+    except Exception as error:  # its own errors and its network library's share no base
         raise _explained(error, repo, revision) from error
 
 
@@ -95,23 +111,22 @@ def _listing(repo: str, revision: str | None) -> list[str]:
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        return list(api.list_repo_files(repo, revision=revision))
-    except (OSError, ValueError, RuntimeError) as error:
+        about = api.model_info(repo, revision=revision)
+    except Exception as error:  # a courtesy: what is wrong comes out when downloading
         log.debug("%s was not listed: %s", repo, error)
         return []
+    return [file.rfilename for file in about.siblings or []]
 
 
-def _refuse_many(repo: str, revision: str | None) -> None:
-    """Repositories of a hundred dictionaries are hundreds of gigabytes: one must be named."""
-    folders = {
-        path[: match.start()]
-        for path in _listing(repo, revision)
-        if (match := _WEIGHTS.search(path))
-    }
-    if len(folders) > 1:
+def _refuse_many(repo: str, sub: str, revision: str | None) -> None:
+    """A hundred dictionaries are hundreds of gigabytes: one must be named."""
+    prefix = f"{sub}/" if sub else ""
+    inside = [path for path in _listing(repo, revision) if path.startswith(prefix)]
+    found = sorted({path[: m.start()] for path in inside if (m := _WEIGHTS.search(path))})
+    if len(found) > 1:
         raise DictionaryError(
-            f"the repository {repo} holds {len(folders)} dictionaries; add the folder of one to "
-            f"the name: {_some(sorted(f'{repo}/{folder}'.rstrip('/') for folder in folders))}."
+            f"{repo}/{prefix} holds {len(found)} dictionaries; name one of them: "
+            f"{_some([f'{repo}/{folder}'.rstrip('/') for folder in found])}."
         )
 
 

@@ -81,10 +81,10 @@ def hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     repo = tmp_path / "saes"
-    for name in ("saelens_v6_standard", "saelens_v6_topk"):
+    for place, name in (("layer_1", "saelens_v6_topk"), ("layer_12", "saelens_v6_standard")):
         source = next(FIXTURES.glob(f"{name}/*/blocks.12.hook_resid_post"))
-        shutil.copytree(source, repo / name)
-    (repo / "saelens_v6_topk" / "examples.safetensors").write_bytes(b"far too big")
+        shutil.copytree(source, repo / "res" / place)
+    (repo / "res/layer_1" / "examples.safetensors").write_bytes(b"far too big")
     (repo / "config.json").write_text("{}")
     (repo / "model.safetensors").write_bytes(b"weights")
     (repo / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -129,13 +129,13 @@ def test_what_is_neither_a_path_nor_a_hub_name_is_refused(name):
 
 
 def test_one_dictionary_of_a_repository_is_fetched_alone_and_opens(hub):
-    folder = find_files("org/saes/saelens_v6_topk", kind="dictionary", progress=False)
+    folder = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
     assert names(folder) == ["cfg.json", "sae_weights.safetensors"]
     assert open_dictionary(folder).info.architecture == "topk"
-    assert names(folder.parent) == [
+    assert names(folder.parents[1]) == [
         "config.json",
-        "saelens_v6_topk/cfg.json",
-        "saelens_v6_topk/sae_weights.safetensors",
+        "res/layer_1/cfg.json",
+        "res/layer_1/sae_weights.safetensors",
     ]
 
 
@@ -146,31 +146,31 @@ def test_of_a_model_only_what_runs_it_is_fetched(hub):
     assert "pytorch_model.bin" not in fetched
 
 
-def test_a_repository_of_many_dictionaries_asks_which(hub):
-    with pytest.raises(
-        DictionaryError, match=r"holds 2 dictionaries.*org/saes/saelens_v6_standard"
-    ):
-        find_files("org/saes", kind="dictionary", progress=False)
+@pytest.mark.parametrize("name", ["org/saes", "org/saes/res", f"org/saes@{COMMITS['main']}/res"])
+def test_a_folder_of_many_dictionaries_asks_which(name, hub):
+    said = r"holds 2 dictionaries.*org/saes/res/layer_1, org/saes/res/layer_12"
+    with pytest.raises(DictionaryError, match=said):
+        find_files(name, kind="dictionary", progress=False)
     assert not Path(hub.handler.repos["org/saes"].parent / "cache").exists(), "nothing was fetched"
 
 
 def test_a_folder_that_is_not_there_is_named_with_those_that_are(hub):
-    with pytest.raises(DictionaryError, match=r"no 'layer_3'; it has .*saelens_v6_topk"):
+    with pytest.raises(DictionaryError, match=r"no 'layer_3'; it has .*res/layer_1"):
         find_files("org/saes/layer_3", kind="dictionary", progress=False)
 
 
-@pytest.mark.parametrize("name", ["org/saes@old/saelens_v6_topk", "org/saes/saelens_v6_topk"])
+@pytest.mark.parametrize("name", ["org/saes@old/res/layer_1", "org/saes/res/layer_1"])
 def test_a_revision_is_pinned_by_name_or_argument(name, hub):
     folder = find_files(
         name, revision=None if "@" in name else "old", kind="dictionary", progress=False
     )
-    assert folder.parent.name == COMMITS["old"]
+    assert folder.parents[1].name == COMMITS["old"]
     with pytest.raises(DictionaryError, match=r"no revision 'newest'"):
         find_files(name, revision="newest", kind="dictionary", progress=False)
 
 
 def test_a_pinned_commit_is_found_again_without_asking_the_hub(hub):
-    name = f"org/saes@{COMMITS['main']}/saelens_v6_topk"
+    name = f"org/saes@{COMMITS['main']}/res/layer_1"
     first = find_files(name, kind="dictionary", progress=False)
     hub.handler.asked.clear()
     assert find_files(name, kind="dictionary", progress=False) == first
@@ -179,11 +179,11 @@ def test_a_pinned_commit_is_found_again_without_asking_the_hub(hub):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_is_cached_serves_when_the_hub_is_gone(hub):
-    first = find_files("org/saes/saelens_v6_topk", kind="dictionary", progress=False)
+    first = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
     stop(hub)
-    assert find_files("org/saes/saelens_v6_topk", kind="dictionary", progress=False) == first
+    assert find_files("org/saes/res/layer_1", kind="dictionary", progress=False) == first
     with pytest.raises(DictionaryError, match=r"not in the cache .* cannot be reached"):
-        find_files("org/saes/saelens_v6_standard", kind="dictionary", progress=False)
+        find_files("org/saes/res/layer_12", kind="dictionary", progress=False)
     with pytest.raises(DictionaryError, match=r"org/other is not in the cache"):
         find_files("org/other", kind="model", progress=False)
 
@@ -199,7 +199,7 @@ def test_a_missing_repository_says_what_to_check(hub):
 
 
 def test_progress_is_shown_unless_told_not_to(hub, capfd):
-    find_files("org/saes/saelens_v6_topk", kind="dictionary", progress=False)
+    find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
     assert capfd.readouterr().err == ""
-    find_files("org/saes/saelens_v6_standard", kind="dictionary")
+    find_files("org/saes/res/layer_12", kind="dictionary")
     assert "%" in capfd.readouterr().err
