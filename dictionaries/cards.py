@@ -144,14 +144,12 @@ class Cards:
             sort = "steerability"
         if descending is None:
             descending = sort not in ("label", "feature")
-        source, terms = schema.source(sort, filtered=bool(q.strip())), []
-        total = len(self)
-        if q.strip():
-            terms = [_match(q)]
-            total = self._all("SELECT count(*) FROM search(?)", *terms)[0][0]
+        match = [_match(q)] if q.strip() else []
+        total = self._all("SELECT count(*) FROM search(?)", *match)[0][0] if match else len(self)
         page = self._all(  # ids first: only the page's own rows are read whole
-            f"SELECT {source} ORDER BY {schema.order(sort, descending)} LIMIT ? OFFSET ?",
-            *terms,
+            f"SELECT {schema.source(sort, filtered=bool(match))} "
+            f"ORDER BY {schema.order(sort, descending)} LIMIT ? OFFSET ?",
+            *match,
             limit,
             offset,
         )

@@ -13,6 +13,7 @@ import zlib
 from typing import Any
 
 from .card import Card, Example, Histogram
+from .errors import DictionaryError
 
 APPLICATION_ID = 0x53444B43  # "SDKC", so that a stranger's database is recognised as such
 VERSION = 1
@@ -107,21 +108,24 @@ def from_row(row: tuple[Any, ...], examples: bytes | None = None) -> Card:
     """A card from a row of SUMMARY and, if wanted, its packed examples."""
     *plain, histogram, promoted, suppressed = row
     feature, label, slug, density, maximum, onset, breakdown, op, strength = plain
-    return Card(
-        feature,
-        label,
-        slug,
-        density,
-        maximum,
-        Histogram(*map(tuple, json.loads(histogram))) if histogram else None,
-        tuple(map(tuple, json.loads(promoted))),
-        tuple(map(tuple, json.loads(suppressed))),
-        unpack(examples) if examples else (),
-        onset,
-        breakdown,
-        op,
-        strength,
-    )
+    try:
+        return Card(
+            feature,
+            label,
+            slug,
+            density,
+            maximum,
+            Histogram(*map(tuple, json.loads(histogram))) if histogram else None,
+            tuple(map(tuple, json.loads(promoted))),
+            tuple(map(tuple, json.loads(suppressed))),
+            unpack(examples) if examples else (),
+            onset,
+            breakdown,
+            op,
+            strength,
+        )
+    except (ValueError, TypeError, zlib.error) as error:
+        raise DictionaryError(f"the card of feature {feature} is damaged: {error}") from error
 
 
 def pack(examples: tuple[Example, ...]) -> bytes:

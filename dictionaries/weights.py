@@ -131,7 +131,7 @@ class Weights:
 
     def _lengths(self, rows: Tensor, which: str, ids: Tensor) -> Tensor:
         """|row| of each, which also shows the rows that are damaged."""
-        n = rows.norm(dim=-1)
+        n: Tensor = rows.norm(dim=-1)
         bad = ~n.isfinite()
         if bad.any():
             raise DictionaryError(

@@ -252,6 +252,25 @@ def test_a_damaged_file_ends_in_a_sentence(cards):
         damaged.search("golden")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE features SET promoted = '[[1'",
+        "UPDATE features SET promoted = '7'",
+        "UPDATE features SET histogram = '[[1, 2], [3, 4]]'",
+        "UPDATE features SET density = 'often'",
+        "UPDATE examples SET body = x'00'",
+    ],
+)
+def test_a_damaged_card_is_named(cards, damage):
+    db = sqlite3.connect(cards.path)
+    with db:
+        db.execute(damage)
+    db.close()
+    with pytest.raises(DictionaryError, match="card of feature 12 is damaged"):
+        cards.get(12)
+
+
 def test_cards_beside_the_weights_are_found(cards):
     for place in (cards.path.parent, cards.path.parent / "ae.pt"):
         with Cards.beside(place) as opened:

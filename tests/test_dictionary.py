@@ -364,6 +364,16 @@ def test_the_revision_follows_the_content_and_not_the_place(folder, tmp_path):
     assert open_dictionary(folder).info.revision != first
 
 
+def test_the_revision_tells_files_apart(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    seen = set()
+    for one, other in (("xy", "z"), ("x", "yz")):
+        a.write_text(one)
+        b.write_text(other)
+        seen |= {revision([a, b]), revision([b, a])}
+    assert len(seen) == 4
+
+
 def test_the_revision_of_a_big_file_is_sampled_from_end_to_end(tmp_path):
     file, size = tmp_path / "big", 3 * 2**30
     file.touch()

@@ -283,6 +283,13 @@ def changed(name, folder, file, **keys):
         ("llama_scope", "hyperparams.json", {"hook_point_out": "blocks.9.hook_mlp_out"}, "transc"),
         ("llama_scope", "hyperparams.json", {"jump_relu_threshold": "low"}, "'low', not a number"),
         ("llama_scope", "hyperparams.json", {"norm_activation": "token-wise"}, "token-wise"),
+        ("llama_scope", "hyperparams.json", {"act_fn": "gelu"}, "'gelu' is not relu"),
+        (
+            "llama_scope",
+            "hyperparams.json",
+            {"act_fn": "topk", "jump_relu_threshold": 0},
+            "topk without a jump_relu_threshold",
+        ),
         (
             "llama_scope",
             "hyperparams.json",
@@ -309,6 +316,18 @@ def test_batchtopk_without_any_threshold_can_be_added_only(tmp_path):
         changed("llamascopium_topk", tmp_path, "config.json", act_fn="batchtopk")
     )
     assert "without a threshold" in dictionary.info.why_not
+
+
+def test_files_older_than_their_buffers_take_k_from_the_config(tmp_path):
+    folder = changed("dl_topk", tmp_path, "config.json")
+    state = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save({n: t for n, t in state.items() if n not in ("k", "threshold")}, folder / "ae.pt")
+    assert open_dictionary(folder).info.k == 6
+    changed("dl_topk", tmp_path, "config.json", dict_class="BatchTopKSAE")
+    assert not open_dictionary(folder).info.reads_exactly
+    changed("dl_topk", tmp_path, "config.json", dict_class="AutoEncoderTopK", k=1e999)
+    with pytest.raises(DictionaryError, match="'k' should be a whole number"):
+        open_dictionary(folder)
 
 
 WEIRD = [None, True, -1, 1e999, "x", "", [], {}, [[]], {"k": {}}, 10**30]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,15 +73,14 @@ def open_dictionary(
     raise DictionaryError(f"{folder} holds no SAE of a known format. Looked for: {_LOOKED_FOR}.")
 
 
-def _inside(folder: Path, depth: int = 4) -> list[str]:
-    """Dictionaries a few folders below, by relative path."""
+def _inside(folder: Path) -> list[str]:
+    """Dictionaries a few folders below, by relative path; only the first 2000 folders are seen."""
     found: list[str] = []
-    level = [folder]
-    for _ in range(depth):
-        level = [sub for above in level for sub in sorted(above.iterdir()) if sub.is_dir()][:2000]
-        found += [
-            str(sub.relative_to(folder))
-            for sub in level
-            if any(recognise(sub) for recognise, _ in FORMATS.values())
-        ]
+    for root, subs, _ in itertools.islice(os.walk(folder), 2000):
+        inside = Path(root).relative_to(folder)
+        subs.sort()
+        if len(inside.parts) >= 4:
+            subs.clear()
+        if any(recognise(Path(root)) for recognise, _ in FORMATS.values()):
+            found.append(str(inside))
     return found

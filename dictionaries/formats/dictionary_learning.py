@@ -16,7 +16,17 @@ import torch
 from ..dictionary import Dictionary, Site
 from ..errors import DictionaryError
 from ..weights import Weights
-from .common import Config, Tensors, assemble, declared, name_of, read_config, section, text
+from .common import (
+    Config,
+    Tensors,
+    assemble,
+    declared,
+    name_of,
+    read_config,
+    section,
+    text,
+    whole_number,
+)
 
 FORMAT = "dictionary_learning"
 
@@ -134,7 +144,5 @@ def _threshold(tensors: Tensors, kind: _Class, d_sae: int) -> torch.Tensor | Non
 
 
 def _k(tensors: Tensors, trainer: Config, path: Path) -> int:
-    k = tensors.scalar("k") if "k" in tensors else trainer.get("k")
-    if not isinstance(k, int | float) or k != int(k):
-        raise DictionaryError(f"{path}: k should be a whole number, not {k!r}.")
-    return int(k)
+    """Older files have it in the config only."""
+    return int(tensors.scalar("k")) if "k" in tensors else whole_number(trainer, "k", path)

@@ -85,11 +85,14 @@ def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     lengths = section(config, "dataset_average_activation_norm")
     s_in = _scale(config, lengths.get("in"), d_in, path)
     s_out = _scale(config, lengths.get("out"), d_in, path)
-    threshold = config.get("jump_relu_threshold")
-    if config.get("act_fn") == "relu":
-        threshold = 0.0
+    act = config.get("act_fn")
+    threshold = 0.0 if act == "relu" else config.get("jump_relu_threshold")
+    if act not in ("relu", "jumprelu", "topk"):
+        raise DictionaryError(f"{path}: the act_fn {act!r} is not relu, jumprelu or topk.")
     if not isinstance(threshold, int | float) or not math.isfinite(threshold):
         raise DictionaryError(f"{path}: jump_relu_threshold is {threshold!r}, not a number.")
+    if act == "topk" and threshold <= 0:  # those published as topk run with a threshold, too
+        raise DictionaryError(f"{path}: topk without a jump_relu_threshold is not opened yet.")
     by_length = config.get("sparsity_include_decoder_norm") is True
     ratio = s_in / s_out
     return {

@@ -83,7 +83,7 @@ def open(
         folder,
         [path, tensors.path],
         weights,
-        id=name_of(id, folder.name),
+        id=name_of(id, folder.absolute().name),
         format=FORMAT,
         architecture=architecture,
         site=lens_site(config.get("hook_name", config.get("hook_point")), path),
