@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from hosting import REPO
-from report import Point, ratio
+from report import Point, high, ratio
 from traffic import Reply, Round, parse
 
 TINY = ["--no-page", "--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
@@ -32,7 +32,7 @@ def test_the_benchmark_ends_with_one_json_document():
         assert point["tokens_per_s"] > 0
     for n in "1", "2":
         assert report["steered_over_unsteered"][n]["tokens_per_s"]["median"] > 0
-        assert report["steered_over_generate"][n]["median"] > 0
+        assert report["steered_over_generate"][n]["tokens_per_s"]["median"] > 0
     assert report["ready_s"] > 0
     assert report["memory_gb_per_s"] > 0
     assert report["ceiling_tokens_per_s"] > 0
@@ -70,6 +70,11 @@ def test_a_reply_that_does_not_end_well_is_no_measurement(chunks, why):
 def test_ratios_are_taken_within_a_round():
     """A machine that turns four times slower half way changes no ratio."""
     assert ratio([80, 90, 20], [100, 100, 25]) == {"median": 0.8, "low": 0.8, "high": 0.9}
+
+
+@pytest.mark.parametrize(("count", "place"), [(1, 1), (2, 2), (9, 9), (10, 9), (11, 10), (20, 18)])
+def test_the_p90_is_a_value_that_nine_tenths_do_not_exceed(count, place):
+    assert high(range(count, 0, -1)) == place
 
 
 def test_a_rate_counts_the_tokens_of_all_replies():

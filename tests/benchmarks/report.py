@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,8 +51,8 @@ def middle(values: Sequence[float]) -> float | None:
 
 
 def high(values: Sequence[float]) -> float | None:
-    """The 90th percentile."""
-    return round(sorted(values)[int(0.9 * (len(values) - 1))], 2) if values else None
+    """The 90th percentile: the smallest value that nine tenths do not exceed."""
+    return round(sorted(values)[math.ceil(0.9 * len(values)) - 1], 2) if values else None
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float | None]:
@@ -82,6 +83,7 @@ def summary(results: dict[str, Any]) -> str:
         lines.append(f"steered / unsteered at {n}: {wall['median']}{spread}, per cpu-s {cpu}")
     if results["generate"]["tokens_per_s"]:
         lines.append(f"generate with a hook, alone: {results['generate']['tokens_per_s']} tokens/s")
-        for n, r in results["steered_over_generate"].items():
-            lines.append(f"steered at {n} / generate with a hook: {r['median']}")
+        for n, ratios in results["steered_over_generate"].items():
+            wall, cpu = (ratios[of]["median"] for of in ("tokens_per_s", "tokens_per_cpu_s"))
+            lines.append(f"steered at {n} / generate with a hook: {wall}, per cpu-s {cpu}")
     return "\n".join(lines)

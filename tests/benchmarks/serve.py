@@ -159,7 +159,13 @@ class Benchmark:
                 "tokens_per_s": middle(alone),
                 "tokens_per_cpu_s": middle(alone_cpu),
             },
-            "steered_over_generate": {n: ratio(at[n, True].rates, alone) for n in sizes},
+            "steered_over_generate": {
+                n: {
+                    "tokens_per_s": ratio(at[n, True].rates, alone),
+                    "tokens_per_cpu_s": ratio(at[n, True].cpu_rates, alone_cpu),
+                }
+                for n in sizes
+            },
         }
 
 
