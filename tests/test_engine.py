@@ -30,9 +30,12 @@ def generate(model: Any, request: Request) -> list[int]:
     return out[0, ids.shape[1] :].tolist()
 
 
-def hook_by_hand(model: Any, dictionary: Dictionary, request: Request) -> Any:
-    """Steer layer 1 with the whole SAE: x + decode of what the edits changed, at each position."""
-    seen = 0
+def hook_by_hand(model: Any, dictionary: Dictionary, request: Request) -> None:
+    """Steer layer 1 with the whole SAE: x + decode of what the edits changed, at each position.
+
+    Tokens from 256 on are special: nothing is edited there.
+    """
+    seen, fed = 0, [0]
     dec = dictionary.rows(range(dictionary.info.d_sae)).dec
 
     def hook(_module: Any, _args: Any, output: Any) -> Any:
@@ -45,7 +48,8 @@ def hook_by_hand(model: Any, dictionary: Dictionary, request: Request) -> Any:
                 at = seen + t
                 generated = at >= len(request.prompt)
                 place = Where.GENERATED if generated else Where.PROMPT
-                if edit.where in (Where.ALL, place) and (generated or request.steerable[at]):
+                steerable = fed[t] < 256 if generated else request.steerable[at]
+                if edit.where in (Where.ALL, place) and steerable:
                     own = f[0, t, edit.feature]
                     scale, shift, floor, ceiling = edit.edit
                     after = min(max(scale * own.item() + shift, floor), ceiling)
@@ -55,10 +59,15 @@ def hook_by_hand(model: Any, dictionary: Dictionary, request: Request) -> Any:
         y = x + change @ dec * (1.0 if back is None else back)
         return (y, *output[1:]) if isinstance(output, tuple) else y
 
+    def note(_module: Any, _args: Any, kwargs: Any) -> None:
+        nonlocal fed
+        fed = kwargs["input_ids"][0].tolist()
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
     layers = model.transformer.h if hasattr(model, "transformer") else None
     if layers is None:
         layers = (model.gpt_neox if hasattr(model, "gpt_neox") else model.model).layers
-    return layers[dictionary.info.site.layer].register_forward_hook(hook)
+    layers[dictionary.info.site.layer].register_forward_hook(hook)
 
 
 @pytest.fixture
@@ -76,8 +85,8 @@ async def test_a_reply_is_what_generate_says_beside_steered_ones_and_alone(
     family, make_engine, make_model, ask, hear, edits
 ):
     engine = make_engine(family, chunk=32)
-    plain = [ask(LONG, max_tokens=24), ask("The bridge is red.", max_tokens=30)]
-    steered = [ask(LONG, steering=s, max_tokens=20) for s in edits]
+    plain = [ask(LONG, max_tokens=16), ask("The bridge is red.", max_tokens=20)]
+    steered = [ask(LONG, steering=s, max_tokens=12) for s in edits]
     replies = await hear(engine, steered[0], plain[0], steered[1], plain[1], steered[2])
     for reply, request in zip([replies[1], replies[3]], plain, strict=True):
         expected = generate(make_model(family), request)
