@@ -44,7 +44,9 @@ def encode(rack: Rack, *, keep_norm: bool) -> str:
         flags += "" if held.on else "-"
         part = f"{quote(held.feature)}:{LETTERS[held.op]}:{held.strength:g}"
         parts.append(f"{part}:{flags}" if flags else part)
-    return "steer=" + ",".join(parts) + ("&norm=keep" if keep_norm else "")
+    # A second quoting, of the first one's "%": the address is unquoted once before `decode` splits.
+    steer = quote(",".join(parts), safe="/,:")
+    return f"steer={steer}" + ("&norm=keep" if keep_norm else "")
 
 
 def decode(steer: str) -> list[dict[str, Any]]:

@@ -1,0 +1,293 @@
+"""Talking, against a scripted service on a real socket: streams, live changes, ends and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import json
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from ui import chat, presets, rack, search, status
+from ui.client import Api, ApiError
+from ui.rack import Entry, Rack
+from ui.session import Session
+from ui.settings import Settings
+
+_spec = importlib.util.spec_from_file_location("ui_stub", Path(__file__).with_name("ui_stub.py"))
+assert _spec
+assert _spec.loader
+ui_stub = sys.modules["ui_stub"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(ui_stub)
+
+BRIDGE: Rack = (Entry(feature="foghorn/0", label="Golden Gate Bridge", strength=2.5, maximum=10),)
+SHORT = Settings(max_tokens=12, seed=7)
+
+
+class Service:
+    """A stub that is being served, and an Api that asks it."""
+
+    def __init__(self, script: Any, port: int) -> None:
+        self.script = script
+        self.api = Api(f"http://127.0.0.1:{port}")
+        self.session = Session(model="foghorn", exact={"foghorn": True})
+
+    async def logs(self, text: str, held: Rack = (), *, compare: bool = False) -> list[str]:
+        talk = chat.respond(self.api, self.session, text, held, SHORT, compare=compare)
+        return [log async for log in talk]
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        told = [json.loads(line) for line in self.session.transcript.lines]
+        return [line for line in told if line["k"] == kind]
+
+    def text(self, number: int = 1) -> str:
+        return "".join(line["x"] for line in self.lines("+") if line["r"] == number)
+
+
+@pytest.fixture
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    script = ui_stub.Script(**getattr(request, "param", {}))
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(ui_stub.build(script), log_level="warning", ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    running = Service(script, listener.getsockname()[1])
+    try:
+        yield running
+    finally:
+        await running.api.close()
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+async def test_a_reply_grows_in_the_log_and_ends_once_with_its_receipt(service: Service) -> None:
+    logs = await service.logs("Who are you?", BRIDGE)
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(logs))
+    assert service.text() == "I am the bridge over the cold bay, and my towers stand"
+    [end] = service.lines("end")
+    assert (end["reason"], end["tokens"]) == ("length", 12)
+    assert json.loads(end["receipt"])["seed"] == 7
+    assert service.session.live is None
+
+
+async def test_the_request_carries_rack_settings_and_trace(service: Service) -> None:
+    await service.logs("Who are you?", BRIDGE)
+    [body] = service.script.bodies
+    assert body["model"] == "foghorn"
+    assert (body["seed"], body["max_completion_tokens"]) == (7, 12)
+    assert "temperature" not in body
+    assert body["steering"]["edits"] == rack.edits(BRIDGE)
+    assert body["steering"]["trace"] == ["activations"]
+    [token, *_] = [one for line in service.lines("+") for one in line["t"]]
+    assert token == ["I", [[0, 0.0, 25.0]]]
+
+
+async def test_activations_are_not_asked_of_a_dictionary_that_cannot_read_them(
+    service: Service,
+) -> None:
+    service.session.exact = {"foghorn": False}
+    await service.logs("Who are you?", BRIDGE)
+    assert "trace" not in service.script.bodies[0]["steering"]
+    assert service.text()
+    assert service.lines("end")[0]["tokens"] == 12
+
+
+@pytest.mark.parametrize("service", [{"rate": 60.0}], indirect=True)
+async def test_comparing_asks_both_at_once_from_one_seed(service: Service) -> None:
+    await service.logs("Who are you?", BRIDGE, compare=True)
+    steered, plain = service.script.bodies
+    assert service.script.most_at_once == 2
+    assert steered["seed"] == plain["seed"]
+    assert steered["messages"] == plain["messages"]
+    assert set(plain["steering"]) == {"id"}
+    assert service.text(1).startswith("I am the bridge")
+    assert service.text(2).startswith("I am a small language model")
+
+
+async def test_each_side_of_a_comparison_remembers_its_own_replies(service: Service) -> None:
+    await service.logs("Who are you?", BRIDGE, compare=True)
+    await service.logs("And then?", BRIDGE, compare=True)
+    told = [body["messages"][1]["content"] for body in service.script.bodies[2:]]
+    assert told[0].startswith("I am the bridge")
+    assert told[1].startswith("I am a small")
+
+
+@pytest.mark.parametrize("service", [{"rate": 30.0}], indirect=True)
+async def test_turning_the_rack_changes_the_rest_of_a_reply_and_marks_where(
+    service: Service,
+) -> None:
+    talk = chat.respond(service.api, service.session, "Hello", BRIDGE, SHORT, compare=False)
+    async for _ in talk:
+        if len(service.text().split()) >= 3 and not service.lines("mark"):
+            down = (BRIDGE[0].model_copy(update={"strength": 0.5}),)
+            assert await chat.retune(service.api, service.session, down, keep_norm=False)
+    [mark] = service.lines("mark")
+    assert mark["x"] == "Golden Gate Bridge 2.5× → 0.5×"
+    levels = [reading[0][2] for line in service.lines("+") for _, reading in line["t"]]
+    assert 3 <= mark["at"] < 12
+    assert levels == [25.0] * mark["at"] + [5.0] * (12 - mark["at"])
+    words = service.text().split()
+    assert words == ui_stub.STEERED[: mark["at"]] + ui_stub.PLAIN[mark["at"] : 12]
+
+
+@pytest.mark.parametrize("service", [{"rate": 30.0}], indirect=True)
+async def test_a_rack_that_acts_as_before_is_not_sent_again(service: Service) -> None:
+    talk = chat.respond(service.api, service.session, "Hello", BRIDGE, SHORT, compare=False)
+    async for _ in talk:
+        off = Entry(feature="foghorn/1", on=False)
+        assert not await chat.retune(service.api, service.session, (*BRIDGE, off), keep_norm=False)
+    assert not service.lines("mark")
+    assert not await chat.retune(service.api, service.session, (), keep_norm=False)
+
+
+@pytest.mark.parametrize("service", [{"rate": 20.0}], indirect=True)
+async def test_stopping_keeps_what_was_said_and_its_receipt(service: Service) -> None:
+    talk = chat.respond(service.api, service.session, "Hello", BRIDGE, SHORT, compare=True)
+    async for _ in talk:
+        if service.text():
+            await asyncio.sleep(0)
+            stopping = asyncio.create_task(chat.stop(service.api, service.session))
+    await stopping
+    ends = service.lines("end")
+    assert [end["reason"] for end in ends] == ["cancelled", "cancelled"]
+    assert all(0 < end["tokens"] < 12 and end["receipt"] for end in ends)
+    assert not service.script.live
+
+
+@pytest.mark.parametrize("service", [{"rate": 20.0}], indirect=True)
+async def test_closing_the_page_stops_the_reply_at_the_service(service: Service) -> None:
+    talk = chat.respond(service.api, service.session, "Hello", BRIDGE, SHORT, compare=False)
+    async for _ in talk:
+        if service.text():
+            break
+    await talk.aclose()  # type: ignore[attr-defined]
+    for _ in range(100):
+        if not service.script.live:
+            break
+        await asyncio.sleep(0.02)
+    assert not service.script.live
+    assert service.session.live is None
+    assert service.lines("end")[0]["reason"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("please fail", "The step failed: out of memory."),
+        ("please cut", "The reply broke off before its end: the server closed the stream."),
+        ("this is too long", "The prompt has 9000 tokens; 512 fit."),
+    ],
+)
+async def test_a_reply_that_fails_says_why_in_its_place(
+    service: Service, prompt: str, told: str
+) -> None:
+    await service.logs(prompt)
+    [end] = service.lines("end")
+    assert (end["reason"], end["error"]) == ("error", told)
+    assert service.session.live is None
+
+
+async def test_a_turn_that_failed_at_once_is_left_out_of_the_next_prompt(service: Service) -> None:
+    await service.logs("this is too long")
+    await service.logs("Hello")
+    assert service.script.bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
+
+
+async def test_answering_again_replaces_the_last_turn(service: Service) -> None:
+    await service.logs("Hello")
+    await service.logs("Who are you?")
+    assert service.session.transcript.take_back() == "Who are you?"
+    await service.logs("Who are you?", BRIDGE)
+    assert [line["x"] for line in service.lines("user")] == ["Hello", "Who are you?"]
+    assert [m["role"] for m in service.script.bodies[-1]["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+async def test_hostile_tokens_go_through_the_log_as_text(service: Service) -> None:
+    logs = await service.logs("hostile", BRIDGE)
+    assert ui_stub.HOSTILE in service.text()
+    assert all(json.loads(line) for line in logs[-1].splitlines())
+
+
+async def test_nobody_at_the_address_is_said_with_the_address() -> None:
+    api = Api("http://127.0.0.1:9")
+    look = await status.look(api, Session())
+    await api.close()
+    assert look.state == "unreachable"
+    assert "http://127.0.0.1:9" in look.text
+
+
+@pytest.mark.parametrize("service", [{"loading": 60.0}], indirect=True)
+async def test_a_model_that_loads_is_said_with_its_stage(service: Service) -> None:
+    look = await status.look(service.api, Session())
+    assert (look.state, look.progress) == ("loading", 0.4)
+    assert "reading weights" in look.text
+
+
+@pytest.mark.parametrize("service", [{"key": "secret"}], indirect=True)
+async def test_a_service_with_a_key_is_opened_by_that_key_only(service: Service) -> None:
+    assert (await status.look(service.api, Session(key="wrong"))).state == "key"
+    session = Session(key="secret")
+    assert (await status.look(service.api, session)).state == "ready"
+    assert session.model == "foghorn"
+    assert session.transcript.home["presets"][0]["name"] == presets.FIRST
+
+
+async def test_searching_brings_what_a_row_shows_and_the_number_of_the_query(
+    service: Service,
+) -> None:
+    found = await search.find(service.api, {"q": "cats", "n": 7, "sort": "nonsense"})
+    assert (found["n"], found["total"]) == (7, 1)
+    assert found["results"][0]["label"] == "cats and kittens"
+    assert set(found["results"][0]) == set(search.SHOWN)
+
+
+async def test_edits_of_a_link_become_a_rack_with_the_labels_of_the_server(
+    service: Service,
+) -> None:
+    edits = [
+        {"feature": "golden-gate-bridge", "op": "add", "strength": -1.5, "on": False},
+        {"feature": "foghorn/1", "op": "clamp", "strength": 3.0, "where": "prompt"},
+    ]
+    held = await search.rack_of(service.api, edits)
+    assert [(e.feature, e.label, e.on) for e in held] == [
+        ("foghorn/0", "Golden Gate Bridge", False),
+        ("foghorn/1", "cats and kittens", True),
+    ]
+    assert held[1].wire()["where"] == "prompt"
+
+
+async def test_a_feature_the_server_does_not_know_is_refused_in_its_words(
+    service: Service,
+) -> None:
+    with pytest.raises(ApiError, match="There is no feature 77; they go from 0 to 5"):
+        await search.rack_of(service.api, [{"feature": "foghorn/77", "op": "add", "strength": 1}])
+
+
+async def test_a_rack_is_saved_as_a_preset_and_removed_again(service: Service) -> None:
+    name, body = presets.saved("My Bridge!", BRIDGE, keep_norm=True)
+    await service.api.save_preset(name, body)
+    found = presets.named(await service.api.presets(), "my-bridge")
+    assert found
+    assert (found["norm"], found["edits"]) == ("keep", rack.edits(BRIDGE))
+    await service.api.delete_preset(name)
+    assert presets.named(await service.api.presets(), "my-bridge") is None
+
+
+@pytest.mark.parametrize(("title", "held"), [("???", BRIDGE), ("empty", ())])
+def test_a_preset_needs_a_name_and_something_to_save(title: str, held: Rack) -> None:
+    with pytest.raises(ValueError, match=r"\.$"):
+        presets.saved(title, held, keep_norm=False)

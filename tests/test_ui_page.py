@@ -1,0 +1,100 @@
+"""The page builds, keeps to itself and checks what it is sent."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+import ui
+from ui import assets, settings
+from ui.page import CONTENT_SECURITY_POLICY, build_page, mount_options
+from ui.settings import Settings, SettingsError
+
+ROOM = Path(ui.__file__).parent
+
+
+async def test_the_page_builds_and_no_template_holds_data() -> None:
+    page = build_page("http://127.0.0.1:1")
+    widgets = [block for block in page.blocks.values() if isinstance(block, gr.HTML)]
+    assert {"thread", "rack", "search", "card", "gallery", "export", "settings", "top"} <= {
+        widget.elem_id for widget in widgets
+    }
+    for widget in widgets:
+        static = widget.html_template != "${value}"
+        assert static or widget.js_on_load is None, widget.elem_id
+        if static:
+            assert not re.search(r"\$\{|\{\{", widget.html_template), widget.elem_id
+    assert not page.analytics_enabled
+
+
+async def test_no_handler_is_public_api() -> None:
+    page = build_page("http://127.0.0.1:1")
+    assert {fn.api_visibility for fn in page.fns.values()} == {"private"}
+
+
+def test_nothing_the_page_ships_names_another_host() -> None:
+    shipped = [*ROOM.glob("static/*.*"), ROOM / "style.css"]
+    texts = {path.name: path.read_text() for path in shipped if path.suffix != ".png"}
+    assert len(texts) > 10
+    for name, text in texts.items():
+        hosts = set(re.findall(r"(?:https?:)?//[a-z][a-z0-9.-]+\.[a-z]+", text))
+        assert hosts <= {"http://www.w3.org"}, name
+        assert "@import" not in text, name
+
+
+def test_mount_options_are_what_gradio_takes_and_keep_it_quiet() -> None:
+    options = mount_options()
+    assert options["run_history"] is False
+    assert options["footer_links"] == []
+    assert options["ssr_mode"] is False
+    assert Path(options["favicon_path"]).read_bytes().startswith(b"\x89PNG")
+    theme = options["theme"]
+    assert theme._stylesheets == []
+    assert theme._font_css == []
+    assert "default-src 'self'" in CONTENT_SECURITY_POLICY
+
+
+def test_every_file_a_widget_names_is_shipped() -> None:
+    named: set[str] = set()
+    for path in ROOM.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "script":
+                named |= {ast.literal_eval(argument) for argument in call.args}
+    assert len(named) > 8
+    assert all(assets.text(f"static/{name}") for name in named - {"*names"})
+    shipped = {path.name for path in ROOM.glob("static/*.js")}
+    assert shipped == named | {"dom.js", "page.js"}
+
+
+def test_the_settings_a_widget_shows_come_back_as_the_same_settings() -> None:
+    for chosen in (Settings(), Settings(system="Be brief.", temperature=0.5, seed=3, norm=True)):
+        assert settings.parse(json.loads(json.dumps(chosen.model_dump()))) == chosen
+    assert settings.parse(None) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("posted", "told"),
+    [
+        ({"temperature": 9}, "Temperature"),
+        ({"temperature": "hot"}, "Temperature"),
+        ({"max_tokens": 0}, "Longest reply"),
+        ({"max_tokens": 1.5}, "Longest reply"),
+        ({"seed": -1}, "Seed"),
+        ({"system": ["x"]}, "System prompt"),
+        ("<script>", "Settings"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_by_name(posted: Any, told: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{told}: .*\\.$"):
+        settings.parse(posted)
+
+
+def test_empty_settings_leave_sampling_to_the_model() -> None:
+    assert Settings(max_tokens=None).sampling() == {}
+    assert Settings(temperature=0.0).sampling() == {"temperature": 0, "max_completion_tokens": 256}

@@ -1,0 +1,138 @@
+"""The rack: what a browser may send, what goes to the service, what a slider spans."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from ui import rack
+from ui.rack import Entry, RackError
+
+BRIDGE: dict[str, Any] = {
+    "ref": "foghorn/12",
+    "label": "Golden Gate Bridge",
+    "maximum": 10.0,
+    "density": 0.01,
+    "band": [1.5, 5.0],
+    "recommended": {"op": "clamp", "strength": 2.5},
+}
+
+
+def test_a_feature_enters_the_rack_as_its_card_recommends() -> None:
+    entry = rack.entry(BRIDGE, 0)
+    assert entry.wire() == {
+        "feature": "foghorn/12",
+        "op": "clamp",
+        "strength": 2.5,
+        "unit": "max",
+        "where": "all",
+    }
+
+
+def test_a_feature_without_a_maximum_is_turned_in_raw_activations() -> None:
+    entry = rack.entry({"ref": "d/3", "label": None, "maximum": None, "band": [1, 2]}, 0)
+    assert (entry.unit, entry.band, entry.label, entry.op) == ("raw", None, "", "add")
+    assert entry.wire()["unit"] == "raw"
+
+
+@pytest.mark.parametrize("band", [[0.5, 1.5], [1.5, 5.0], [2.0, 40.0], [3.0, None], None])
+def test_the_slider_leaves_room_on_both_sides_of_the_safe_band(band: list[Any] | None) -> None:
+    entry = rack.entry(BRIDGE | {"band": band}, 0)
+    assert entry.lo < 0 < entry.hi
+    assert 0.1 <= entry.step <= 0.25
+    assert entry.lo <= entry.strength <= entry.hi
+    if band:
+        assert entry.hi > 1.2 * (band[1] or band[0])
+
+
+@pytest.mark.parametrize("band", [[5.0, 1.0], [math.nan, 2.0], ["a", "b"], [1.0], "wide"])
+def test_a_band_that_makes_no_sense_is_not_drawn(band: object) -> None:
+    assert rack.entry(BRIDGE | {"band": band}, 0).band is None
+
+
+def test_ablate_sends_no_strength_and_an_entry_switched_off_sends_nothing() -> None:
+    ablated = Entry(feature="a/1", op="ablate", strength=4)
+    off = Entry(feature="a/2", on=False)
+    assert rack.edits((ablated, off)) == [{"feature": "a/1", "op": "ablate", "where": "all"}]
+
+
+def test_what_the_widget_shows_comes_back_as_the_same_rack() -> None:
+    held = (rack.entry(BRIDGE, 0), rack.entry(BRIDGE | {"ref": "foghorn/2"}, 1))
+    assert rack.parse(rack.value(held)) == held
+
+
+@pytest.mark.parametrize("nothing", [None, "", []])
+def test_an_empty_rack_is_empty(nothing: object) -> None:
+    assert rack.parse(nothing) == ()
+
+
+@pytest.mark.parametrize(
+    ("posted", "told"),
+    [
+        ("<script>", "list"),
+        ({"feature": "a/1"}, "list"),
+        ([{}], "feature"),
+        ([{"feature": ""}], "feature"),
+        ([{"feature": "a" * 500}], "feature"),
+        ([{"feature": "a/1", "op": "explode"}], "op"),
+        ([{"feature": "a/1", "strength": "NaN"}], "strength"),
+        ([{"feature": "a/1", "strength": 1e9}], "strength"),
+        ([{"feature": "a/1", "where": "elsewhere"}], "where"),
+        ([{"feature": "a/1", "unit": "miles"}], "unit"),
+        ([{"feature": "a/1", "colour": 99}], "colour"),
+        ([{"feature": f"a/{i}"} for i in range(17)], "17"),
+        ([{"feature": "a/1"}, {"feature": "a/1", "op": "add"}], "twice"),
+    ],
+)
+def test_a_client_may_post_anything_and_gets_a_sentence(posted: object, told: str) -> None:
+    with pytest.raises(RackError, match=told) as refused:
+        rack.parse(posted)
+    assert str(refused.value).endswith(".")
+    assert "\n" not in str(refused.value)
+
+
+def test_each_feature_takes_the_first_free_colour_and_keeps_it() -> None:
+    held: rack.Rack = ()
+    for i in range(4):
+        held = rack.add(held, BRIDGE | {"ref": f"foghorn/{i}"})
+    assert [entry.colour for entry in held] == [0, 1, 2, 3]
+    held = rack.add(held[:1] + held[2:], BRIDGE | {"ref": "foghorn/9"})
+    assert [entry.colour for entry in held] == [0, 2, 3, 1]
+
+
+def test_a_feature_is_in_the_rack_once_and_a_full_rack_says_so() -> None:
+    held = rack.add((), BRIDGE)
+    with pytest.raises(RackError, match="in the rack already"):
+        rack.add(held, BRIDGE)
+    full = tuple(Entry(feature=f"a/{i}") for i in range(rack.MOST))
+    with pytest.raises(RackError, match="at most 16"):
+        rack.add(full, BRIDGE)
+
+
+def test_a_change_is_told_in_words() -> None:
+    before = (Entry(feature="a/1", label="cats", strength=2), Entry(feature="a/2", label="sea"))
+    turned = (before[0].model_copy(update={"strength": 6.0}), before[1])
+    assert rack.difference(before, turned) == ("cats 2× → 6×", "6×")
+    assert rack.difference(before, before[:1]) == ("sea off", "off")
+    assert rack.difference(before[:1], before) == ("sea 1×", "1×")
+    assert rack.difference(before, ()) == ("cats off, sea off", "2 changes")
+    off = (before[0].model_copy(update={"on": False}), before[1])
+    assert rack.difference(before, off) == ("cats off", "off")
+    assert rack.difference(before, before) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"op": "clamp", "strength": 2.5}, "2.5×"),
+        ({"op": "add", "strength": 2.0}, "+2×"),
+        ({"op": "add", "strength": -2.0}, "-2×"),
+        ({"op": "ablate"}, "ablated"),
+        ({"op": "at_least", "strength": 1.0}, "≥ 1×"),
+        ({"op": "clamp", "strength": 30.0, "unit": "raw"}, "30"),
+    ],
+)
+def test_a_setting_reads_as_people_say_it(fields: dict[str, Any], said: str) -> None:
+    assert Entry(feature="a/1", **fields).said() == said
