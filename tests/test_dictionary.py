@@ -115,6 +115,9 @@ def test_a_column_is_read_element_by_element_and_many_in_one_pass(tmp_path, coun
     stored.gather(1, [7])
     assert [length for _, length in counted] == [4] * 50
     counted.clear()
+    stored.gather(1, [90_000, 7])
+    assert [length for _, length in counted] == [4] * 100, "nothing between them is read"
+    counted.clear()
     stored.gather(1, list(range(0, 100_000, 100)))
     assert len(counted) == 50, "neighbours less than GAP apart are read in one go"
     assert sum(length for _, length in counted) <= 50 * 100_000 * 4
