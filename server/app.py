@@ -17,6 +17,7 @@ from .errors import NotFound
 from .middleware import BodyLimit, Hosts, Told
 from .receipt import versions
 from .routes import features, generate, generations, health, models, presets
+from .routes.common import REFUSALS
 from .service import Service
 from .settings import Settings
 
@@ -70,7 +71,9 @@ async def _load(service: Service, on_failure: Callable[[], None] | None) -> None
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_key(settings.keys))])
+    v1 = APIRouter(
+        prefix="/v1", dependencies=[Depends(require_key(settings.keys))], responses=REFUSALS
+    )
     routers = [module.router for module in (generate, generations, models, features, presets)]
     for router in routers:
         v1.include_router(router)

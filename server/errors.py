@@ -11,7 +11,8 @@
       TooLong                      413   prompt + reply do not fit the context
       Busy                         429   queue full; Retry-After says when to come back
       NotReady                     503   weights still loading
-        EngineDead                 503   the engine thread ended
+        Unavailable                503   loading failed, or the server is shutting down
+          EngineDead               503   the engine thread ended
       GenerationFailed             500   a step of this reply raised; other replies go on
 
 Every message says what came, what is allowed and what to do next.
@@ -75,9 +76,13 @@ class NotReady(SteerdeckError):
     retry_after: int | None = 2
 
 
-class EngineDead(NotReady):
-    code = "engine_dead"
+class Unavailable(NotReady):
+    code = "unavailable"
     retry_after = None
+
+
+class EngineDead(Unavailable):
+    code = "engine_dead"
 
 
 class GenerationFailed(SteerdeckError):

@@ -98,6 +98,8 @@ def sentence(errors: Sequence[dict[str, Any]]) -> BadRequest:
         return BadRequest(told if best["type"] == "refused" else message, param=own or None)
     if best["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {best.get('ctx', {}).get('error', message)}")
+    if best["type"] == "string_unicode":
+        return BadRequest(f"{field}: there is half a character in it: send whole ones", param=field)
     if best["type"] == "extra_forbidden":
         where, name = field_name(best["loc"][:-1]), str(best["loc"][-1])
         return BadRequest(

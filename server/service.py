@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .deck import Deck
 from .engine.types import Stats
-from .errors import BadRequest, NotReady, SteerdeckError, UnknownGeneration
+from .errors import BadRequest, NotReady, SteerdeckError, Unavailable, UnknownGeneration
 from .jobs import Job
 from .metrics import Metrics
 from .prepare import Ask
@@ -72,12 +72,12 @@ class Service:
     def deck(self) -> Deck:
         """Raises NotReady until everything is loaded."""
         if self._closing:
-            raise NotReady("the server is shutting down")
+            raise Unavailable("the server is shutting down")
         if self._deck is not None:
             return self._deck
         now = self.readiness
         if now.failure is not None:
-            raise NotReady(f"{self.name} could not be loaded: {now.failure}")
+            raise Unavailable(f"{self.name} could not be loaded: {now.failure}")
         raise NotReady(
             f"{self.name} is not loaded yet ({now.stage}, {now.progress:.0%}): "
             f"try again in {NotReady.retry_after} seconds, or ask /readyz"

@@ -379,7 +379,7 @@ def serve() -> Iterator[Callable[..., Live]]:
 @pytest.fixture(scope="session")
 def live(make_deck: Callable[..., Any], serve: Callable[..., Live], tmp_path_factory: Any) -> Live:
     """One server for all who only talk to it."""
-    return serve(make_deck(tmp_path_factory.mktemp("data"), max_rows=4, max_waiting=4))
+    return serve(make_deck(tmp_path_factory.mktemp("data"), max_rows=4, max_waiting=3))
 
 
 @dataclass

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
+import openai
 import pytest
 
 LONG = {"ignore_eos": True, "max_tokens": 20, "seed": 1}
@@ -259,6 +260,21 @@ def test_a_step_that_fails_ends_its_reply_in_one_error(narrow, gate, stream):
     assert narrow.chat()["choices"]
 
 
+def test_a_failure_in_mid_stream_is_an_error_to_the_openai_client(narrow, gate):
+    gate.allow(3)
+    body = {"model": "tiny", "stream": True, **narrow.body(max_tokens=20)}
+    seen = []
+    with openai.OpenAI(base_url=f"{narrow.url}/v1", api_key="none", max_retries=0) as client:
+        stream = client.chat.completions.create(**body, extra_body={"ignore_eos": True})
+        seen.append(next(stream))
+        gate.fail(RuntimeError("out of luck"))
+        gate.allow(None)
+        with pytest.raises(openai.APIError, match="out of luck") as caught:
+            seen.extend(stream)
+    assert caught.value.code == "generation_failed"
+    assert len(seen) < 20
+
+
 def test_a_dying_engine_ends_every_stream_and_readiness(make_deck, serve):
     gate = Gate()
     dying = serve(make_deck(before_step=gate))
@@ -299,13 +315,13 @@ def test_closing_ends_running_replies_in_an_error(make_deck, serve):
 
 
 def test_many_readers_each_get_their_own_reply_whole(live):
-    """Eight at once on four rows, steered differently: the same bytes as alone."""
+    """Six at once on four rows, steered differently: the same bytes as alone."""
     bodies = [
         {"steering": {"edits": [{"feature": i, "op": "add", "strength": 3.0, "unit": "raw"}]}}
-        for i in range(8)
+        for i in range(6)
     ]
     alone = [live.chat(**LONG, **body) for body in bodies]
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda body: live.chat(**LONG, **body), bodies))
     for one, other in zip(alone, together, strict=True):
         assert one["choices"] == other["choices"]

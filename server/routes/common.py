@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from ..deck import Deck
+from ..schemas.replies import ErrorReply
 from ..service import Service
+
+
+def refusals(about: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """For the schema: statuses that answer with the error object, and when."""
+    return {status: {"model": ErrorReply, "description": text} for status, text in about.items()}
+
+
+REFUSALS = refusals(
+    {
+        400: "the request contradicts itself, the model or a dictionary",
+        401: "an API key is needed",
+        404: "no such model, preset, feature or generation",
+        503: "the model is still loading, or the engine ended",
+    }
+)
 
 
 def service_of(request: Request) -> Service:

@@ -10,30 +10,25 @@ from fastapi import APIRouter, Depends, Request, Response
 from ..completions import ChatWriter, TextWriter
 from ..jobs import Job
 from ..prepare import prepare_chat, prepare_completion
-from ..schemas.replies import ChatCompletion, ErrorReply, TextCompletion
+from ..schemas.replies import ChatCompletion, TextCompletion
 from ..schemas.requests import ChatRequest, CompletionRequest
 from ..stream import streamed, whole
-from .common import ServiceDep
+from .common import ServiceDep, refusals
 
 router = APIRouter(tags=["generate"])
 
 STREAM = {"schema": {"type": "string", "description": "chunks as `data:` lines; `[DONE]` last"}}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply, "description": about}
-    for status, about in {
-        400: "the request contradicts itself, the model or a dictionary",
-        401: "an API key is needed",
-        404: "no such model, preset or feature",
+CROWDED = refusals(
+    {
         413: "prompt and reply do not fit the context",
         429: "the queue is full; Retry-After says when to come back",
         500: "a step of this reply failed",
-        503: "the model is still loading, or the engine ended",
-    }.items()
-}
+    }
+)
 
 
 def replies(model: type) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": model, "content": {"text/event-stream": STREAM}}, **REFUSALS}
+    return {200: {"model": model, "content": {"text/event-stream": STREAM}}, **CROWDED}
 
 
 async def admit_chat(body: ChatRequest, service: ServiceDep) -> AsyncIterator[Job]:

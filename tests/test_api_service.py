@@ -1,0 +1,316 @@
+"""Around the replies: readiness, keys, host names, headers, metrics, documents, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+
+import httpx2
+import pytest
+
+from server.app import create_app
+from server.errors import SteerdeckError
+from server.service import Service
+from server.settings import Settings
+
+
+def asgi(app):
+    return httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app, client=("127.0.0.1", 1)), base_url="http://localhost"
+    )
+
+
+@pytest.fixture(scope="module")
+def keyed(live, serve):
+    return serve(live.service.deck, api_keys="first-key,second-key")
+
+
+class TestReadiness:
+    def test_it_listens_while_the_model_loads_and_says_how_far_it_is(self, live, serve):
+        told, go = threading.Event(), threading.Event()
+
+        def loader(report):
+            report("reading the weights", 0.25)
+            told.set()
+            assert go.wait(20)
+            return live.service.deck
+
+        loading = serve(loader)
+        assert told.wait(10)
+        ready = loading.http.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json() == {"ready": False, "stage": "reading the weights", "progress": 0.25}
+        assert loading.http.get("/healthz").json() == {"status": "ok"}
+        assert "steerdeck_ready 0.0" in loading.http.get("/metrics").text
+        for path in ("/v1/models", "/v1/features", "/v1/capabilities"):
+            refused = loading.http.get(path)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+            assert refused.json()["error"]["code"] == "model_loading"
+            assert "reading the weights, 25%" in refused.json()["error"]["message"]
+        go.set()
+        for _ in range(400):
+            if loading.http.get("/readyz").status_code == 200:
+                break
+        assert loading.http.get("/readyz").json() == {"ready": True}
+        assert loading.chat()["choices"]
+
+    async def test_a_failed_load_says_why_and_calls_back(self):
+        failed = []
+        service = Service("broken", lambda report: (_ for _ in ()).throw(SteerdeckError("no disk")))
+        app = create_app(service, Settings(ui=False), on_failure=lambda: failed.append(True))
+        async with app.router.lifespan_context(app), asgi(app) as client:
+            for _ in range(200):
+                await asyncio.sleep(0.01)
+                if failed:
+                    break
+            ready = await client.get("/readyz")
+            refused = await client.get("/v1/models")
+        assert failed == [True]
+        assert ready.json()["stage"] == "failed"
+        assert ready.json()["message"] == "no disk"
+        assert refused.status_code == 503
+        assert "retry-after" not in refused.headers
+        assert "no disk" in refused.json()["error"]["message"]
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "Basic first-key"},
+            {"authorization": "Bearer"},
+            {"authorization": "Bearer first-key2"},
+            {"x-api-key": "First-key"},
+            {"x-api-key": b"\xe9"},
+        ],
+    )
+    @pytest.mark.parametrize("path", ["/v1/models", "/v1/nope", "/v1/features/3"])
+    def test_without_a_right_key_v1_is_closed(self, keyed, headers, path):
+        refused = keyed.http.get(path, headers=headers)
+        assert refused.status_code == 401
+        assert refused.json()["error"]["code"] == "invalid_api_key"
+        assert refused.headers["www-authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"authorization": "Bearer first-key"},
+            {"authorization": "bearer  second-key"},
+            {"x-api-key": "second-key"},
+        ],
+    )
+    def test_any_of_the_keys_opens_it_either_way(self, keyed, headers):
+        assert keyed.http.get("/v1/models", headers=headers).status_code == 200
+
+    def test_health_needs_no_key(self, keyed):
+        for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
+            assert keyed.http.get(path).status_code == 200
+
+    def test_a_wrong_body_does_not_tell_more_to_who_has_no_key(self, keyed):
+        assert keyed.http.post("/v1/chat/completions", json={}).status_code == 401
+
+    def test_keys_are_in_no_log_and_no_settings_dump(self):
+        assert "first-key" not in repr(Settings(api_keys="first-key"))
+
+
+class TestHostNames:
+    @pytest.mark.parametrize("host", ["localhost:80", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
+    def test_a_loopback_server_answers_to_its_own_names(self, live, host):
+        assert live.http.get("/healthz", headers={"host": host}).status_code == 200
+
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", ""]
+    )
+    def test_a_rebound_name_is_refused(self, live, host):
+        for path in ("/v1/models", "/healthz", "/"):
+            refused = live.http.get(path, headers={"host": host})
+            assert refused.status_code == 400
+            assert "STEERDECK_ALLOWED_HOSTS" in refused.json()["error"]["message"]
+
+    async def test_further_names_may_be_allowed(self):
+        app = create_app(Service("x", lambda r: None), Settings(allowed_hosts="deck.example"))
+        async with asgi(app) as client:
+            answers = [
+                (await client.get("/healthz", headers={"host": host})).status_code
+                for host in ("deck.example", "localhost", "other.example")
+            ]
+        assert answers == [200, 200, 400]
+
+    async def test_an_open_server_answers_to_any_name(self):
+        settings = Settings(host="0.0.0.0", api_keys="k")
+        async with asgi(create_app(Service("x", lambda r: None), settings)) as client:
+            answer = await client.get("/healthz", headers={"host": "whatever.example"})
+        assert answer.status_code == 200
+
+
+class TestHeaders:
+    def test_every_answer_carries_a_request_id(self, live):
+        first, second = (live.http.get("/healthz").headers["x-request-id"] for _ in range(2))
+        assert re.fullmatch(r"req_[0-9a-f]{24}", first)
+        assert first != second
+        assert live.http.get("/v1/nope").headers["x-request-id"]
+
+    def test_a_callers_own_request_id_is_kept_if_it_is_harmless(self, live):
+        asked = {"x-request-id": "mine-42"}
+        assert live.http.get("/healthz", headers=asked).headers["x-request-id"] == "mine-42"
+        strange = live.http.get("/healthz", headers={"x-request-id": "a b" * 50})
+        assert strange.headers["x-request-id"].startswith("req_")
+
+    def test_pages_may_load_nothing_from_elsewhere(self, live):
+        policy = live.http.get("/docs").headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "http" not in policy
+
+    async def test_other_origins_are_let_in_only_if_asked_for(self, live):
+        asked = {"origin": "https://page.example", "access-control-request-method": "POST"}
+        closed = live.http.options("/v1/chat/completions", headers=asked)
+        assert "access-control-allow-origin" not in closed.headers
+        settings = Settings(cors_origins="https://page.example")
+        async with asgi(create_app(Service("x", lambda r: None), settings)) as client:
+            opened = await client.options("/v1/chat/completions", headers=asked)
+            other = await client.options(
+                "/v1/models", headers={**asked, "origin": "https://other.example"}
+            )
+        assert opened.headers["access-control-allow-origin"] == "https://page.example"
+        assert "access-control-allow-credentials" not in opened.headers
+        assert "access-control-allow-origin" not in other.headers
+
+
+class TestMetrics:
+    def read(self, live):
+        found = {}
+        for line in live.http.get("/metrics").text.splitlines():
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                found[name] = float(value)
+        return found
+
+    def moved(self, live, act):
+        before = self.read(live)
+        act()
+        after = self.read(live)
+        return {name: value - before.get(name, 0.0) for name, value in after.items()}
+
+    def test_a_reply_moves_them(self, live):
+        edits = [
+            {"feature": "fog", "op": "add", "strength": 1.0},
+            {"feature": 3, "op": "ablate"},
+        ]
+        moved = self.moved(
+            live,
+            lambda: live.chat(max_tokens=6, ignore_eos=True, steering={"edits": edits}),
+        )
+        assert moved["steerdeck_generated_tokens_total"] == 6
+        assert moved["steerdeck_prompt_tokens_total"] > 6
+        assert moved["steerdeck_edited_tokens_total"] > 6
+        assert moved["steerdeck_time_to_first_token_seconds_count"] == 1
+        assert moved["steerdeck_inter_token_seconds_count"] == 5
+        assert moved['steerdeck_edits_total{op="add"}'] == 1
+        assert moved['steerdeck_edits_total{op="ablate"}'] == 1
+        assert moved['steerdeck_replies_total{reason="length"}'] == 1
+        route = 'method="POST",route="/v1/chat/completions",status="200"'
+        assert moved[f"steerdeck_http_request_seconds_count{{{route}}}"] == 1
+
+    def test_a_refusal_is_counted_by_its_code(self, live):
+        moved = self.moved(live, lambda: live.http.get("/v1/features/nope"))
+        assert moved['steerdeck_refused_total{code="unknown_feature"}'] == 1
+
+    def test_paths_are_counted_by_their_template(self, live):
+        live.http.get("/v1/features/some-name-that-is-no-template")
+        live.http.get("/any/page/of/mine")
+        live.http.request("BREW", "/v1/models")
+        text = live.http.get("/metrics").text
+        assert 'route="/v1/features/{ref:path}"' in text
+        assert "no-template" not in text
+        assert "/any/page" not in text
+        assert "BREW" not in text
+
+
+class TestDocuments:
+    def test_the_api_page_needs_nothing_from_elsewhere(self, live):
+        page = live.http.get("/docs")
+        assert page.status_code == 200
+        sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(sources) >= 3
+        for source in sources:
+            assert source.startswith("/docs/static/")
+            assert live.http.get(source).status_code == 200
+        assert "http" not in re.sub(r"https?://localhost", "", page.text)
+
+    def test_the_schema_describes_request_reply_and_refusal(self, live):
+        schema = live.http.get("/openapi.json").json()
+        chat = schema["paths"]["/v1/chat/completions"]["post"]
+        assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert "429" in chat["responses"]
+        assert "422" not in str(sorted(chat["responses"]))
+        models = schema["components"]["schemas"]
+        for name in (
+            "ChatRequest",
+            "ChatCompletion",
+            "WireSteering",
+            "FeatureDetail",
+            "ErrorReply",
+        ):
+            assert name in models
+        for field in ("edits", "preset", "norm", "trace", "id", "timeline"):
+            assert models["WireSteering"]["properties"][field]["description"]
+
+    @pytest.mark.parametrize(
+        "path", ["/v1/models", "/v1/features", "/v1/features/{ref}", "/v1/presets/{name}"]
+    )
+    def test_every_route_is_in_it(self, live, path):
+        assert path in live.http.get("/openapi.json").json()["paths"]
+
+
+class TestLogs:
+    SECRET = "a-very-private-thought"
+
+    def test_no_line_holds_what_people_say(self, live, caplog):
+        with caplog.at_level(logging.DEBUG):
+            live.chat(self.SECRET)
+            live.stream(self.SECRET)
+            live.http.post(
+                "/v1/chat/completions", json=live.body(self.SECRET, temperature=self.SECRET)
+            )
+            live.http.post("/v1/completions", json={"prompt": self.SECRET, "max_tokens": 1})
+        own = [r for r in caplog.records if not r.name.startswith(("httpcore", "httpx"))]
+        assert any("/v1/chat/completions" in r.getMessage() for r in own)
+        assert not [r for r in own if self.SECRET in r.getMessage() + str(r.args)]
+
+    def test_both_formats_carry_the_request_id_and_the_exception(self):
+        import json
+
+        from server.logs import JsonFormatter, TextFormatter
+
+        try:
+            raise ValueError("odd")
+        except ValueError as exc:
+            record = logging.LogRecord(
+                "steerdeck.x", logging.INFO, "f", 1, "said %d", (3,), (type(exc), exc, None)
+            )
+        text = TextFormatter(lambda: "req_1").format(record)
+        assert "INFO" in text
+        assert "said 3 [req_1]" in text
+        told = json.loads(JsonFormatter(lambda: "req_1").format(record))
+        assert (told["level"], told["message"], told["request"]) == ("info", "said 3", "req_1")
+        assert "ValueError: odd" in told["exception"]
+        assert "[" not in TextFormatter(lambda: "-").format(record).splitlines()[0]
+
+    async def test_what_nobody_foresaw_is_a_500_in_the_error_object(self, caplog):
+        app = create_app(Service("x", lambda r: None), Settings())
+
+        async def broken(_):
+            raise KeyError("what")
+
+        app.router.routes.insert(0, type(app.router.routes[0])("/broken", broken))
+        async with asgi(app) as client:
+            answer = await client.get("/broken")
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "internal_error"
+        assert "what" not in answer.text
+        assert answer.headers["x-request-id"]
+        assert "KeyError" in caplog.text
