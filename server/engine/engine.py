@@ -210,11 +210,12 @@ class SlotEngine:
                 self._changed.wait()
             if self._closing:
                 return False
-            posts = self._steps.drop_cancelled()
+            cancelled = self._steps.drop_cancelled()
             jobs = self._steps.plan()
+        deliver(cancelled)
         made = self._steps.compute(jobs)
         with self._changed:
-            posts += self._steps.settle(jobs, made)
+            posts = self._steps.settle(jobs, made)
         deliver(posts)
         return True
 

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dictionaries.dictionary import Dictionary, Site
+from dictionaries.dictionary import Dictionary, Info, Site
 from dictionaries.edits import shifted
 from dictionaries.errors import DictionaryError
 
 from ..errors import Unsteerable
 from .batch import Batch
 from .bench import Bench
-from .sites import attach, decoder_layers, text_config
+from .sites import attach, decoder_layers, heads_width, text_config
 from .tables import Entries, Phase, entries, only_adds
 from .types import FeatureEdit, Reading, Steering, Where
 
@@ -61,10 +61,7 @@ class Steerer:
         layers, d_model = decoder_layers(model), text_config(model).hidden_size
         sites: dict[Site, list[Bench]] = {}
         for name, dictionary in dictionaries.items():
-            try:
-                dictionary.info.fits(len(layers), d_model)
-            except DictionaryError as error:
-                raise Unsteerable(f"{str(error)[:1].upper()}{str(error)[1:]}") from error
+            _check_fit(dictionary.info, layers, d_model)
             bench = self._benches[name] = Bench(dictionary, rows, max_edits, device)
             sites.setdefault(dictionary.info.site, []).append(bench)
         for site, benches in sites.items():
@@ -208,6 +205,20 @@ class Steerer:
             return x
         keeps = any(row is not None and row.steering.keep_norm for row in self._rows[rows])
         return shifted(x, moved, self._keep[rows] if keeps else None)
+
+
+def _check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:
+    try:
+        info.fits(len(layers), d_model)
+    except DictionaryError as error:
+        raise Unsteerable(f"{str(error)[:1].upper()}{str(error)[1:]}") from error
+    if info.site.hook == "hook_z":
+        width = heads_width(layers[info.site.layer])
+        if info.d_in != width:
+            raise Unsteerable(
+                f"Dictionary {info.id!r} at hook_z reads vectors of {info.d_in} numbers, but the "
+                f"heads of this model are {width} wide together: it was made for another model."
+            )
 
 
 class _Hook:

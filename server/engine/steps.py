@@ -128,7 +128,7 @@ class Steps:
         return self.runner.steerer.readings(reply.row) if reply.request.trace else ()
 
     def settle(self, jobs: list[Job], results: list[Made]) -> list[Post]:
-        """Note what was made; the events it gives. Rows move only once every reply is up to date."""
+        """Note what was made; the events it gives. Rows move once every reply is up to date."""
         posts: list[Post] = []
         ends: list[tuple[Reply, Finish | Failure]] = []
         for job, made in zip(jobs, results, strict=True):

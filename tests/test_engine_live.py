@@ -1,0 +1,399 @@
+"""While replies run: cancelling, steering live, and everything that can go wrong beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from server.engine.engine import SlotEngine
+from server.engine.stream import Stream, deliver
+from server.engine.types import Change, Delta, Failure, Finish, FinishReason, Steering
+from server.errors import (
+    BadRequest,
+    Busy,
+    EngineDead,
+    TooLong,
+    UnknownGeneration,
+    Unsteerable,
+)
+
+LONG = "A prompt of some length, to be computed in several chunks."
+
+
+class Gate:
+    """Lets the model run as many passes as it is told to."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.arrived = self.allowed = 0
+
+    def hook(self, *_: Any) -> None:
+        with self.changed:
+            self.arrived += 1
+            self.changed.notify_all()
+            own = self.arrived
+            assert self.changed.wait_for(lambda: self.allowed >= own, timeout=30)
+
+    def open(self, passes: int = 100_000) -> None:
+        with self.changed:
+            self.allowed += passes
+            self.changed.notify_all()
+
+    async def reached(self) -> None:
+        """The engine stands before a pass that is not allowed yet."""
+        assert await asyncio.to_thread(self._reached)
+
+    def _reached(self) -> bool:
+        with self.changed:
+            return self.changed.wait_for(lambda: self.arrived > self.allowed, timeout=30)
+
+
+@pytest.fixture
+def gated(make_engine: Callable[..., Any], make_model: Callable[..., Any]) -> Iterator[Any]:
+    """An engine whose every forward pass waits for the gate."""
+    gate = Gate()
+
+    def make(**options: Any) -> tuple[SlotEngine, Gate]:
+        model = make_model()
+        engine = make_engine(model=model, **options)
+        model.register_forward_pre_hook(gate.hook)
+        return engine, gate
+
+    yield make
+    gate.open()
+
+
+async def tokens(stream: Stream, count: int) -> list[int]:
+    """The next tokens of a stream."""
+    found: list[int] = []
+    while len(found) < count:
+        event = await anext(stream)
+        assert isinstance(event, Delta), event
+        found += [token.id for token in event.tokens]
+    return found
+
+
+async def test_a_cancelled_reply_ends_before_the_next_step_and_frees_its_row(
+    gated, ask, hear
+) -> None:
+    engine, gate = gated(max_rows=2)
+    going, staying = engine.submit(ask(max_tokens=200)), engine.submit(ask(LONG, max_tokens=8))
+    gate.open(3)
+    first = await tokens(going, 3)
+    await gate.reached()
+    going.cancel()
+    going.cancel()
+    gate.open(1)  # the step that was under way still gives its token
+    rest = [event async for event in going]
+    assert sum(isinstance(event, Delta) for event in rest) == 1
+    end = rest[-1]
+    assert isinstance(end, Finish)
+    assert end.reason is FinishReason.CANCELLED
+    assert end.completion_tokens == 4
+    await gate.reached()
+    assert engine.stats().running == 1
+    gate.open()
+    kept = [token async for event in staying if isinstance(event, Delta) for token in event.tokens]
+    alone, whole = await hear(engine, ask(LONG, max_tokens=8), ask(max_tokens=4))
+    assert [token.id for token in kept] == alone.ids
+    assert first == whole.ids[:3]
+
+
+async def test_waiting_replies_can_be_cancelled_and_dropped(gated, ask) -> None:
+    engine, gate = gated(max_rows=1)
+    running, waiting, dropped = (engine.submit(ask(id=name)) for name in "abc")
+    await gate.reached()
+    waiting.cancel()
+    engine.drop("c")
+    gate.open()
+    for stream in (waiting, dropped):
+        [end] = [event async for event in stream]
+        assert end == Finish(FinishReason.CANCELLED, len(ask().prompt), 0, 0, ())
+    events = [event async for event in running]
+    assert events[-1].reason is FinishReason.LENGTH
+    with pytest.raises(UnknownGeneration, match="'a' is under way"):
+        engine.drop("a")
+    running.cancel()  # too late, and harmless
+
+
+async def test_the_next_token_obeys_a_live_change_and_a_replay_gives_the_same(
+    gated, ask, hear, steer, make_engine
+) -> None:
+    engine, gate = gated(chunk=16)
+    beside = engine.submit(ask(LONG, max_tokens=30))
+    stream = engine.submit(ask(LONG, id="live", steering=steer((9, "add", 1.0)), max_tokens=20))
+    gate.open(11)  # eight passes over the prompts of both, then some tokens
+    before = await tokens(stream, 2)
+    await gate.reached()
+    new = steer((3, "clamp", 9.0), (5, "add", 3.0, "generated"))
+    at = engine.steer("live", new)
+    gate.open(3)
+    await gate.reached()
+    newer = Steering()
+    later = engine.steer("live", newer)
+    gate.open()
+    rest = [event async for event in stream]
+    ids = before + [token.id for event in rest[:-1] for token in event.tokens]
+    end = rest[-1]
+    timeline = (Change(0, steer((9, "add", 1.0))), Change(at, new), Change(later, newer))
+    assert end.timeline == timeline
+    assert 2 <= at < later < 20
+    first = steer((9, "add", 1.0))
+    plain, replayed, delayed = await hear(
+        engine,
+        ask(LONG, steering=first, max_tokens=20),
+        ask(LONG, steering=first, changes=timeline[1:], max_tokens=20),
+        ask(LONG, steering=first, changes=(replace(timeline[1], at=at + 1),), max_tokens=20),
+    )
+    assert ids[:at] == plain.ids[:at]
+    assert ids[at] != plain.ids[at], "the change must show at once"
+    assert ids[at] != delayed.ids[at], "and not a token later"
+    assert replayed.ids == ids
+    assert replayed.end == end
+    [alone] = await hear(engine, ask(LONG, max_tokens=30))
+    assert [t.id async for e in beside if isinstance(e, Delta) for t in e.tokens] == alone.ids
+
+
+async def test_steering_before_the_first_token_holds_from_the_start_of_the_prompt(
+    gated, ask, hear, steer
+) -> None:
+    engine, gate = gated(chunk=16, max_rows=1)
+    half = engine.submit(ask(LONG, id="half", steering=steer((9, "add", 1.0))))
+    waiting = engine.submit(ask(LONG, id="waiting"))
+    gate.open(2)
+    await gate.reached()
+    new = steer((3, "clamp", 9.0))
+    assert engine.steer("half", new) == engine.steer("waiting", new) == 0
+    gate.open()
+    ends = []
+    for stream in (half, waiting):
+        events = [event async for event in stream]
+        ends.append(([t.id for e in events[:-1] for t in e.tokens], events[-1]))
+    [alone] = await hear(engine, ask(LONG, steering=new))
+    assert ends == [(alone.ids, alone.end)] * 2
+
+
+async def test_a_live_change_that_is_refused_changes_nothing(gated, ask, hear, steer) -> None:
+    engine, gate = gated()
+    stream = engine.submit(ask(id="steady"))
+    await gate.reached()
+    with pytest.raises(Unsteerable, match="features 0 to 63"):
+        engine.steer("steady", steer((64, "add", 1.0)))
+    with pytest.raises(UnknownGeneration, match="'nobody'"):
+        engine.steer("nobody", Steering())
+    gate.open()
+    ids = await tokens(stream, 12)
+    [alone] = await hear(engine, ask())
+    assert ids == alone.ids
+
+
+async def test_a_row_that_raises_fails_alone(make_engine, make_model, ask, hear, tokenizer) -> None:
+    model = make_model()
+    engine = make_engine(model=model, chunk=64)
+    good = [ask(max_tokens=9), ask("Another.", temperature=1.0, seed=3, max_tokens=9)]
+    expected = [reply.ids for reply in await hear(engine, *good)]
+    poison, late = tokenizer.encode("\x07")[0], len(LONG) + 5
+
+    def poisoned(_module: Any, _args: Any, kwargs: Any) -> None:
+        if (kwargs["input_ids"] == poison).any():
+            raise RuntimeError("poison in the prompt")
+        if (kwargs["position_ids"] == late).any():
+            raise RuntimeError("poison on the way")
+
+    model.register_forward_pre_hook(poisoned, with_kwargs=True)
+    bad = [ask("\x07"), ask(LONG)]
+    again = [replace(request, id=f"again-{i}") for i, request in enumerate(good)]
+    replies = await hear(engine, bad[0], again[0], bad[1], again[1])
+    assert [replies[1].ids, replies[3].ids] == expected
+    assert replies[0].end == Failure("A step of this reply failed: poison in the prompt")
+    assert replies[2].end == Failure("A step of this reply failed: poison on the way")
+    assert len(replies[2].ids) == 6, "what came before stands"
+    assert engine.stats().alive
+    [after] = await hear(engine, replace(good[0], id="after"))
+    assert after.ids == expected[0]
+
+
+async def test_steering_beyond_all_numbers_fails_its_reply_and_leaves_a_clean_row(
+    make_engine, ask, hear, steer
+) -> None:
+    engine = make_engine(max_rows=2)
+    wild = steer(*((i, "add", 3.4e38) for i in range(8)))
+    [fine] = await hear(engine, ask(max_tokens=6))
+    replies = await hear(
+        engine,
+        ask(LONG, steering=wild, temperature=1.0),
+        ask(max_tokens=6),
+        ask(LONG, steering=wild),
+        ask(max_tokens=6),
+        ask(max_tokens=6),
+    )
+    assert all(isinstance(replies[i].end, Failure) for i in (0, 2))
+    assert "Lower the strengths" in replies[0].end.message
+    assert [replies[i].ids for i in (1, 3, 4)] == [fine.ids] * 3
+
+
+async def test_a_full_queue_refuses_and_takes_again_once_there_is_room(gated, ask, hear) -> None:
+    engine, gate = gated(max_rows=1, max_waiting=2)
+    streams = [engine.submit(ask(max_tokens=2)) for _ in range(3)]
+    with pytest.raises(Busy, match="All 1 rows are taken and 2 more"):
+        engine.submit(ask())
+    gate.open()
+    for stream in streams:
+        assert len(await tokens(stream, 2)) == 2
+        assert isinstance(await anext(stream), Finish)
+    [reply] = await hear(engine, ask())
+    assert isinstance(reply.end, Finish)
+
+
+async def test_what_cannot_be_done_is_refused_before_it_is_queued(
+    gated, ask, steer, dictionary
+) -> None:
+    engine, _ = gated(max_context=40, max_edits=2)
+    many = steer((1, "add", 1.0), (2, "add", 1.0), (3, "add", 1.0))
+    refused: list[tuple[Any, type[Exception], str]] = [
+        (ask("x" * 30, max_tokens=11), TooLong, "30 tokens and 11 more .* 41 in all.* holds 40"),
+        (ask(""), BadRequest, "0 prompt tokens"),
+        (ask(max_tokens=0), BadRequest, "0 to generate"),
+        (replace(ask(), prompt=(1, 999), steerable=(True,) * 2), BadRequest, "0 to 258"),
+        (replace(ask(), steerable=(True,)), BadRequest, "18 prompt tokens have 1 flags"),
+        (ask(steering=many), Unsteerable, "3 edits came; one reply may have 2"),
+        (ask(steering=steer((64, "add", 1.0))), Unsteerable, "features 0 to 63"),
+        (ask(steering=steer((-1, "add", 1.0))), Unsteerable, "features 0 to 63"),
+        (
+            ask(steering=steer((1, "add", 1.0, "all", "other"))),
+            Unsteerable,
+            "'other' is not loaded; loaded: tiny",
+        ),
+        (ask(steering=steer((1, "add", float("nan")))), Unsteerable, "not finite"),
+        (ask(steering=steer((1, "clamp", float("inf")))), Unsteerable, "not finite"),
+        (
+            ask(steering=steer((1, "add", 1.0), (1, "clamp", 1.0, "prompt"))),
+            Unsteerable,
+            "tiny/1 is edited twice",
+        ),
+        (ask(changes=(Change(3, Steering()), Change(3, Steering()))), BadRequest, "ascending"),
+        (ask(changes=(Change(-1, Steering()),)), BadRequest, "ascending"),
+        (ask(changes=(Change(3, many),)), Unsteerable, "3 edits came"),
+    ]
+    for request, error, words in refused:
+        for call in (engine.check, engine.submit):
+            with pytest.raises(error, match=words):
+                call(request)
+    apart = steer((1, "add", 1.0, "generated"), (1, "clamp", 1.0, "prompt"))
+    engine.check(ask(max_tokens=22, steering=apart))
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.alive) == (0, 0, True)
+
+
+async def test_a_dictionary_that_cannot_be_read_can_only_be_added_from(
+    make_engine, make_dictionary, ask, hear, steer
+) -> None:
+    unreadable = make_dictionary(architecture="abstopk")
+    assert not unreadable.info.reads_exactly
+    engine = make_engine(dictionaries=(unreadable,))
+    for op in ("clamp", "scale", "ablate", "at_least", "at_most"):
+        with pytest.raises(Unsteerable, match=rf"'{op}' needs the activation .*abstopk.* Use"):
+            engine.submit(ask(steering=steer((1, op, 2.0))))
+    added, plain = await hear(engine, ask(steering=steer((1, "add", 9.0)), trace=True), ask())
+    assert added.ids != plain.ids
+    assert not any(token.readings for token in added.tokens), "nothing is shown that is not known"
+
+
+async def test_two_generations_cannot_share_an_id_until_the_first_has_ended(gated, ask) -> None:
+    engine, gate = gated()
+    first = engine.submit(ask(id="same"))
+    with pytest.raises(BadRequest, match="'same' is already under way"):
+        engine.submit(ask(id="same"))
+    gate.open()
+    await tokens(first, 12)
+    assert isinstance(await anext(first), Finish)
+    engine.submit(ask(id="same"))
+
+
+async def test_an_engine_that_dies_says_so_to_everybody(gated, ask, monkeypatch, caplog) -> None:
+    engine, gate = gated(max_rows=1)
+    streams = [engine.submit(ask()) for _ in range(3)]
+    await gate.reached()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the books do not balance")
+
+    monkeypatch.setattr(engine._steps, "settle", broken)
+    gate.open()
+    for stream in streams:
+        [end] = [event async for event in stream]
+        assert end == Failure("The engine stopped on RuntimeError: the books do not balance.")
+    assert not engine.stats().alive
+    for call in (lambda: engine.submit(ask()), lambda: engine.steer("x", Steering())):
+        with pytest.raises(EngineDead, match="the books do not balance; restart the server"):
+            call()
+    engine.close()
+
+
+async def test_closing_ends_every_stream_and_can_be_repeated(gated, ask) -> None:
+    engine, gate = gated(max_rows=1)
+    streams = [engine.submit(ask(max_tokens=100)) for _ in range(2)]
+    await gate.reached()
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    gate.open()
+    for stream in streams:
+        events = [event async for event in stream]
+        assert events[-1] == Failure("The engine was closed.")
+    await closing
+    engine.close()
+    with pytest.raises(EngineDead, match="was closed"):
+        engine.submit(ask())
+
+
+async def test_an_engine_that_was_not_started_refuses(make_model, tokenizer, ask) -> None:
+    engine = SlotEngine(make_model(), tokenizer, {})
+    assert not engine.stats().alive
+    with pytest.raises(EngineDead, match="was not started"):
+        engine.submit(ask())
+    engine.close()
+
+
+async def test_readers_whose_loop_is_gone_are_dropped_and_the_others_served(
+    gated, ask, hear
+) -> None:
+    engine, gate = gated()
+
+    async def leave_it() -> None:
+        engine.submit(ask(id="orphan", max_tokens=100))
+        await gate.reached()
+
+    await asyncio.to_thread(asyncio.run, leave_it())
+    gate.open()
+    [reply] = await hear(engine, ask(max_tokens=20))
+    assert len(reply.ids) == 20
+    with pytest.raises(UnknownGeneration):
+        engine.drop("orphan")
+
+
+async def test_events_of_a_step_wake_a_loop_once() -> None:
+    loop = asyncio.get_running_loop()
+    calls = []
+    plain = loop.call_soon_threadsafe
+    loop.call_soon_threadsafe = lambda *a: (calls.append(a), plain(*a))[1]  # type: ignore
+    streams = [Stream(str(i), lambda: None) for i in range(5)]
+    deliver([(stream, Failure(stream.id)) for stream in streams])
+    assert [await anext(stream) for stream in streams] == [Failure(str(i)) for i in range(5)]
+    assert len(calls) == 1
+
+
+async def test_traced_tokens_carry_what_each_edit_saw(make_engine, ask, hear, steer) -> None:
+    steering = steer((3, "clamp", 6.0), (9, "add", 1.0, "generated"))
+    traced, plain = await hear(
+        make_engine(), ask(steering=steering, trace=True), ask(steering=steering)
+    )
+    assert traced.ids == plain.ids
+    assert not any(token.readings for token in plain.tokens)
+    for i, token in enumerate(traced.tokens):
+        clamp, add = token.readings
+        assert (clamp.dictionary, clamp.feature, clamp.after) == ("tiny", 3, 6.0)
+        assert add.after == pytest.approx(add.before + (1.0 if i else 0.0), abs=1e-5)
