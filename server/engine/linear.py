@@ -26,13 +26,18 @@ WORTH = 2**18  # weights of a matrix
 SPARE = 2**30  # bytes
 
 
+def _reorder(weight: Tensor, rows: int) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return packed
+
+
 class _Packed:
     """The forward of a linear layer whose weight [out, in] is packed; `plain` may be given up."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.plain: Tensor | None = weight
         self.bias = bias
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+        self.packed = _reorder(weight, 8)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.plain is not None and x.numel() < 2 * x.shape[-1]:
