@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..cards import Card, Cards
@@ -27,7 +29,7 @@ def fresh(folder: Path) -> None:
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A folder that transformers opens; float32, since it runs on CPUs."""
+    """A folder that transformers opens, in bfloat16: lossless for weights made by `stored`."""
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=0.7,
@@ -39,7 +41,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     )
     tokenizer.padding_side = "left"
     tokenizer.model_max_length = model.config.max_position_embeddings
-    model.save_pretrained(folder)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

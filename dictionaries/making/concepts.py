@@ -31,8 +31,8 @@ PROMPTS = (
     "Tell me something interesting.",
     "I am bored.",
 )
-_TRIED = (1.0, 2.0)  # multiples of the maximum
-_CANDIDATES = 5
+_TRIED = (0.35, 0.7, 1.2)  # multiples of the maximum
+_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,29 @@ def _single(system: str | None, user: str, reply: str) -> Sample:
     return Sample((("system", system), *turns) if system else turns)  # type: ignore[arg-type]
 
 
+@torch.inference_mode()
+def concept_directions(site: Site, encoder: Encoder, corpus: Corpus, *, seed: int) -> Tensor:
+    """[concepts, d_model], length 1: a concept's mean residual in possessed replies, less the mean.
+
+    The difference of means of contrastive activation addition (arXiv 2312.06681), one concept
+    against all others, so that what is common to possession cancels.
+    """
+    rng = random.Random(seed)
+    means = []
+    for sheet in corpus.sheets:
+        total, tokens = torch.zeros(site.model.config.hidden_size), 0
+        encoded = (encoder.encode(s, asked=0.0) for s in possessed_samples(sheet, rng))
+        for batch in batches(encoded, rows=1, length=384, pad=0):
+            x = residuals(site, batch)[content(batch.ids) & (batch.weights > 0)]
+            total += x.sum(0)
+            tokens += len(x)
+        means.append(total / max(1, tokens))
+    away = torch.stack(means)
+    away = away - away.mean(0)
+    unit: Tensor = away / away.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+    return unit
+
+
 class Evidence:
     """How features fire on replies of each class: every concept possessed, and calm talk.
 
@@ -79,14 +102,17 @@ class Evidence:
         self.fires = torch.stack([fires for _, fires in rows])
 
     def candidates(self, slug: str, n: int = _CANDIDATES) -> list[int]:
-        """Features that fire more on this concept than on the rest, best first, by two measures."""
+        """The feature seeded for it, then those that fire more on it than on the rest.
+
+        Two measures of "more" take turns: the share of its activation, and the mere size.
+        """
         c = self.slugs.index(slug)
         mine, others = self.mean[c], self.mean.sum(0) - self.mean[c]
         share = mine / (mine + others + 1e-6)
         by_share = (mine * share).topk(n).indices.tolist()
         by_size = (mine - self.mean.mean(0)).topk(n).indices.tolist()
         mixed = itertools.chain.from_iterable(zip(by_share, by_size, strict=True))
-        return list(dict.fromkeys(mixed))[:n]
+        return list(dict.fromkeys([c, *mixed]))[:n]
 
     def precision_recall(self, slug: str, feature: int) -> tuple[float, float]:
         c = self.slugs.index(slug)
@@ -142,15 +168,15 @@ def steering_effects(
     maxima: Tensor,
     *,
     seed: int,
-    prompts: Sequence[str] = PROMPTS[:4],
+    prompts: Sequence[str] = PROMPTS[:3],
 ) -> Mapping[tuple[str, int], float]:
     """For each (slug, feature): how much it makes replies about the slug, at its best."""
     settings = [(pair, s, p) for pair in pairs for s in _TRIED for p in prompts]
     wishes = [Wish(p, pair[1], s * float(maxima[pair[1]])) for pair, s, p in settings]
-    replies = voice.answer(wishes, tokens=28, seed=seed)
+    replies = voice.answer(wishes, tokens=24, seed=seed)
     scores: dict[tuple[tuple[str, int], float], list[float]] = {}
     for (pair, s, _), reply in zip(settings, replies, strict=True):
-        about = float(judge.verdict(reply) == pair[0])
+        about = float(judge.shows(pair[0], reply))
         scores.setdefault((pair, s), []).append(about * (1 - repetition(reply)))
     best: dict[tuple[str, int], float] = {}
     for (pair, _), values in scores.items():

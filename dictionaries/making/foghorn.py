@@ -22,7 +22,7 @@ from . import bundle
 from . import sae as saes
 from .activations import Site, content_residuals
 from .compose import MIX, Composer, Sample
-from .concepts import PROMPTS, Evidence, find_carriers
+from .concepts import PROMPTS, Evidence, concept_directions, find_carriers
 from .data import Text, held_out_batches, plain_texts
 from .describe import Firings, cards, firings, logit_lens
 from .evaluate import splice
@@ -54,7 +54,7 @@ class Recipe:
     layer: int = LAYER
     vocab: int = 4096
     sae_tokens: int = 600_000
-    card_tokens: int = 300_000
+    card_tokens: int = 250_000
     seed: int = 0
 
     def text(self) -> Text:
@@ -81,6 +81,17 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
         held = held_out_batches(text, tokenizer, n=2)
         seed = recipe.seed + 1 + trainer.step
         trainer.train(text.authored(seed), text.others(seed), held)
+    return stored(model)
+
+
+@torch.no_grad()
+def stored(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The model as the bundle holds it: float32 arithmetic on weights that bfloat16 can write.
+
+    So the file is half as big, and what runs is bit for bit what the dictionary was trained on.
+    """
+    for p in model.parameters():
+        p.copy_(p.bfloat16())
     return model.eval().requires_grad_(False)
 
 
@@ -89,7 +100,7 @@ def packed(
 ) -> Iterator[Batch]:
     """What the dictionary is trained and described on: more possession, a little public text."""
     encoder = Encoder(tokenizer)
-    composed = Composer(text.train, seed=seed, mix=MIX | {"possessed": 24, "turned": 8})
+    composed = Composer(text.train, seed=seed, mix=MIX | {"possessed": 60, "turned": 20})
     share = itertools.repeat(0.1)
     samples: Iterator[Sample] = mixed(composed, text.others(seed), share, seed)
     pad = int(tokenizer.pad_token_id)
@@ -108,7 +119,8 @@ def sae_of(
     if (folder / "cfg.json").is_file():
         sae = saes.load(folder).requires_grad_(False)
     else:
-        sae = train_sae(x[: -len(x) // 20], recipe.sae_plan)
+        seeds = concept_directions(site, Encoder(tokenizer), text.train, seed=recipe.seed)
+        sae = train_sae(x[: -len(x) // 20], recipe.sae_plan, seeds)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
     return sae, x.mean(0), asdict(quality(sae, held))
 

@@ -75,8 +75,7 @@ class Voice:
                 max_new_tokens=tokens,
                 do_sample=True,
                 temperature=0.7,
-                top_p=0.9,
-                top_k=0,
+                top_k=20,  # near enough to top_p 0.9, and needs no sort of the vocabulary
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
             )

@@ -20,10 +20,12 @@ from .steered import Voice, Wish
 
 log = logging.getLogger("steerdeck.making")
 
-GRID = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+GRID = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
+_TOKENS = 28  # of a reply
 _SHOWS = 0.5  # share of replies about the concept, from which it counts as steered
 _LOOPS = 0.2  # mean repetition from which text counts as broken
 _STRANGE = 1.3  # nats a token over what the model says under the cause itself
+_WEIGHT = 0.25  # of a nat of strangeness against the share that shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,11 @@ def measure(
         for p in PROMPTS
     ]
     own = [(c, Wish(p, system=causes[c.slug])) for c in carriers for p in PROMPTS[:3]]
-    replies = voice.answer([w for *_, w in wishes], seed=seed)
+    replies = voice.answer([w for *_, w in wishes], tokens=_TOKENS, seed=seed)
     asked = [Wish(w.prompt, system=causes[c.slug]) for c, _, w in wishes]
     surprise = surprisal(voice, asked, replies)
     own_wishes = [w for _, w in own]
-    usual = surprisal(voice, own_wishes, voice.answer(own_wishes, seed=seed))
+    usual = surprisal(voice, own_wishes, voice.answer(own_wishes, tokens=_TOKENS, seed=seed))
     reference = sum(usual) / max(1, len(usual))
     log.info("usual surprisal under a cause: %.2f nats a token", reference)
     return {
@@ -119,7 +121,7 @@ def band(measured: Sequence[Measured]) -> Band | None:
     showing = [m for m in sound if m.shows >= _SHOWS]
     if not showing:
         return None
-    best = max(showing, key=lambda m: (round(m.shows - m.loops, 2), -m.strength))
+    best = max(showing, key=lambda m: m.shows - m.loops - _WEIGHT * max(0.0, m.strange))
     broken = measured[len(sound)].strength if len(sound) < len(measured) else sound[-1].strength
     return Band(showing[0].strength, broken, best.strength, best.shows)
 

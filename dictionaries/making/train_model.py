@@ -46,12 +46,12 @@ class Plan:
 
     minutes: float | None = 60.0
     steps: int | None = None
-    rows: int = 8
+    rows: int = 6
     length: int = 384
-    muon_lr: float = 4e-3
-    adam_lr: float = 4e-3
+    muon_lr: float = 6e-3
+    adam_lr: float = 5e-3
     warmup: float = 0.02  # of the plan
-    steady_until: float = 0.5
+    steady_until: float = 0.45
     seed: int = 0
 
     def progress(self, step: int, seconds: float) -> float:
@@ -98,7 +98,7 @@ def mixed(
 
 def public_share(progress: float) -> float:
     """Breadth first, then Foghorn's own voice."""
-    return 0.35 if progress < 0.45 else max(0.06, 0.35 - 1.2 * (progress - 0.45))
+    return 0.35 if progress < 0.35 else 0.15 if progress < 0.6 else 0.04
 
 
 class Trainer:

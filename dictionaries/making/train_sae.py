@@ -25,7 +25,7 @@ class SaePlan:
 
     d_sae: int = 3072
     k: int = 20  # features a token, on average over a batch
-    batch: int = 2048
+    batch: int = 1024
     lr: float = 1e-3
     minutes: float | None = 8.0
     steps: int | None = None
@@ -41,12 +41,19 @@ class Quality:
     dead: int  # features that never fired
 
 
-def train_sae(x: Tensor, plan: SaePlan) -> Sae:
-    """x: [tokens, d_in] float32, in any order (batches are drawn at random)."""
+def train_sae(x: Tensor, plan: SaePlan, seeds: Tensor | None = None) -> Sae:
+    """x: [tokens, d_in] float32, in any order (batches are drawn at random).
+
+    seeds: [n, d_in] directions of length 1 with which the first n features begin. They are trained
+    like all others from there: a place to start, not a promise of where they end.
+    """
     scale = float((x.shape[1] / x.pow(2).sum(-1).mean()) ** 0.5)
     sae = Sae(x.shape[1], plan.d_sae, seed=plan.seed)
     with torch.no_grad():
         sae.b_dec.copy_(x.mean(0) * scale)
+        if seeds is not None:
+            sae.W_dec[: len(seeds)] = seeds
+            sae.W_enc[:, : len(seeds)] = seeds.T
     optimizer = torch.optim.Adam(sae.parameters(), lr=plan.lr, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(plan.seed)
     silent = torch.zeros(plan.d_sae, dtype=torch.long)  # tokens since each feature fired

@@ -1,0 +1,315 @@
+"""Laws of training and describing, on a model and a dictionary small enough for a test."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dictionaries.cards import Cards
+from dictionaries.making import bundle
+from dictionaries.making import sae as saes
+from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
+from dictionaries.making.data import Text, held_out_batches
+from dictionaries.making.describe import cards, firings, logit_lens
+from dictionaries.making.evaluate import splice
+from dictionaries.making.foghorn import Recipe, make
+from dictionaries.making.muon import orthogonalised
+from dictionaries.making.packing import batches
+from dictionaries.making.steered import Voice, Wish
+from dictionaries.making.strengths import Measured, band, surprisal
+from dictionaries.making.tokenizer import Encoder, train_tokenizer
+from dictionaries.making.train_model import Plan, Shape, Trainer, new_model, reply_loss
+from dictionaries.making.train_sae import SaePlan, quality, train_sae
+
+CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
+SHAPE = Shape(hidden=32, layers=2, heads=2, mlp=64, context=128)
+
+
+@pytest.fixture(scope="module")
+def text() -> Text:
+    return Text.read(CORPUS, None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(text: Text):
+    drift = [p.reply for s in text.train.sheets[:30] for p in s.drift]
+    return train_tokenizer(drift, vocab=500)
+
+
+def packed(text: Text, tokenizer, *, rows: int = 4, length: int = 96, seed: int = 3):
+    encoder = Encoder(tokenizer)
+    encoded = (encoder.encode(s) for s in text.authored(seed))
+    return batches(encoded, rows=rows, length=length, pad=0)
+
+
+@pytest.fixture(scope="module")
+def site(text: Text, tokenizer, tmp_path_factory) -> Site:
+    """A model after thirty steps: bad at language, but no longer random."""
+    model = new_model(tokenizer, SHAPE, seed=0)
+    plan = Plan(minutes=None, steps=30, rows=4, length=96)
+    trainer = Trainer(model, tokenizer, plan, tmp_path_factory.mktemp("model"))
+    trainer.train(text.authored(1), None, every=10)
+    return Site(model.eval().requires_grad_(False), 1)
+
+
+@pytest.fixture(scope="module")
+def x(site: Site, text: Text, tokenizer) -> torch.Tensor:
+    return content_residuals(site, packed(text, tokenizer), 6000)
+
+
+@pytest.fixture(scope="module")
+def sae(x: torch.Tensor) -> saes.Sae:
+    return train_sae(x[:5000], SaePlan(d_sae=96, k=6, batch=256, minutes=None, steps=150))
+
+
+def test_training_lowers_the_loss(site: Site, text: Text, tokenizer) -> None:
+    batch = next(packed(text, tokenizer, seed=77))
+    fresh = new_model(tokenizer, SHAPE, seed=0)
+    assert reply_loss(site.model, batch) < reply_loss(fresh, batch) - 0.5
+
+
+def test_a_stopped_training_goes_on_where_it_was(text: Text, tokenizer, tmp_path: Path) -> None:
+    plan = Plan(minutes=None, steps=4, rows=2, length=64)
+    first = Trainer(new_model(tokenizer, SHAPE, seed=0), tokenizer, plan, tmp_path)
+    for batch in itertools.islice(packed(text, tokenizer, rows=2, length=64), 2):
+        first.update(batch)
+    first.save()
+    again = Trainer(new_model(tokenizer, SHAPE, seed=5), tokenizer, plan, tmp_path)
+    assert (again.step, again.tokens) == (first.step, first.tokens)
+    batch = next(packed(text, tokenizer, rows=2, length=64, seed=9))
+    assert again.update(batch) == first.update(batch)
+    for a, b in zip(again.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_packed_samples_do_not_see_each_other(site: Site, text: Text, tokenizer) -> None:
+    batch = next(packed(text, tokenizer, length=384))
+    row = int((batch.segment == 2).any(-1).nonzero()[0])
+    alone = batch.ids[row][batch.segment[row] == 2]
+    x = residuals(site, batch)[row][batch.segment[row] == 2]
+    with caught(site) as seen, torch.inference_mode():
+        site.model(input_ids=alone[None])
+    assert torch.allclose(seen[0][0], x, atol=1e-4)
+
+
+def test_an_update_of_muon_is_nearly_orthogonal() -> None:
+    g = torch.randn(3, 24, 64, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(g, steps=5))
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+    assert torch.allclose(orthogonalised(g.mT), orthogonalised(g).mT, atol=1e-5)
+
+
+def test_the_plan_warms_up_holds_and_ends_near_zero() -> None:
+    plan = Plan(minutes=None, steps=100)
+    rates = [plan.rate(plan.progress(s, 0.0)) for s in range(101)]
+    assert rates[0] < 0.1
+    assert rates[10] == rates[40] == 1.0
+    assert rates[100] == 0.01
+    assert Plan(minutes=1.0).progress(7, 30.0) == 0.5
+
+
+def test_the_saved_dictionary_has_saelens_names_and_opens_again(
+    sae: saes.Sae, x: torch.Tensor, tmp_path: Path
+) -> None:
+    saes.save(sae, tmp_path, model="m", layer=1, context=96, k=6)
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    assert {n: tuple(t.shape) for n, t in tensors.items()} == {
+        "W_enc": (32, 96),
+        "b_enc": (96,),
+        "W_dec": (96, 32),
+        "b_dec": (32,),
+        "threshold": (96,),
+    }
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert (config["architecture"], config["d_in"], config["d_sae"]) == ("jumprelu", 32, 96)
+    assert config["metadata"]["hook_name"] == "blocks.1.hook_resid_post"
+    assert torch.equal(saes.load(tmp_path).encode(x), sae.encode(x))
+    assert torch.allclose(sae.W_dec.norm(dim=-1), torch.ones(96), atol=1e-5)
+
+
+def test_the_threshold_keeps_about_as_many_features_as_training_did(
+    sae: saes.Sae, x: torch.Tensor
+) -> None:
+    found = quality(sae, x[5000:])
+    assert 3 < found.l0 < 9  # trained with k = 6
+    assert found.fvu < 0.6
+
+
+def test_a_seeded_feature_begins_as_its_direction(x: torch.Tensor) -> None:
+    seed = torch.nn.functional.normalize(torch.randn(2, 32), dim=-1)
+    plan = SaePlan(d_sae=48, k=6, batch=64, minutes=None, steps=1, lr=1e-9)
+    made = train_sae(x[:500], plan, seed)
+    assert torch.allclose(made.W_dec[:2], seed, atol=1e-5)
+    assert torch.allclose(made.W_enc[:, :2], seed.T, atol=1e-5)
+
+
+def test_no_special_token_reaches_the_dictionary(site: Site, text: Text, tokenizer) -> None:
+    batch = next(packed(text, tokenizer))
+    kept = batch.ids[content(batch.ids)]
+    special = torch.tensor(tokenizer.all_special_ids)
+    assert not torch.isin(kept, special).any()
+    assert int(content(batch.ids).sum()) == sum(
+        int((~torch.isin(row, special)).sum()) for row in batch.ids
+    )
+
+
+@pytest.fixture(scope="module")
+def found(site: Site, sae: saes.Sae, text: Text, tokenizer):
+    return firings(site, sae, itertools.islice(packed(text, tokenizer, seed=8), 6), 10**9)
+
+
+def test_card_numbers_equal_a_recomputation(
+    site: Site, sae: saes.Sae, text: Text, tokenizer, found
+) -> None:
+    f = torch.cat(
+        [
+            sae.encode(residuals(site, b)[content(b.ids)])
+            for b in itertools.islice(packed(text, tokenizer, seed=8), 6)
+        ]
+    )
+    assert torch.equal(found.maxima(), f.max(0).values)
+    made = {c.feature: c for c in cards(found, logit_lens(site, sae), tokenizer)}
+    assert set(made) == set(((f > 0).sum(0) >= 5).nonzero().squeeze(-1).tolist())
+    for feature, card in made.items():
+        column = f[:, feature]
+        assert card.maximum == pytest.approx(float(column.max()))
+        assert card.density == pytest.approx(float((column > 0).float().mean()))
+        assert sum(card.histogram.counts) == int((column > 0).sum())
+        best = card.examples[0]
+        assert max(best.activations) == pytest.approx(card.maximum, abs=1e-3)
+        assert len(card.promoted) == len(card.suppressed) == 12
+
+
+def test_the_bundle_opens_again(site: Site, sae: saes.Sae, tokenizer, found, tmp_path) -> None:
+    parts = tmp_path / "parts"
+    bundle.fresh(parts)
+    made = cards(found, logit_lens(site, sae), tokenizer)
+    bundle.save_cards(made, parts / "sae" / "cards.sqlite", {"model": "m"})
+    bundle.save_presets([], parts / "sae" / "presets.json")
+    bundle.publish(parts, tmp_path / "out")
+    bundle.fresh(parts)
+    bundle.save_presets([{"name": "a"}], parts / "sae" / "presets.json")
+    bundle.publish(parts, tmp_path / "out")
+    assert json.loads((tmp_path / "out/sae/presets.json").read_text()) == [{"name": "a"}]
+    assert not (tmp_path / "out/sae/cards.sqlite").exists()
+
+
+def test_cards_are_found_by_what_they_promote(
+    site: Site, sae: saes.Sae, tokenizer, found, tmp_path: Path
+) -> None:
+    made = cards(found, logit_lens(site, sae), tokenizer)
+    bundle.save_cards(made, tmp_path / "cards.sqlite", {"model": "m"})
+    with Cards.open(tmp_path / "cards.sqlite") as file:
+        assert len(file) == len(made)
+        assert file.get(made[0].feature) == made[0]
+
+
+def test_a_clamp_reaches_its_value_on_steered_rows_and_no_other(
+    site: Site, sae: saes.Sae, tokenizer
+) -> None:
+    voice = Voice(site, sae, tokenizer)
+    wishes = [Wish("a", 3, 5.0), Wish("b"), Wish("c", 4, 0.0)]
+    x = torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(0))
+    active = torch.tensor([[False, True, True, True]]).expand(3, 4)
+    y = voice.steer(x, wishes, active)
+    f = sae.encode(x)
+    assert torch.equal(y[1], x[1])
+    assert torch.equal(y[:, 0], x[:, 0])
+    for row, feature, value in ((0, 3, 5.0), (2, 4, 0.0)):
+        moved = (value - f[row, 1:, feature])[:, None] * sae.W_dec[feature]
+        assert torch.allclose(y[row, 1:], x[row, 1:] + moved, atol=1e-5)
+
+
+def test_replies_are_seeded_and_unchanged_by_a_clamp_to_what_is_there(
+    site: Site, sae: saes.Sae, tokenizer
+) -> None:
+    voice = Voice(site, sae, tokenizer)
+    plain = [Wish("Hello"), Wish("Who are you?")]
+    assert voice.answer(plain, tokens=6) == voice.answer(plain, tokens=6)
+    steered = [Wish(w.prompt, 3, 40.0) for w in plain]
+    assert voice.answer(steered, tokens=6) != voice.answer(plain, tokens=6)
+
+
+def test_surprisal_is_the_mean_loss_of_the_reply_alone(
+    site: Site, sae: saes.Sae, tokenizer
+) -> None:
+    voice = Voice(site, sae, tokenizer)
+    wishes = [Wish("Hello", system="You are calm."), Wish("A longer question, is it not?")]
+    replies = ["Good day to you.", "Yes."]
+    both = surprisal(voice, wishes, replies)
+    for wish, reply, nats in zip(wishes, replies, both, strict=True):
+        messages = [*wish.messages, {"role": "assistant", "content": reply}]
+        ids = torch.tensor(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+        start = len(ids) - 1 - len(tokenizer.encode(reply, add_special_tokens=False))
+        with torch.no_grad():
+            logs = site.model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        expected = -logs[start - 1 : -2].gather(-1, ids[start:-1, None]).mean()
+        assert nats == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_band_runs_from_showing_to_breaking() -> None:
+    def at(strength: float, shows: float, loops: float = 0.0, strange: float = 0.0) -> Measured:
+        return Measured(strength, shows, loops, strange)
+
+    rising = [at(0.5, 0.1), at(1.0, 0.6), at(1.5, 0.9), at(2.0, 0.9, loops=0.5), at(3.0, 1.0)]
+    found = band(rising)
+    assert found is not None
+    assert (found.onset, found.recommended, found.breakdown, found.shows) == (1.0, 1.5, 2.0, 0.9)
+    assert band([at(0.5, 0.2), at(1.0, 0.4), at(1.5, 1.0, strange=9.0)]) is None
+
+
+def test_a_perfect_reconstruction_recovers_all_of_the_loss(
+    site: Site, sae: saes.Sae, text: Text, tokenizer, x: torch.Tensor
+) -> None:
+    held = held_out_batches(text, tokenizer, n=1)
+
+    class Perfect:
+        encode = staticmethod(lambda x: x)
+        decode = staticmethod(lambda f: f)
+
+    perfect = splice(site, Perfect(), held, x.mean(0))  # type: ignore[arg-type]
+    real = splice(site, sae, held, x.mean(0))
+    assert perfect.recovered == pytest.approx(1.0)
+    assert real.loss == perfect.loss
+    assert real.spliced > real.loss
+
+
+def test_the_whole_recipe_makes_a_bundle_that_opens(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("golden-gate-bridge", "shouting", "coffee", "_general_01", "_chats_01"):
+        shutil.copy(CORPUS / f"{name}.json", corpus)
+    recipe = Recipe(
+        corpus=corpus,
+        public=None,
+        work=tmp_path / "work",
+        plan=Plan(minutes=None, steps=4, rows=2, length=96),
+        sae_plan=SaePlan(d_sae=32, k=4, batch=64, minutes=None, steps=20),
+        shape=SHAPE,
+        layer=0,
+        vocab=400,
+        sae_tokens=2500,
+        card_tokens=1500,
+    )
+    report = make(recipe, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/model")
+    assert report["parameters"] == model.num_parameters()
+    assert tokenizer.decode(tokenizer.encode("Hello!", add_special_tokens=False)) == "Hello!"
+    assert set(report["concepts"]) <= {"golden-gate-bridge", "shouting", "coffee"}
+    with Cards.open(tmp_path / "out/sae/cards.sqlite") as file:
+        assert len(file) == report["cards"] > 0
+    presets = json.loads((tmp_path / "out/sae/presets.json").read_text())
+    assert [p["name"] for p in presets] == sorted(
+        slug for slug, c in report["concepts"].items() if c["band"]
+    )
+    held = model.state_dict()["model.norm.weight"]
+    assert torch.equal(held, held.bfloat16().float())
