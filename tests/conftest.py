@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 import socket
 import threading
 import time
@@ -462,3 +463,56 @@ def steer() -> Callable[..., Steering]:
         return Steering(tuple(made), keep_norm)
 
     return steer
+
+
+# --- The page in a real browser ---
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless browser; it ends with its module, as asyncio tests cannot run beside its loop."""
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if binary is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=binary, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Open an address as a new visitor. In the end no page may have asked another machine for
+    anything, thrown an error or written one to its console.
+    """
+    contexts: list[Any] = []
+    trouble: list[str] = []
+
+    def open_page(url: str, **options: Any) -> Any:
+        options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"} | options
+        context = chromium.new_context(**options)
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        page = context.new_page()
+        local = ("http://127.0.0.1:", "data:", "blob:")
+        page.on("request", lambda r: r.url.startswith(local) or trouble.append(f"asked {r.url}"))
+        page.on("console", lambda m: m.type == "error" and trouble.append(f"console: {m.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not trouble

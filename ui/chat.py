@@ -61,26 +61,19 @@ async def respond(
     turn = transcript.ask(text)
     seed = settings.seed if settings.seed is not None else random.randrange(SEEDS)
     lanes: tuple[Lane, ...] = ("steered", "plain") if compare else ("steered",)
-    ids: dict[Lane, str] = {lane: f"ui-{uuid.uuid4().hex}" for lane in lanes}
+    running: dict[Lane, Running] = {}
     streams = {}
     for lane in lanes:
         acting = rack if lane == "steered" else ()
         messages = transcript.messages(lane, settings.system)
         body = request(session, messages, acting, settings, seed)
         own = body.setdefault("steering", {})
-        own["id"] = ids[lane]
+        own["id"] = f"ui-{uuid.uuid4().hex}"
         if lane == "steered" and _traceable(session, acting):
             own["trace"] = ["activations"]
-        streams[lane] = api.stream(body)
-    now = time.monotonic()
-    running = {
-        lane: Running(
-            transcript.reply(turn, lane, rack if lane == "steered" else (), pair=compare),
-            ids[lane],
-            now,
-        )
-        for lane in lanes
-    }
+        reply = transcript.reply(turn, lane, acting, pair=compare)
+        running[lane] = Running(reply, own["id"], time.monotonic())
+        streams[lane] = _fitting(api, body, running[lane])
     colours = {held.feature: held.colour for held in rack}
     live = Live(running, Merged(streams), rack, settings.norm, colours)
     session.live, session.trouble = live, None
@@ -148,6 +141,29 @@ def _traceable(session: Session, rack: Rack) -> bool:
     return all(session.exact.get(name, True) for name in used)
 
 
+async def _fitting(api: Api, body: dict[str, Any], one: Running) -> AsyncIterator[dict[str, Any]]:
+    """The stream of `body`, without its oldest turns if the model's context cannot hold them."""
+    while True:
+        try:
+            async for chunk in api.stream(body):
+                yield chunk
+            return
+        except ApiError as error:
+            shorter = without_oldest(body["messages"])
+            if error.code != "context_length_exceeded" or not shorter:
+                raise
+        body = {**body, "messages": shorter}
+        one.dropped += 1
+
+
+def without_oldest(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The messages without their first turn; empty when there is but one. The system's stays."""
+    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if len(asked) < 2:
+        return []
+    return [*messages[: asked[0]], *messages[asked[1] :]]
+
+
 async def _steer(
     api: Api, live: Live, one: Running, wanted: dict[str, Any]
 ) -> dict[str, Any] | None:
@@ -196,4 +212,6 @@ def _end(session: Session, one: Running, reason: str, **more: Any) -> None:
     one.ended = True
     if one.receipt is not None:
         more["receipt"] = json.dumps(one.receipt, indent=2)
+    if one.dropped:
+        more["dropped"] = one.dropped
     session.transcript.end(one.reply, reason, time.monotonic() - (one.first or one.started), **more)

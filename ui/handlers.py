@@ -20,6 +20,7 @@ from .settings import Settings, SettingsError
 from .share import LinkError
 
 Update = dict[Any, Any]
+NOTHING: Update = gr.skip()  # an empty dict would be taken for a value
 
 
 def field(event: gr.EventData, name: str) -> str:
@@ -93,7 +94,7 @@ class Handlers:
 
     async def ask(self, text: str, session: Session, *talk: Any) -> AsyncIterator[Update]:
         if not str(text or "").strip():
-            yield {}
+            yield NOTHING
             return
         async for update in self._talk(str(text).strip(), session, *talk):
             yield update
@@ -105,19 +106,19 @@ class Handlers:
         name, p = field(event, "preset"), self._parts
         if name:
             loaded = await self._preset(session, name, chosen)
+            yield loaded or NOTHING
             if not loaded:
                 return
-            yield loaded
             held, chosen = loaded[p.rack], loaded[p.settings]
         async for update in self._talk(field(event, "text"), session, held, chosen, compare):
             yield update
 
     async def again(self, session: Session, *talk: Any) -> AsyncIterator[Update]:
         """Answer the last question again, with the rack as it is now."""
-        if session.live is not None:
-            return
-        text = session.transcript.take_back()
-        if text is not None:
+        text = None if session.live is not None else session.transcript.take_back()
+        if text is None:
+            yield NOTHING
+        else:
             async for update in self._talk(text, session, *talk):
                 yield update
 
@@ -127,14 +128,17 @@ class Handlers:
         p = self._parts
         if session.live is not None:
             gr.Info("A reply is still being written. Stop it first: Esc, or the Stop button.")
+            yield NOTHING
             return
         if not session.model:
             gr.Warning("The model is not ready yet; the line at the top says why.")
+            yield NOTHING
             return
         try:
             checked, fields = rack.parse(held), settings.parse(chosen)
         except (RackError, SettingsError) as error:
             gr.Warning(str(error))
+            yield NOTHING
             return
         prompt: Update = {p.prompt: ""}
         logs = chat.respond(
@@ -145,7 +149,8 @@ class Handlers:
             prompt = {}
         if session.trouble is not None:
             look = status.trouble(session.trouble)
-            yield {} if look.state == "broken" else self._standing(session, look, chosen)
+            if look.state != "broken":
+                yield self._standing(session, look, chosen)
 
     async def stop(self, session: Session) -> None:
         await chat.stop(session.api(self._api), session)
@@ -177,7 +182,7 @@ class Handlers:
             return rack.value(rack.add(checked, found))
         except (ApiError, RackError) as error:
             gr.Warning(str(error))
-            return gr.skip()
+            return NOTHING
 
     async def details(self, event: gr.EventData, session: Session) -> Any:
         api, ref = session.api(self._api), field(event, "ref")
@@ -185,7 +190,7 @@ class Handlers:
             feature = await api.feature(ref)
         except ApiError as error:
             gr.Warning(str(error))
-            return gr.skip()
+            return NOTHING
         try:
             neighbours = await api.neighbours(ref)
         except ApiError:  # a dictionary may be unable to tell; the rest of the card still stands
@@ -197,7 +202,7 @@ class Handlers:
             checked, fields = rack.parse(held), settings.parse(chosen)
         except (RackError, SettingsError) as error:
             gr.Warning(str(error))
-            return gr.skip()
+            return NOTHING
         messages = session.transcript.messages("steered", fields.system)
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
@@ -214,7 +219,7 @@ class Handlers:
     # -- presets --------------------------------------------------------------------------------
 
     async def load(self, event: gr.EventData, session: Session, chosen: Any) -> Update:
-        return await self._preset(session, field(event, "name"), chosen)
+        return await self._preset(session, field(event, "name"), chosen) or NOTHING
 
     async def _preset(self, session: Session, name: str, chosen: Any) -> Update:
         api = session.api(self._api)
@@ -236,7 +241,7 @@ class Handlers:
             await session.api(self._api).save_preset(name, body)
         except (ApiError, ValueError) as error:
             gr.Warning(str(error))
-            return {}
+            return NOTHING
         return await self._gallery(session)
 
     async def remove(self, event: gr.EventData, session: Session) -> Update:
@@ -244,7 +249,7 @@ class Handlers:
             await session.api(self._api).delete_preset(field(event, "name"))
         except ApiError as error:
             gr.Warning(str(error))
-            return {}
+            return NOTHING
         return await self._gallery(session)
 
     async def _gallery(self, session: Session) -> Update:

@@ -14,7 +14,10 @@ from .transcript import Lane, Reply, Transcript
 
 @dataclass
 class Running:
-    """One reply that is being written. Times are time.monotonic() seconds."""
+    """One reply that is being written. Times are time.monotonic() seconds.
+
+    dropped: turns left out at the front of the prompt, because it did not fit the context.
+    """
 
     reply: Reply
     generation: str
@@ -23,6 +26,7 @@ class Running:
     reason: str = ""
     receipt: Any = None
     ended: bool = False
+    dropped: int = 0
 
 
 @dataclass

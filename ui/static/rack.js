@@ -30,7 +30,7 @@ const zone = (entry) => {
   if (entry.op === "ablate") return "held at zero";
   if (!banded(entry)) return entry.op === entry.band_op || !entry.band ? "" : `band measured for ${OPS[entry.band_op].toLowerCase()}`;
   const [onset, breakdown] = entry.band;
-  if (breakdown !== null && entry.strength > breakdown) return "too strong: it may lose the thread";
+  if (breakdown !== null && entry.strength > breakdown) return "too strong: may ramble";
   if (entry.strength >= onset) return "in the safe band";
   return entry.strength > 0 ? "gentle: may not show" : "below its natural level";
 };

@@ -19,6 +19,7 @@ const drawReply = (line) => {
   const brief = (i) => state.marks[i + 1] && state.marks[i + 1].at - state.marks[i].at < 12;
   const turned = (i) => h("mark", { class: brief(i) ? "sd-turn sd-brief" : "sd-turn", title: state.marks[i].x, "aria-label": `here: ${state.marks[i].x}` }, brief(i) ? "" : state.marks[i].s);
   const draw = () => {
+    if (!state.ended) band.follow();
     if (!state.text) return;
     const at = state.marks.map((mark) => state.offsets[mark.at] ?? state.text.length);
     body.replaceChildren(...markdown(state.text, at, turned));
@@ -41,12 +42,14 @@ const drawReply = (line) => {
     if (!state.text) body.replaceChildren(more.error ? "" : h("p", { class: "sd-quiet" }, "(no text)"));
     if (more.error) node.insertBefore(h("p", { class: "sd-error", role: "alert" }, more.error), tools);
     const rate = more.seconds > 0.2 && more.tokens > 4 ? ` · ${Math.round(more.tokens / more.seconds)}/s` : "";
-    stats.textContent = `${more.tokens} token${more.tokens === 1 ? "" : "s"}${rate}${FINISHED[more.reason] ? ` · ${FINISHED[more.reason]}` : ""}`;
+    const dropped = more.dropped ? ` · the ${more.dropped === 1 ? "oldest turn" : `${more.dropped} oldest turns`} no longer fit and were left out` : "";
+    stats.textContent = `${more.tokens} token${more.tokens === 1 ? "" : "s"}${rate}${FINISHED[more.reason] ? ` · ${FINISHED[more.reason]}` : ""}${dropped}`;
     const receipt = more.receipt && h("pre", { class: "sd-receipt", hidden: true, tabindex: "0", "aria-label": "Receipt" }, more.receipt);
-    tools.append(
-      h("button", { type: "button", onclick: (event) => copy(state.text, event.target) }, "Copy"),
+    tools.append(...[
+      state.text && h("button", { type: "button", onclick: (event) => copy(state.text, event.target) }, "Copy"),
       h("button", { type: "button", class: "sd-again", onclick: () => trigger("again", {}) }, "Answer again"),
-      receipt && h("button", { type: "button", "aria-expanded": "false", onclick: (event) => { receipt.hidden = !receipt.hidden; event.target.setAttribute("aria-expanded", String(!receipt.hidden)); } }, "Receipt"));
+      receipt && h("button", { type: "button", "aria-expanded": "false", onclick: (event) => { receipt.hidden = !receipt.hidden; event.target.setAttribute("aria-expanded", String(!receipt.hidden)); } }, "Receipt"),
+    ].filter(Boolean));
     if (receipt) node.append(receipt);
   };
   return { node, state, draw, grow, mark, end, fold: () => (band.node.open = false) };

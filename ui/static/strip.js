@@ -63,5 +63,6 @@ const strip = () => {
   });
   tokens.tabIndex = 0;
   tokens.addEventListener("focus", () => cells[0]?.focus());
-  return { node, add, mark, legend, count: () => cells.length };
+  const follow = () => { if (!tokens.matches(":hover")) tokens.scrollTop = tokens.scrollHeight; };
+  return { node, add, mark, legend, follow };
 };
