@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .deck import Deck, Defaults
 from .engine.engine import SlotEngine
 from .engine.load import load_model
 from .errors import BadRequest
-from .presets import Presets, read_builtin
+from .presets import Preset, Presets, read_builtin
 from .service import Report
 from .settings import Settings
 
@@ -70,46 +71,64 @@ def load(settings: Settings, report: Report) -> Deck:
     report("finding the files", 0.02)
     model_path = _find(want.model, "model")
     report("loading the model", 0.1)
-    device = pick_device(settings.device)
     model, tokenizer = load_model(
-        model_path, device=device, dtype=None if settings.dtype == "auto" else settings.dtype
+        model_path,
+        device=pick_device(settings.device),
+        dtype=None if settings.dtype == "auto" else settings.dtype,
     )
-    dictionaries: dict[str, Dictionary] = {}
-    cards: dict[str, Cards] = {}
-    builtin = []
-    for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
-        report("opening the dictionaries", 0.6 + 0.2 * len(dictionaries) / len(want.dictionaries))
-        path = _find(where, "dictionary")
-        opened = open_dictionary(path, id=name)
-        if opened.info.id in dictionaries:
-            raise BadRequest(f"two dictionaries are called {opened.info.id}: rename one's folder")
-        dictionaries[opened.info.id] = opened
-        known = Cards.open(cards_path) if cards_path else Cards.beside(path)
-        if known is not None:
-            cards[opened.info.id] = known
-        builtin += read_builtin(path / PRESETS_FILE)
-    report("starting the engine", 0.85)
-    engine = SlotEngine(
-        model,
-        tokenizer,
-        dictionaries,
-        max_rows=settings.max_rows,
-        max_waiting=settings.max_waiting,
-        max_context=settings.max_context,
-        max_edits=settings.max_edits,
-        model_name=want.name,
-    )
+    with ExitStack() as undo:
+        report("opening the dictionaries", 0.6)
+        opened = _open(want, undo)
+        presets = Presets(want.name, opened.presets, settings.data_dir / PRESETS_FILE)
+        report("starting the engine", 0.8)
+        engine = SlotEngine(
+            model,
+            tokenizer,
+            opened.dictionaries,
+            max_rows=settings.max_rows,
+            max_waiting=settings.max_waiting,
+            max_context=settings.max_context,
+            max_edits=settings.max_edits,
+            model_name=want.name,
+        )
+        undo.pop_all()
     engine.start()
     return Deck(
         engine=engine,
         tokenizer=tokenizer,
         model=want.name,
         revision=revision(model_path),
-        dictionaries=dictionaries,
-        cards=cards,
-        presets=Presets(want.name, builtin, settings.data_dir / PRESETS_FILE),
+        dictionaries=opened.dictionaries,
+        cards=opened.cards,
+        presets=presets,
         defaults=defaults(model),
     )
+
+
+@dataclass
+class Opened:
+    """The dictionaries by their names, the cards of those that have any, their presets."""
+
+    dictionaries: dict[str, Dictionary] = field(default_factory=dict)
+    cards: dict[str, Cards] = field(default_factory=dict)
+    presets: list[Preset] = field(default_factory=list)
+
+
+def _open(want: Wanted, undo: ExitStack) -> Opened:
+    opened = Opened()
+    for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
+        path = _find(where, "dictionary")
+        dictionary = open_dictionary(path, id=name)
+        id = dictionary.info.id
+        if id in opened.dictionaries:
+            raise BadRequest(f"two dictionaries are called {id}: rename the folder of one")
+        opened.dictionaries[id] = dictionary
+        cards = Cards.open(cards_path) if cards_path else Cards.beside(path)
+        if cards is not None:
+            undo.callback(cards.close)
+            opened.cards[id] = cards
+        opened.presets += read_builtin(path / PRESETS_FILE)
+    return opened
 
 
 def _find(name: str, kind: Any) -> Path:

@@ -38,8 +38,10 @@ class Api:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+
+    def _client(self) -> httpx2.Client:
         key = os.environ.get("STEERDECK_API_KEY")
-        self._http = httpx2.Client(
+        return httpx2.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(None, connect=5.0),
@@ -48,7 +50,8 @@ class Api:
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """The JSON of a reply; a refusal or an unreachable server ends the command."""
         try:
-            response = self._http.request(method, path, **more)
+            with self._client() as http:
+                response = http.request(method, path, **more)
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             self._unreachable(exc)
         if response.status_code >= 400:
@@ -57,9 +60,9 @@ class Api:
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The chunks of a chat completion, as they come."""
-        body = {**body, "stream": True}
+        ask: dict[str, Any] = {"method": "POST", "json": {**body, "stream": True}}
         try:
-            with self._http.sse("/v1/chat/completions", method="POST", json=body) as events:
+            with self._client() as http, http.sse("/v1/chat/completions", **ask) as events:
                 if events.response.status_code >= 400:
                     events.response.read()
                     fail(_message(events.response.status_code, events.response.text))

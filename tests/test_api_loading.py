@@ -1,0 +1,115 @@
+"""From settings to a deck: the same code for the bundled model and any other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dictionaries.cards import Card, Cards
+from server.loading import defaults, load, revision, wanted
+from server.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory, make_model, tokenizer):
+    """The tiny model as a folder called `tiny-model`."""
+    folder = tmp_path_factory.mktemp("disk") / "tiny-model"
+    model = make_model()
+    model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.8, top_k=33)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sae(make_dictionary):
+    """A dictionary's folder, free to add files to."""
+    return make_dictionary("deck").path
+
+
+def settings(tmp_path, **options):
+    return Settings(data_dir=tmp_path, **options)
+
+
+def test_a_folder_is_served_with_what_lies_beside_its_dictionary(on_disk, sae, tmp_path):
+    with Cards.create(sae / "cards.sqlite") as cards:
+        cards.put([Card(3, "three", slug="three", maximum=2.0)])
+    preset = {"name": "more", "edits": [{"feature": "three", "strength": 1.0}]}
+    (sae / "presets.json").write_text(json.dumps([preset]))
+    told = []
+    options = {"model": str(on_disk), "dictionary": str(sae), "max_rows": 2, "max_context": 99}
+    deck = load(settings(tmp_path, **options), lambda stage, progress: told.append(progress))
+    try:
+        assert deck.model == "tiny-model"
+        assert list(deck.dictionaries) == ["deck"]
+        assert deck.find("three").card.maximum == 2.0
+        assert [preset.name for preset in deck.presets.all()] == ["more"]
+        assert (deck.defaults.temperature, deck.defaults.top_p, deck.defaults.top_k) == (
+            0.6,
+            0.8,
+            33,
+        )
+        capabilities = deck.engine.capabilities
+        assert (capabilities.max_rows, capabilities.max_context) == (2, 99)
+        assert (capabilities.device, capabilities.dtype) == ("cpu", "float32")
+    finally:
+        deck.engine.close()
+        deck.cards["deck"].close()
+    assert told == sorted(told)
+    assert told[0] < 0.1
+    assert told[-1] < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"model": "no-such-name"}, "foghorn"),
+        ({"model": "{empty}"}, "language model"),
+        ({"model": "{model}", "dictionary": "{empty}"}, "cfg.json"),
+        ({"model": "{model}", "dictionary": "{sae},{sae}"}, "two dictionaries"),
+        ({"model": "{model}", "dictionary": "{wide}"}, "residual"),
+        ({"model": "{model}", "cards": "a,b", "dictionary": "{sae}"}, "2 cards files"),
+        ({"model": "{model}", "cards": "{empty}/x", "dictionary": "{sae}"}, "no cards file"),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_sentence(on_disk, make_dictionary, tmp_path, options, names):
+    (tmp_path / "empty").mkdir()
+    places = {
+        "empty": tmp_path / "empty",
+        "model": on_disk,
+        "sae": make_dictionary("deck").path,
+        "wide": make_dictionary("wide", d_in=48).path,
+    }
+    options = {name: value.format(**places) for name, value in options.items()}
+    with pytest.raises(Exception, match=names) as caught:
+        load(settings(tmp_path, **options), lambda stage, progress: None)
+    assert isinstance(caught.value, (ValueError, OSError)) or type(caught.value).__module__ == (
+        "server.errors"
+    )
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_name_of_the_catalog_brings_its_dictionary():
+    want = wanted(Settings(model="foghorn"))
+    assert want.name == "foghorn"
+    assert [name for name, _ in want.dictionaries] == ["foghorn"]
+    own = wanted(Settings(model="foghorn", dictionary="/my/sae"))
+    assert own.dictionaries == ((None, "/my/sae"),)
+
+
+def test_the_revision_is_of_the_files_contents(on_disk, tmp_path):
+    before = revision(on_disk)
+    assert before == revision(on_disk)
+    assert len(before) == 16
+    config = on_disk / "generation_config.json"
+    text = config.read_text()
+    config.write_text(text + " ")
+    assert revision(on_disk) != before
+    config.write_text(text)
+    assert revision(on_disk) == before
+
+
+def test_a_model_that_recommends_nothing_gets_our_sampling(make_model):
+    ours = defaults(make_model())
+    assert (ours.temperature, ours.top_p, ours.top_k, ours.min_p) == (0.7, 1.0, 0, 0.0)
