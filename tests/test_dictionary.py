@@ -18,7 +18,7 @@ from dictionaries.containers import open_tensors
 from dictionaries.dictionary import Info, Site
 from dictionaries.edits import Norm
 from dictionaries.errors import DictionaryError
-from dictionaries.formats import open_dictionary
+from dictionaries.formats import common, open_dictionary
 from dictionaries.formats.common import revision
 
 D_IN, D_SAE = 24, 300
@@ -377,15 +377,17 @@ def test_the_revision_tells_files_apart(tmp_path):
     assert len(seen) == 4
 
 
-def test_the_revision_of_a_big_file_is_sampled_from_end_to_end(tmp_path):
-    file, size = tmp_path / "big", 3 * 2**30
+def test_the_revision_of_a_big_file_is_sampled_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "_HASHED_WHOLE", 64 * 1024)
+    monkeypatch.setattr(common, "_SAMPLE", 1024)
+    file, size = tmp_path / "big", 3 * 2**20
     file.touch()
     os.truncate(file, size)
     seen = {revision([file])}
     for at in (0, size // 2, size - 1):
         with file.open("r+b") as opened:
             opened.seek(at)
-            opened.write(b"x" * min(64 * 2**20, size - at))
+            opened.write(b"x" * min(64 * 1024, size - at))
         seen.add(revision([file]))
     assert len(seen) == 4
     os.truncate(file, size + 1)
