@@ -1,0 +1,113 @@
+"""server/README.md is the room's documentation: what the code has, it names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from server import errors, handlers
+from server.cli import app
+from server.engine.types import FinishReason, Where
+from server.metrics import Metrics
+from server.schemas import base, requests, steering
+from server.settings import PREFIX, Settings
+
+README = (Path(__file__).resolve().parents[1] / "server" / "README.md").read_text("utf-8")
+
+
+def subclasses(kind):
+    return {kind, *(sub for direct in kind.__subclasses__() for sub in subclasses(direct))}
+
+
+def told(word):
+    return f"`{word}`" in README
+
+
+FIELDS = sorted(
+    {
+        name
+        for model in (
+            *subclasses(base.Wire),
+            *subclasses(base.Root),
+            requests.Message,
+            requests.TextPart,
+        )
+        for name in model.model_fields
+    }
+)
+REFUSALS = sorted(
+    {
+        (kind.status, kind.code)
+        for kind in subclasses(errors.SteerdeckError)
+        if kind.__module__ in (errors.__name__, handlers.__name__)
+    }
+)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_of_a_request_is_told(field):
+    assert told(field)
+
+
+@pytest.mark.parametrize("op", [*steering.Op])
+def test_every_op_is_told(op):
+    assert told(op)
+
+
+@pytest.mark.parametrize("where", [*Where])
+def test_every_place_to_steer_is_told(where):
+    assert f'`"{where}"`' in README
+
+
+@pytest.mark.parametrize("reason", [*FinishReason])
+def test_every_finish_is_told(reason):
+    assert told(reason)
+
+
+@pytest.mark.parametrize(("status", "code"), REFUSALS)
+def test_every_error_is_a_row_of_the_table(status, code):
+    assert f"| {status} | `{code}` |" in README
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_a_row_of_the_table(name):
+    (row,) = re.findall(rf"^\| `{PREFIX}{name.upper()}` \|(.*?)\|", README, re.M)
+    default = Settings.model_fields[name].default
+    if isinstance(default, str | int) and not isinstance(default, bool):
+        assert f"`{default}`" in row
+
+
+@pytest.mark.parametrize("name", sorted(get_command(app).commands))
+def test_every_command_is_told(name):
+    assert f"steerdeck {name}" in README
+    for part in getattr(get_command(app).commands[name], "commands", ()):
+        assert re.search(rf"`(steerdeck )?({name} )?{part}\b", README), part
+
+
+def test_every_metric_is_told():
+    text = Metrics().page(None).decode()
+    names = set(re.findall(r"^# TYPE (steerdeck_\w+?)(?:_created)? ", text, re.M))
+    assert len(names) >= 14
+    assert not [name for name in names if name not in README]
+
+
+def test_every_route_is_told(live):
+    paths = live.http.get("/openapi.json").json()["paths"]
+    assert len(paths) >= 13
+    assert not [path for path in paths if path not in README]
+
+
+def test_every_field_of_a_receipt_is_told(live):
+    receipt = live.chat(steering={"preset": "loud"})["steering"]["receipt"]
+    assert not [name for name in receipt if not told(name)]
+    assert not [name for name in receipt["edits"][0] if not told(name)]
+
+
+def test_no_error_or_setting_is_told_that_is_not_there():
+    rows = {(int(s), c) for s, c in re.findall(r"^\| (\d{3}) \| `(\w+)` \|", README, re.M)}
+    assert rows == set(REFUSALS)
+    variables = {name.lower() for name in re.findall(rf"^\| `{PREFIX}(\w+)`", README, re.M)}
+    assert variables == set(Settings.model_fields)
