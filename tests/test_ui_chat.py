@@ -203,6 +203,25 @@ async def test_a_turn_that_failed_at_once_is_left_out_of_the_next_prompt(service
     assert service.script.bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
 
 
+async def test_turns_that_do_not_fit_the_context_are_left_out_and_counted(
+    service: Service,
+) -> None:
+    await service.logs("a first question that is quite verbose")
+    await service.logs("Hello")
+    service.script.context = 12  # words
+    await service.logs("Who are you?")
+    assert [m["content"] for m in service.script.bodies[-1]["messages"]] == ["Who are you?"]
+    assert service.lines("end")[-1]["dropped"] == 2
+    assert "dropped" not in service.lines("end")[1]
+
+
+def test_leaving_out_the_oldest_turn_keeps_the_system_prompt_and_the_question() -> None:
+    roles = ["system", "user", "assistant", "user"]
+    messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
+    assert chat.without_oldest(messages) == [messages[0], messages[3]]
+    assert chat.without_oldest([messages[0], messages[3]]) == []
+
+
 async def test_answering_again_replaces_the_last_turn(service: Service) -> None:
     await service.logs("Hello")
     await service.logs("Who are you?")

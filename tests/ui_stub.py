@@ -45,6 +45,7 @@ class Script:
     rate: float = 200.0
     loading: float = 0.0
     key: str = ""
+    context: int = 9000  # words of all messages together
     started: float = field(default_factory=time.monotonic)
     live: dict[str, dict[str, Any]] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -224,7 +225,8 @@ def add_replies(app: FastAPI, script: Script) -> None:
     async def chat(request: Request) -> Any:
         body = await request.json()
         script.bodies.append(body)
-        if "too long" in body["messages"][-1]["content"]:
+        size = sum(len(message["content"].split()) for message in body["messages"])
+        if size > script.context or "too long" in body["messages"][-1]["content"]:
             return problem(413, "The prompt has 9000 tokens; 512 fit.", "context_length_exceeded")
         return EventSourceResponse(reply(script, body), ping=0, sep="\n")
 

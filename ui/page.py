@@ -60,7 +60,8 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
         turn.then(do.export, exported, [p.export], **quiet)
 
     # A widget's own events cannot share a gr.on: Gradio makes them on the fly.
-    p.search.query(do.find, [p.session], [p.search], **last)
+    # Not always_last: that would send the event data of the first query again for the last one.
+    p.search.query(do.find, [p.session], [p.search], trigger_mode="multiple", **quiet)
     for take in (p.search.pick, p.card.take):
         take(do.add, [p.session, p.rack], [p.rack], **quiet)
     for look in (p.search.look, p.rack.look, p.card.look):

@@ -1,0 +1,228 @@
+"""The page in a browser where things go wrong: slow, locked, failing and hostile services.
+
+The service is the scripted one of `ui_stub.py`; the page is served alone, as `steerdeck ui` does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
+
+HERE = Path(__file__).parent
+PAGE = """
+import asyncio, sys, uvicorn
+from ui.alone import build_app
+
+async def main():
+    app = build_app(sys.argv[1])
+    await uvicorn.Server(uvicorn.Config(app, port=int(sys.argv[2]), log_level="warning")).serve()
+
+asyncio.run(main())
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def answers(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until `url` answers; whatever it answers."""
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, f"the process for {url} ended"
+        assert time.monotonic() < deadline, f"{url} does not answer"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+
+
+class Stub:
+    """The scripted service on a port of its own, started again for each test that wants it."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        self.stop()
+        command = [sys.executable, str(HERE / "ui_stub.py"), "--port", str(self.port), *options]
+        self.process = subprocess.Popen(command)
+        answers(f"{self.url}/readyz", self.process)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def seen(self) -> Any:
+        with urllib.request.urlopen(f"{self.url}/script", timeout=5) as told:
+            return json.load(told)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: Any) -> Iterator[tuple[Stub, str]]:
+    stub, port = Stub(), free_port()
+    command = [sys.executable, "-c", PAGE, stub.url, str(port)]
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio"))}
+    page = subprocess.Popen(command, env=environment, cwd=HERE.parent)
+    try:
+        answers(f"http://127.0.0.1:{port}/", page)
+        yield stub, f"http://127.0.0.1:{port}/"
+    finally:
+        stub.stop()
+        page.kill()
+        page.wait()
+
+
+@pytest.fixture
+def stub(served: tuple[Stub, str]) -> Stub:
+    return served[0]
+
+
+@pytest.fixture
+def open_page(served: tuple[Stub, str], visit: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda query="", **options: visit(served[1] + query, **options)
+
+
+@pytest.fixture
+def expect() -> Any:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=30_000)
+    return expect
+
+
+def ask(page: Any, text: str) -> None:
+    page.get_by_label("Message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.stop()
+    page = open_page("?steer=foghorn/0:c:2.5")
+    banner = page.locator(".sd-banner")
+    expect(banner).to_contain_text(f"No server answers at {stub.url}")
+    ask(page, "Hello")
+    expect(page.get_by_text("The model is not ready yet")).to_be_visible()
+    stub.start("--loading", "3")
+    expect(banner).to_contain_text("The model is loading: reading weights.")
+    expect(banner.get_by_role("progressbar")).to_be_visible()
+    expect(banner).to_be_hidden()
+    expect(page.locator(".sd-home h2")).to_have_text("Golden Gate Bridge")
+    expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
+
+
+def test_a_key_is_asked_for_only_where_one_is_needed_and_is_remembered(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start("--key", "secret")
+    page = open_page()
+    expect(page.locator(".sd-banner")).to_contain_text("This server needs an API key.")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("API key", exact=True).fill("secret")
+    page.get_by_role("button", name="Use key").click()
+    expect(page.locator(".sd-banner")).to_be_hidden()
+    page.reload()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    expect(page.locator(".sd-banner")).to_be_hidden()
+    stub.start()
+    other = open_page()
+    other.get_by_role("button", name="Settings").click()
+    expect(other.get_by_label("Temperature")).to_be_visible()
+    expect(other.get_by_label("API key", exact=True)).to_be_hidden()
+
+
+def test_hostile_labels_and_tokens_are_only_ever_text(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page("?steer=foghorn/4:c:2.5")
+    expect(page.locator("#rack .sd-name")).to_contain_text("<img src=x")
+    page.get_by_label("Search features").fill("slow")
+    page.wait_for_timeout(200)  # so that this query is under way when the next one is typed
+    page.get_by_label("Search features").fill("img")
+    expect(page.locator("#search [role=option]")).to_contain_text("<img src=x")
+    page.keyboard.press("Escape")
+    ask(page, "hostile **bold** <b>x</b> `code` please")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    expect(page.locator(".sd-body")).to_contain_text("<img src=x")
+    expect(page.locator(".sd-user")).to_have_text("hostile **bold** <b>x</b> `code` please")
+    page.locator("#rack .sd-name").click()
+    expect(page.locator("#card h2")).to_contain_text("${document.title='owned'} {{value}}")
+    assert page.locator("img[src=x]").count() == 0
+    assert page.title() == "Steerdeck"
+
+
+def test_a_failing_reply_says_why_and_the_next_one_works(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    for prompt, told in (
+        ("please fail", "The step failed: out of memory."),
+        ("please cut", "The reply broke off before its end"),
+        ("this is too long", "The prompt has 9000 tokens; 512 fit."),
+    ):
+        ask(page, prompt)
+        expect(page.get_by_role("alert").filter(has_text=told)).to_be_visible()
+    ask(page, "Hello")
+    expect(page.locator(".sd-last .sd-stats")).to_contain_text("256 tokens")
+    assert "Traceback" not in page.content()
+
+
+def test_the_words_after_the_mark_are_those_of_the_new_setting(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start("--rate", "12")
+    page = open_page("?steer=foghorn/0:c:3")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    ask(page, "Hello")
+    expect(page.locator(".sd-token").nth(3)).to_be_visible()
+    page.get_by_label("Golden Gate Bridge on").uncheck()
+    mark = page.locator(".sd-turn")
+    expect(mark).to_have_attribute("title", "Golden Gate Bridge off")
+    expect(page.locator(".sd-turned ~ .sd-token").nth(5)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    before, after = page.locator(".sd-body p").evaluate(
+        """p => { const mark = p.querySelector('.sd-turn'); const range = document.createRange();
+        range.setStart(p, 0); range.setEndBefore(mark); const before = range.toString();
+        range.setStartAfter(mark); range.setEnd(p, p.childNodes.length);
+        return [before, range.toString()]; }"""
+    )
+    assert "I am the bridge" in before
+    assert len(after.split()) > 3
+    assert not set(after.split()) & {"bridge", "bay,", "towers", "fog.", "cables", "Ships"}
+
+
+def test_a_share_link_that_makes_no_sense_is_said_and_leaves_the_page_usable(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page("?steer=foghorn/77:c:1")
+    expect(page.get_by_text("The link was not opened. There is no feature 77")).to_be_visible()
+    expect(page.locator("#rack")).to_contain_text("The rack is empty")
+    expect(page.locator(".sd-home h2")).to_be_visible()
