@@ -74,7 +74,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 def _of_starlette(request: Request, exc: HTTPException) -> SteerdeckError:
     if isinstance(exc.__cause__, SteerdeckError):  # raised while FastAPI read the body
         return exc.__cause__
-    where = f"{request.method} {request.url.path}"
+    where = f"{request.method} {request.scope['path']}"
     match exc.status_code:
         case 404:
             return NotFound(f"there is no {where}; /docs lists what there is")

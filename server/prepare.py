@@ -14,6 +14,8 @@ from .errors import BadRequest, TooLong
 from .schemas.requests import ChatRequest, CompletionRequest
 from .steering import Resolved, resolve
 
+COLDEST = 1e-5  # below it logits / temperature overflows, and the likeliest token is chosen anyway
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -71,8 +73,9 @@ def _ask(
 
 def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> Sampling:
     ours = deck.defaults
+    temperature = _or(body.temperature, ours.temperature)
     return Sampling(
-        temperature=_or(body.temperature, ours.temperature),
+        temperature=temperature if temperature >= COLDEST else 0.0,
         top_p=_or(body.top_p, ours.top_p),
         top_k=int(_or(body.top_k, ours.top_k)),
         min_p=_or(body.min_p, ours.min_p),

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import BadRequest, NotFound
+from .errors import BadRequest, NotFound, SteerdeckError
 from .schemas.steering import PresetBody
 
 log = logging.getLogger("steerdeck.presets")
@@ -91,6 +91,10 @@ class Presets:
             )
         return Preset(name, body)
 
+    def has(self, name: str) -> bool:
+        with self._lock:
+            return name in self._builtin or name in self._stored.get(self.model, {})
+
     def put(self, name: str, body: PresetBody) -> Preset:
         """Save it; on disk when this returns. Raises BadRequest for a built-in one's name."""
         self._writable(name, "changed")
@@ -145,7 +149,13 @@ class Presets:
                 indent=1,
                 ensure_ascii=False,
             )
-            replace_file(self._path, text)
+            try:
+                replace_file(self._path, text)
+            except OSError as exc:
+                raise SteerdeckError(
+                    f"the presets could not be written to {self._path} "
+                    f"({exc.strerror or exc}): nothing was changed"
+                ) from exc
         self._stored = stored
 
 

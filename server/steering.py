@@ -30,9 +30,11 @@ class Resolved:
 
 def split_model(deck: Deck, model: str | None) -> str | None:
     """The preset a model name asks for, if any. Raises UnknownModel."""
-    name, _, preset = (model or deck.model).partition(SEPARATOR)
-    if name == deck.model and (not preset or any(p.name == preset for p in deck.presets.all())):
-        return preset or None
+    if model in (None, deck.model):
+        return None
+    _, found, preset = str(model).rpartition(SEPARATOR)
+    if found and model == deck.model + SEPARATOR + preset and deck.presets.has(preset):
+        return preset
     raise UnknownModel(
         f"{model!r} is not served here: send {deck.model!r}, or {deck.model}{SEPARATOR}preset "
         "with a preset that GET /v1/models lists",

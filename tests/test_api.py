@@ -170,6 +170,21 @@ def test_messages_and_a_receipts_replay_give_the_same_bytes(live, body):
         assert again["steering"]["receipt"] == receipt
 
 
+@pytest.mark.parametrize("temperature", [0, 1e-6, 1e-300])
+def test_the_coldest_temperatures_are_greedy(live, temperature):
+    reply = live.chat(temperature=temperature, seed=2)
+    assert text_of(reply) == text_of(live.chat(temperature=0, seed=3))
+    assert reply["steering"]["receipt"]["sampling"]["temperature"] == 0
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
+def test_every_64_bit_seed_works_and_replays(live, seed):
+    reply = live.chat(seed=seed, temperature=1.0, n=2)
+    for choice, receipt in zip(reply["choices"], reply["steering"]["receipts"], strict=True):
+        again = live.chat(**{"max_tokens": None} | receipt["replay"])
+        assert text_of(again) == choice["message"]["content"]
+
+
 def test_a_drawn_seed_is_told_and_differs_between_replies(live):
     seeds = {live.chat(temperature=1.0)["steering"]["receipt"]["seed"] for _ in range(4)}
     assert len(seeds) == 4

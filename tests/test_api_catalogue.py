@@ -245,6 +245,7 @@ class TestPresets:
 
     def test_a_write_that_fails_keeps_the_old_file(self, tmp_path, monkeypatch):
         from server import presets
+        from server.errors import SteerdeckError
         from server.schemas.steering import PresetBody
 
         path = tmp_path / "presets.json"
@@ -256,7 +257,7 @@ class TestPresets:
             raise OSError("no space left")
 
         monkeypatch.setattr(presets.os, "fsync", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(SteerdeckError, match=r"no space left.*nothing was changed"):
             mine.put("lost", PresetBody(**BODY))
         assert path.read_text() == before
         assert [p.name for p in mine.all()] == ["kept"]

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.cli.chat import read_edit
+from server.cli.chat import harmless, read_edit
 from server.cli.serve import physical_cores, url_of
 
 REPO = Path(__file__).resolve().parents[1]
@@ -155,6 +155,9 @@ class TestChat:
     )
     def test_an_edit_is_written_short(self, text, edit):
         assert read_edit(text) == edit
+
+    def test_a_reply_cannot_command_the_terminal(self):
+        assert harmless("a\x1b[2Jb\x07\x9bc\n\té😀") == "a[2Jbc\n\té😀"
 
 
 class TestFeatures:

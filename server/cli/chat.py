@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from typing import Annotated, Any
 
 import typer
@@ -86,13 +87,18 @@ def _turn(
         for choice in chunk["choices"]:
             text = choice["delta"].get("content") or ""
             reply += text
-            typer.echo(text, nl=False)
+            typer.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
             sys.stdout.flush()
         if receipt and "receipt" in chunk.get("steering", {}):
             typer.echo(err=True)
             show(chunk["steering"]["receipt"], err=True)
     typer.echo()
     turns.append({"role": "assistant", "content": reply})
+
+
+def harmless(text: str) -> str:
+    """Without control characters: a model's escape sequence must not command the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def _read() -> str | None:

@@ -195,7 +195,7 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_N, fail_fast=Tr
 class CompletionRequest(SamplingFields):
     """POST /v1/completions."""
 
-    unbuilt: ClassVar = {**UNBUILT, "suffix": ("",), "echo": (False,)}
+    unbuilt: ClassVar = {**UNBUILT, "suffix": ("",)}
 
     prompt: Text | TokenIds | Texts = Field(
         description="a text, a list of token ids, or a list of texts"
