@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, Llama4TextConfig, Phi3Config
 
 from dictionaries.dictionary import Dictionary
 from dictionaries.edits import EditTable, Op
 from dictionaries.edits import steer as steer_by_formula
 from server.engine.batch import Batch, Span
 from server.engine.runner import Runner
+from server.engine.sites import longest_context
 from server.engine.tables import Phase, Table, entries
 from server.engine.types import FeatureEdit, Steering, Where
 from server.errors import SteerdeckError, Unsteerable
@@ -242,7 +244,7 @@ def test_a_model_that_slots_do_not_reproduce_is_refused(make_model) -> None:
     plain = attention.forward
 
     def drifting(*args: Any, **kwargs: Any) -> Any:
-        if "slots" in kwargs:
+        if model.config._attn_implementation == "steerdeck":
             kwargs["position_embeddings"] = tuple(2 * e for e in kwargs["position_embeddings"])
         return plain(*args, **kwargs)
 
@@ -338,3 +340,47 @@ def test_a_view_follows_rows_that_are_rewritten_in_place(dictionary) -> None:
     assert table.view(slice(0, 2), Phase.GENERATED) is view
     assert (view.edits.scale[0].item(), view.edits.shift[0].item()) == (0.0, 2.0)
     assert not view.adds[0].item()
+
+
+def test_the_context_ends_where_positions_would_stop_being_a_rows_own() -> None:
+    """LongRoPE looks at the whole batch, and chunked attention forgets what lies a chunk back."""
+    phi = Phi3Config(
+        max_position_embeddings=256,
+        original_max_position_embeddings=64,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+        hidden_size=32,
+        num_attention_heads=4,
+    )
+    assert longest_context(phi) == 64
+    llama4 = Llama4TextConfig(max_position_embeddings=512, attention_chunk_size=128)
+    assert longest_context(llama4) == 128
+    assert longest_context(Llama4TextConfig(max_position_embeddings=64)) == 64
+
+
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}),
+        ("stablelm", {}),  # does not hand arguments on to attention
+        ("cohere2", {"sliding_window": 4}),
+        ("olmo2", {}),
+    ],
+)
+def test_other_families_run_over_slots_too(family, extra) -> None:
+    """Sinks, windows and odd wiring: the runner itself compares with the plain forward pass."""
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        **extra,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 or "sinks" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    assert prefill(runner(model), 0).isfinite().all()

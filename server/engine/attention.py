@@ -11,6 +11,7 @@ Masks are additive and made once a step for each window, not once a layer.
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from .batch import Batch
 from .cache import SlotCache
 
 NAME = "steerdeck"
+
+# The pass under way in this thread; not an argument, since some models do not hand it on.
+STEP: ContextVar[SlotStep] = ContextVar("steerdeck_step")
 
 
 class SlotStep:
@@ -97,7 +101,6 @@ def slot_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    slots: SlotStep,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -108,6 +111,7 @@ def slot_attention(
 
     s_aux: one attention sink a head (gpt-oss), a logit that takes probability and gives nothing.
     """
+    slots = STEP.get()
     heads, kv_heads, groups = query.shape[1], key.shape[1], query.shape[1] // key.shape[1]
     keys, values = slots.cache.layer(_layer_index(module), key, value)
     count, window = len(slots.batch.tokens), sliding_window

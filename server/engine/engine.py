@@ -98,7 +98,7 @@ class SlotEngine:
         Raises Busy (429), TooLong (413), Unsteerable (400) or EngineDead (503): now or not at all.
         """
         turns = self._turns(request)
-        stream = Stream(request.id, lambda: self._cancel(request.id))
+        stream = Stream(request.id, lambda: self._cancel(reply))
         reply = Reply(request, stream, turns, self._vocabulary)
         with self._changed:
             self._alive()
@@ -121,8 +121,8 @@ class SlotEngine:
     def drop(self, generation_id: str) -> None:
         """Stop it before the next step. Raises UnknownGeneration (404) if it does not run."""
         with self._changed:
-            self._known(generation_id).cancelled = True
-            self._changed.notify()
+            reply = self._known(generation_id)
+        self._cancel(reply)
 
     def stats(self) -> Stats:
         with self._changed:
@@ -137,11 +137,10 @@ class SlotEngine:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _cancel(self, generation_id: str) -> None:
+    def _cancel(self, reply: Reply) -> None:
         with self._changed:
-            if generation_id in self._steps.replies:
-                self._steps.replies[generation_id].cancelled = True
-                self._changed.notify()
+            reply.cancelled = True
+            self._changed.notify()
 
     def _known(self, generation_id: str) -> Reply:
         self._alive()

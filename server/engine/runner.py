@@ -11,13 +11,13 @@ from torch import Tensor
 from dictionaries.dictionary import Dictionary
 
 from ..errors import SteerdeckError
-from .attention import NAME, SlotStep, register
+from .attention import NAME, STEP, SlotStep, register
 from .batch import Batch, Span
 from .cache import SlotCache
 from .linear import pack
 from .steering import Steerer
 
-_TOLERANCE = 0.02  # of the logits' own spread, in float32
+_FLOAT32, _HALF = 0.02, 0.2  # how far logits may differ, as a part of their spread
 
 
 class Runner:
@@ -59,6 +59,7 @@ class Runner:
         sampled = batch.sampled()
         everything = len(sampled) == len(tokens)
         keep = 0 if everything else torch.tensor(sampled or [0], device=self.device)
+        STEP.set(SlotStep(self.cache, batch, self.device))
         with torch.no_grad():
             output = self.model(
                 input_ids=torch.tensor([tokens], device=self.device),
@@ -66,7 +67,6 @@ class Runner:
                 attention_mask=self._mask,
                 use_cache=False,
                 logits_to_keep=keep,
-                slots=SlotStep(self.cache, batch, self.device),
             )
         logits: Tensor = output.logits[0]
         return logits[: len(sampled)]
@@ -97,7 +97,7 @@ class Runner:
             raise SteerdeckError(
                 f"{type(self.model).__name__} does not run over the engine's slots: {error}"
             ) from error
-        tolerance = _TOLERANCE if plain[0].dtype == self.model.dtype else 10 * _TOLERANCE
+        tolerance = _FLOAT32 if self.model.dtype == torch.float32 else _HALF
         for expected, got in zip(plain, own, strict=True):
             apart = (expected - got.float()).abs().max().item()
             if not apart <= tolerance * max(1.0, expected.std().item()):

@@ -31,16 +31,19 @@ def text_config(model: nn.Module) -> Any:
 
 
 def longest_context(config: Any) -> int:
-    """Positions the model is made for.
+    """Positions the model is made for, as far as slots can hold to them.
 
     LongRoPE turns all positions of a batch differently once the longest passes the length it was
-    trained with, so a row would depend on its neighbours: there the limit is that length.
+    trained with, so a row would depend on its neighbours: there the limit is that length. Chunked
+    attention (Llama 4) is full attention up to the length of a chunk.
     """
     longest = int(getattr(config, "max_position_embeddings", 2**31))
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         trained = rope.get("original_max_position_embeddings")
         longest = min(longest, trained or config.original_max_position_embeddings)
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        longest = min(longest, config.attention_chunk_size)
     return longest
 
 
