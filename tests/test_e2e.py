@@ -172,7 +172,7 @@ def test_steered_and_unsteered_are_written_side_by_side(
     site.step = 0.05
     page = visit(f"{site.url}/?steer=tiny/3:c:2")
     expect(page.locator("#rack .sd-name")).to_be_visible()
-    page.get_by_label("Compare with the unsteered model").check()
+    page.get_by_label("Compare with unsteered").check()
     ask(page, "Who are you?")
     steered, plain = (page.locator(f".sd-reply[data-lane={lane}]") for lane in ("steered", "plain"))
     for one in (steered, plain):
@@ -184,6 +184,29 @@ def test_steered_and_unsteered_are_written_side_by_side(
     expect(steered.locator(".sd-chip")).to_have_count(1)
     expect(plain.locator(".sd-chip")).to_have_count(0)
     assert steered.locator(".sd-body").inner_text() != plain.locator(".sd-body").inner_text()
+
+
+def test_the_last_reply_follows_the_rack_where_that_is_wanted(
+    site: Site, visit: Any, expect: Any
+) -> None:
+    page = visit(f"{site.url}/?steer=tiny/3:c:1")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Longest reply, in tokens").fill("24")
+    page.keyboard.press("Escape")
+    ask(page, "Who are you?")
+    finished(page, expect)
+    assert set(levels(page)) == {2.5}
+    slider = page.get_by_label("Slider for Golden Gate Bridge")
+    slider.press("ArrowRight")
+    expect(page.get_by_role("button", name="Answer again")).to_have_css("font-weight", "600")
+    assert set(levels(page)) == {2.5}
+    page.get_by_label("Answer again as I steer").check()
+    slider.press("ArrowRight")
+    expect(page.locator(".sd-chip")).to_contain_text("1.2×")
+    finished(page, expect)
+    assert set(levels(page)) == {3.0}
+    expect(page.locator(".sd-exchange")).to_have_count(1)
 
 
 def test_the_stop_button_keeps_what_was_said(site: Site, visit: Any, expect: Any) -> None:

@@ -16,7 +16,8 @@ import pytest
 import uvicorn
 
 from ui import chat, presets, rack, search, status
-from ui.client import Api, ApiError
+from ui.client import Api
+from ui.errors import ApiError, PresetError
 from ui.rack import Entry, Rack
 from ui.session import Session
 from ui.settings import Settings
@@ -225,7 +226,9 @@ def test_leaving_out_the_oldest_turn_keeps_the_system_prompt_and_the_question() 
 async def test_answering_again_replaces_the_last_turn(service: Service) -> None:
     await service.logs("Hello")
     await service.logs("Who are you?")
-    assert service.session.transcript.take_back() == "Who are you?"
+    assert chat.answer_again(service.session, BRIDGE, SHORT) == ("Who are you?", 7)
+    await service.logs("Who are you?", BRIDGE)
+    assert chat.answer_again(service.session, BRIDGE, SHORT) == ("Who are you?", None)
     await service.logs("Who are you?", BRIDGE)
     assert [line["x"] for line in service.lines("user")] == ["Hello", "Who are you?"]
     assert [m["role"] for m in service.script.bodies[-1]["messages"]] == [
@@ -308,5 +311,5 @@ async def test_a_rack_is_saved_as_a_preset_and_removed_again(service: Service) -
 
 @pytest.mark.parametrize(("title", "held"), [("???", BRIDGE), ("empty", ())])
 def test_a_preset_needs_a_name_and_something_to_save(title: str, held: Rack) -> None:
-    with pytest.raises(ValueError, match=r"\.$"):
+    with pytest.raises(PresetError, match=r"\.$"):
         presets.saved(title, held, keep_norm=False)

@@ -13,8 +13,9 @@ import pytest
 
 import ui
 from ui import assets, settings
+from ui.errors import SettingsError
 from ui.page import CONTENT_SECURITY_POLICY, build_page, mount_options
-from ui.settings import Settings, SettingsError
+from ui.settings import Settings
 
 ROOM = Path(ui.__file__).parent
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ui import rack
-from ui.rack import Entry, RackError
+from ui.errors import RackError
+from ui.rack import Entry
 
 BRIDGE: dict[str, Any] = {
     "ref": "foghorn/12",

@@ -12,8 +12,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from ui import rack, share
+from ui.errors import LinkError
 from ui.rack import Entry
-from ui.share import LinkError
 
 HARD = 'it\'s "quoted" $HOME `id` \\ \n{{x}} ${y} 橋 </script>'
 BODY: dict[str, Any] = {

@@ -131,9 +131,12 @@ def _is_number(value: object) -> bool:
 
 
 def widget() -> gr.HTML:
-    """The details drawer; its value is `html(…)`. Events: `take` ({ref}), `look` ({ref})."""
+    """The details drawer. Its value is {html: html(…), n: a number that makes it a new value}.
+
+    Events: `take` ({ref}), `look` ({ref}).
+    """
     return gr.HTML(
-        value="",
+        value={},
         elem_id="card",
         html_template='<div class="sd-card" role="region" aria-label="Feature details"></div>',
         js_on_load=script("card.js"),

@@ -15,8 +15,9 @@ from typing import Any
 
 from . import rack as racks
 from . import strip
-from .client import Api, ApiError
+from .client import Api
 from .compare import Event, Merged
+from .errors import ApiError
 from .rack import Rack
 from .session import Live, Running, Session
 from .settings import Settings
@@ -50,16 +51,26 @@ def request(
 
 
 async def respond(
-    api: Api, session: Session, text: str, rack: Rack, settings: Settings, *, compare: bool
+    api: Api,
+    session: Session,
+    text: str,
+    rack: Rack,
+    settings: Settings,
+    *,
+    compare: bool = False,
+    seed: int | None = None,
 ) -> AsyncIterator[str]:
     """Ask `text` and yield the log of the conversation as the reply grows, about 15 times a second.
 
     With `compare` the unsteered model answers beside it, from the same seed and in the same batch.
+    seed: where the settings fix none; None draws one.
     A reply that fails says so in the log; closing the iterator stops the replies.
     """
     transcript = session.transcript
     turn = transcript.ask(text)
-    seed = settings.seed if settings.seed is not None else random.randrange(SEEDS)
+    seed = seed if settings.seed is None else settings.seed
+    turn.seed = seed = random.randrange(SEEDS) if seed is None else seed
+    turn.steering = steering(rack, keep_norm=settings.norm)
     lanes: tuple[Lane, ...] = ("steered", "plain") if compare else ("steered",)
     running: dict[Lane, Running] = {}
     streams = {}
@@ -88,6 +99,18 @@ async def respond(
             _end(session, one, "cancelled")
         session.live = None
         live.done.set()
+
+
+def answer_again(session: Session, rack: Rack, settings: Settings) -> tuple[str, int | None] | None:
+    """Take the last turn back: its question, and the seed to answer it from; None: no turn.
+
+    Under another steering the seed stays, so that only the steering differs; else another is drawn.
+    """
+    turn = session.transcript.take_back()
+    if turn is None:
+        return None
+    same = turn.steering == steering(rack, keep_norm=settings.norm)
+    return turn.user, None if same else turn.seed
 
 
 async def retune(api: Api, session: Session, rack: Rack, *, keep_norm: bool) -> bool:

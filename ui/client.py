@@ -10,19 +10,9 @@ from urllib.parse import quote
 
 import httpx2
 
+from .errors import ApiError
+
 JSON = dict[str, Any]
-
-
-class ApiError(Exception):
-    """What the service refused. `str()` is a sentence for the person at the page.
-
-    status 0: the service could not be reached at all.
-    """
-
-    def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)

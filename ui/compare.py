@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from .client import ApiError
+from .errors import ApiError
 
 log = logging.getLogger("steerdeck.ui")
 

@@ -23,6 +23,7 @@ class Parts:
     session: Any
     stored: Any
     timer: Any
+    toast: Any
     top: Any
     thread: Any
     prompt: Any
@@ -44,6 +45,7 @@ def build(again: float) -> Parts:
         "session": gr.State(Session()),
         "stored": gr.BrowserState({"key": ""}, storage_key=STORAGE, secret=SECRET),
         "timer": gr.Timer(again, active=False),
+        "toast": _toasts(),
         "top": status.widget(),
     }
     with gr.Row(elem_id="deck"):
@@ -94,8 +96,10 @@ def _stage() -> dict[str, Any]:
             stop = gr.Button("Stop", elem_id="stop")
         with gr.Row(elem_id="under"):
             compare = gr.Checkbox(
-                label="Compare with the unsteered model", container=False, elem_id="compare"
+                label="Compare with unsteered", container=False, elem_id="compare"
             )
+            # Read by the rack's script alone: its `follow` event is not sent where this is off.
+            gr.Checkbox(label="Answer again as I steer", container=False, elem_id="follow")
             gr.HTML(
                 '<button type="button" class="sd-open-rack" data-open="rack" aria-expanded="false">'
                 'Rack<b class="sd-rack-count"></b></button>',
@@ -103,7 +107,13 @@ def _stage() -> dict[str, Any]:
                 apply_default_css=False,
                 elem_id="open-rack",
             )
-    return {"thread": thread, "prompt": prompt, "send": send, "stop": stop, "compare": compare}
+    return {
+        "thread": thread,
+        "prompt": prompt,
+        "send": send,
+        "stop": stop,
+        "compare": compare,
+    }
 
 
 def _export() -> gr.HTML:
@@ -112,6 +122,16 @@ def _export() -> gr.HTML:
         elem_id="export",
         html_template='<div class="sd-export"></div>',
         js_on_load=script("export.js"),
+        apply_default_css=False,
+    )
+
+
+def _toasts() -> gr.HTML:
+    return gr.HTML(
+        value={},
+        elem_id="toasts",
+        html_template='<div class="sd-toasts"></div>',
+        js_on_load=script("toast.js"),
         apply_default_css=False,
     )
 

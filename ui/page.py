@@ -12,11 +12,16 @@ from typing import Any
 import gradio as gr
 
 from . import layout
+from .arriving import Arriving
 from .assets import CONTENT_SECURITY_POLICY, mount_options
 from .client import Api
-from .handlers import Handlers
+from .racking import Racking
 
 __all__ = ["CONTENT_SECURITY_POLICY", "build_page", "mount_options"]
+
+
+class Handlers(Arriving, Racking):
+    """Everything that happens on the page."""
 
 
 def build_page(api_url: str, *, public_url: str | None = None, again: float = 1.5) -> gr.Blocks:
@@ -36,37 +41,43 @@ def build_page(api_url: str, *, public_url: str | None = None, again: float = 1.
 
 
 def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    """Only what streams goes through Gradio's queue: an event that is queued just as the browser
+    closes its stream waits there for the next one. The rest is one request and its answer.
+    """
+    streams: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    once = {"queue": False, **streams}
+    last = {"trigger_mode": "always_last", **once}
     steer = [p.session, p.rack, p.settings]
-    talk = [p.session, p.rack, p.settings, p.compare]
-    said = [p.thread, p.prompt, p.rack, p.settings, p.top, p.timer]
-    seen = [p.top, p.thread, p.gallery, p.timer, p.rack, p.settings]
+    seen = [p.toast, p.top, p.thread, p.gallery, p.timer, p.rack, p.settings]
 
-    page.load(do.arrive, [p.session, p.stored, p.settings], seen, **quiet)
-    p.timer.tick(do.look_again, [p.session, p.settings], seen, **quiet)
-    p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **quiet)
+    page.load(do.arrive, [p.session, p.stored, p.settings], seen, **once)
+    p.timer.tick(do.look_again, [p.session, p.settings], seen, **once)
+    p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **once)
 
-    asked = gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **quiet)
-    shown = p.thread.ask(do.show, talk, said, **quiet)
-    again = p.thread.again(do.again, talk, said, **quiet)
-    p.stop.click(do.stop, [p.session], None, queue=False, **quiet)
-    p.top.fresh(do.fresh, [p.session], [p.thread], **quiet)
-
-    last: dict[str, Any] = {"trigger_mode": "always_last", **quiet}
-    gr.on([p.rack.change, p.settings.change], do.retune, steer, None, **last)
-    exported = [*steer, p.prompt]
-    gr.on([p.rack.change, p.settings.change], do.export, exported, [p.export], **last)
-    for turn in (asked, shown, again):
-        turn.then(do.export, exported, [p.export], **quiet)
+    talk = [*steer, p.compare]
+    said = [p.toast, p.thread, p.prompt, p.rack, p.settings, p.top, p.timer]
+    turns = [
+        gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **streams),
+        p.thread.ask(do.show, talk, said, **streams),
+        p.thread.again(do.again, talk, said, **streams),
+        p.rack.follow(do.again, talk, said, **streams),
+    ]
+    p.stop.click(do.stop, [p.session], None, **once)
+    p.top.fresh(do.fresh, [p.session], [p.thread], **once)
+    gr.on([p.rack.change, p.settings.change], do.retune, steer, [p.toast], **last)
+    exported, code = [*steer, p.prompt], [p.export, p.toast]
+    gr.on([p.rack.change, p.settings.change], do.export, exported, code, **last)
+    for turn in turns:
+        turn.then(do.export, exported, code, **once)
 
     # A widget's own events cannot share a gr.on: Gradio makes them on the fly.
     # Not always_last: that would send the event data of the first query again for the last one.
-    p.search.query(do.find, [p.session], [p.search], trigger_mode="multiple", **quiet)
+    p.search.query(do.find, [p.session], [p.search], trigger_mode="multiple", **once)
     for take in (p.search.pick, p.card.take):
-        take(do.add, [p.session, p.rack], [p.rack], **quiet)
+        take(do.add, [p.session, p.rack], [p.rack, p.toast], **once)
     for look in (p.search.look, p.rack.look, p.card.look):
-        look(do.details, [p.session], [p.card], **quiet)
+        look(do.details, [p.session], [p.card, p.toast], **once)
     for choose in (p.gallery.choose, p.thread.choose):
-        choose(do.load, [p.session, p.settings], [p.rack, p.settings], **quiet)
-    p.gallery.keep(do.save, steer, [p.gallery, p.thread], **quiet)
-    p.gallery.drop(do.remove, [p.session], [p.gallery, p.thread], **quiet)
+        choose(do.load, [p.session, p.settings], [p.rack, p.settings, p.toast], **once)
+    p.gallery.keep(do.save, steer, [p.gallery, p.thread, p.toast], **once)
+    p.gallery.drop(do.remove, [p.session], [p.gallery, p.thread, p.toast], **once)

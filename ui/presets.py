@@ -10,6 +10,7 @@ import gradio as gr
 
 from . import chat
 from .assets import script
+from .errors import PresetError
 from .rack import Rack
 
 FIRST = "golden-gate-bridge"
@@ -39,13 +40,13 @@ def named(presets: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any] 
 
 
 def saved(title: str, rack: Rack, *, keep_norm: bool) -> tuple[str, dict[str, Any]]:
-    """(name, body) of the rack as a preset. ValueError, as a sentence, when it cannot be one."""
+    """(name, body) of the rack as a preset. PresetError when it cannot be one."""
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60]
     if not name:
-        raise ValueError("Give the preset a name with at least one letter or digit.")
+        raise PresetError("Give the preset a name with at least one letter or digit.")
     steering = chat.steering(rack, keep_norm=keep_norm)
     if not steering["edits"]:
-        raise ValueError("The rack is empty or switched off: there is nothing to save.")
+        raise PresetError("The rack is empty or switched off: there is nothing to save.")
     labels = ", ".join(f"{held.label or held.feature} {held.said()}" for held in rack if held.on)
     return name, {
         "title": title.strip()[:100],

@@ -14,6 +14,7 @@ import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .assets import script
+from .errors import RackError
 
 Op = Literal["clamp", "add", "ablate", "scale", "at_least", "at_most"]
 Unit = Literal["max", "raw"]
@@ -68,10 +69,6 @@ class Entry(BaseModel):
 
 Rack = tuple[Entry, ...]
 _entries = TypeAdapter(list[Entry])
-
-
-class RackError(ValueError):
-    """A rack that cannot be used; `str()` is a sentence."""
 
 
 def parse(value: object) -> Rack:
@@ -170,7 +167,8 @@ def difference(before: Rack, after: Rack) -> tuple[str, str]:
 def widget() -> gr.HTML:
     """The rack's place on the page; its `value` is the list of entries.
 
-    Events: `change` whenever the list changes, `look` ({ref}) when a feature's details are wanted.
+    Events: `change` whenever the list changes; `follow` when a person's change has come to rest and
+    the last reply should follow it; `look` ({ref}) when a feature's details are wanted.
     """
     return gr.HTML(
         value=[],

@@ -10,7 +10,8 @@ import gradio as gr
 
 from . import rack as racks
 from .assets import script
-from .client import Api, ApiError
+from .client import Api
+from .errors import ApiError
 from .rack import Rack
 
 LIMIT = 30

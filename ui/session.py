@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from .client import Api, ApiError
+from .client import Api
 from .compare import Merged
+from .errors import ApiError
 from .rack import Rack
 from .transcript import Lane, Reply, Transcript
 
@@ -58,6 +59,7 @@ class Session:
     trouble: ApiError | None = None
     link: str = ""
     link_norm: bool = False
+    looks: int = 0  # details shown: two looks at one feature are two
 
     def api(self, api: Api) -> Api:
         return api.keyed(self.key)

@@ -8,6 +8,7 @@ import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .assets import script
+from .errors import SettingsError
 
 
 class Settings(BaseModel):
@@ -29,10 +30,6 @@ class Settings(BaseModel):
         """The fields of a request that these settings fix."""
         fields = {"temperature": self.temperature, "max_completion_tokens": self.max_tokens}
         return {name: value for name, value in fields.items() if value is not None}
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be used; `str()` is a sentence."""
 
 
 NAMES = {

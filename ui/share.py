@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
+from .errors import LinkError
 from .rack import FURTHEST, MOST, Op, Rack, Where
 
 # One letter an op, no letter twice: add and ablate, at_least and at_most begin alike.
@@ -28,10 +29,6 @@ OPS: Mapping[str, Op] = {
 LETTERS = {op: letter for letter, op in OPS.items()}
 WHERES: Mapping[str, Where] = {"p": "prompt", "o": "generated"}
 FLAGS = {where: flag for flag, where in WHERES.items()}
-
-
-class LinkError(ValueError):
-    """A link that cannot be read; `str()` is a sentence."""
 
 
 def encode(rack: Rack, *, keep_norm: bool) -> str:

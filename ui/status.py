@@ -10,7 +10,8 @@ import gradio as gr
 
 from . import presets
 from .assets import script, text
-from .client import JSON, Api, ApiError
+from .client import JSON, Api
+from .errors import ApiError
 from .session import Session
 
 STAGE = "The model is loading"

@@ -35,9 +35,16 @@ class Reply:
 
 @dataclass
 class Turn:
+    """What was asked, the replies, and what they began with: seed and `steering` on the wire.
+
+    start: the line of the log at which the turn begins.
+    """
+
     user: str
     replies: dict[Lane, Reply] = field(default_factory=dict)
-    start: int = 0  # the line of the log at which the turn begins
+    start: int = 0
+    seed: int = 0
+    steering: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,13 +109,13 @@ class Transcript:
                 told.append({"role": "assistant", "content": own.text})
         return told
 
-    def take_back(self) -> str | None:
-        """Remove the last turn; its prompt, or None where there is none."""
+    def take_back(self) -> Turn | None:
+        """Remove the last turn and return it, or None where there is none."""
         if not self.turns:
             return None
         turn = self.turns.pop()
         del self.lines[turn.start :]
-        return turn.user
+        return turn
 
     def clear(self) -> None:
         self.turns.clear()

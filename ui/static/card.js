@@ -1,8 +1,9 @@
-// The details drawer. props.value is HTML that ui/card.py made and escaped.
+// The details drawer. props.value: {html, n}; ui/card.py made and escaped the HTML.
 const box = element.querySelector(".sd-card");
 const draw = () => {
-  box.innerHTML = props.value || "";
-  if (props.value) {
+  const html = (props.value || {}).html || "";
+  box.innerHTML = html;
+  if (html) {
     document.body.dataset.drawer = "card";
     box.scrollTop = 0;
     const add = box.querySelector("[data-add]");

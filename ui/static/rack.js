@@ -4,12 +4,17 @@ const OPS = { clamp: "Clamp", add: "Add", ablate: "Ablate", scale: "Scale", at_l
 const WHERES = { all: "everywhere", prompt: "in the prompt", generated: "in the reply" };
 const EVERY = 100; // ms between commits while a slider moves: the reply follows it
 let entries = [];
+const REST = 350; // ms without a change after which the rack has settled
 let timer = null;
+let resting = null;
 
 const send = () => {
   timer = null;
   props.value = entries.map((entry) => ({ ...entry }));
   announce();
+  document.body.classList.add("sd-changed");
+  clearTimeout(resting);
+  resting = setTimeout(() => document.querySelector("#follow input")?.checked && trigger("follow", {}), REST);
 };
 const commit = (soon) => {
   if (!soon) {
@@ -117,6 +122,7 @@ const take = () => {
   timer = null;
   entries = value.map((entry) => ({ ...entry }));
   draw();
+  document.body.classList.add("sd-changed");
 };
 watch("value", take);
 take();

@@ -24,6 +24,7 @@ const begin = {
     const reply = drawReply(line);
     replies.set(line.r, reply);
     turn.classList.toggle("sd-pair", line.pair);
+    document.body.classList.remove("sd-changed"); // the rack has not changed since this reply began
     turn.append(reply.node);
   },
   "+": (line) => replies.get(line.r)?.grow(line),

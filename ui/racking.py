@@ -1,0 +1,75 @@
+"""Handlers: find features, look at them, fill the rack, keep it and take it elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from . import card, chat, presets, rack, search, settings, share, status
+from .desk import Update, field, tells
+from .errors import ApiError
+from .session import Session
+from .talking import Talking
+
+
+class Racking(Talking):
+    async def find(self, event: gr.EventData, session: Session) -> Update:
+        asked = event._data if isinstance(event._data, dict) else {}
+        return {self.parts.search: await search.find(session.api(self.api), asked)}
+
+    @tells
+    async def add(self, event: gr.EventData, session: Session, held: Any) -> Update:
+        checked = rack.parse(held)
+        found = await session.api(self.api).feature(field(event, "ref"))
+        return {self.parts.rack: rack.value(rack.add(checked, found))}
+
+    @tells
+    async def details(self, event: gr.EventData, session: Session) -> Update:
+        api, ref = session.api(self.api), field(event, "ref")
+        feature = await api.feature(ref)
+        try:
+            neighbours = await api.neighbours(ref)
+        except ApiError:  # a dictionary may be unable to tell; the rest of the card still stands
+            neighbours = []
+        session.looks += 1
+        return {self.parts.card: {"html": card.html(feature, neighbours), "n": session.looks}}
+
+    @tells
+    async def export(self, session: Session, held: Any, chosen: Any, text: str) -> Update:
+        """The next request as it would be sent, and the rack's link."""
+        checked, fields = rack.parse(held), settings.parse(chosen)
+        messages = session.transcript.messages("steered", fields.system)
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        if not messages or messages[-1]["role"] != "user":
+            messages.append({"role": "user", "content": str(text or "") or presets.EXAMPLES[0]})
+        body = chat.request(session, messages, checked, fields, fields.seed)
+        key = bool(session.key)
+        exported = {
+            "curl": share.curl(self.url, {**body, "stream": True}, key=key),
+            "python": share.python(self.url, body, key=key),
+            "link": share.encode(checked, keep_norm=fields.norm),
+        }
+        return {self.parts.export: exported}
+
+    @tells
+    async def load(self, event: gr.EventData, session: Session, chosen: Any) -> Update:
+        return await self.preset(session, field(event, "name"), chosen)
+
+    @tells
+    async def save(self, event: gr.EventData, session: Session, held: Any, chosen: Any) -> Update:
+        checked, fields = rack.parse(held), settings.parse(chosen)
+        name, body = presets.saved(field(event, "title"), checked, keep_norm=fields.norm)
+        await session.api(self.api).save_preset(name, body)
+        return await self._gallery(session)
+
+    @tells
+    async def remove(self, event: gr.EventData, session: Session) -> Update:
+        await session.api(self.api).delete_preset(field(event, "name"))
+        return await self._gallery(session)
+
+    async def _gallery(self, session: Session) -> Update:
+        look = await status.look(self.api, session)
+        p = self.parts
+        return {p.gallery: presets.gallery(look.presets), p.thread: session.transcript.log()}
