@@ -491,20 +491,31 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def desktop(chromium: Any) -> Any:
+    """One visitor for a module: what the first page fetched need not be fetched again."""
+    return chromium.new_context(
+        viewport={"width": 1280, "height": 800}, reduced_motion="reduce", color_scheme="light"
+    )
+
+
 @pytest.fixture
-def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Open an address as a new visitor. In the end no page may have asked another machine for
-    anything, thrown an error or written one to its console.
+def visit(chromium: Any, desktop: Any) -> Iterator[Callable[..., Any]]:
+    """Open an address, as a new visitor where options of one are given. In the end no page may
+    have asked another machine for anything, thrown an error or written one to its console.
     """
     contexts: list[Any] = []
+    pages: list[Any] = []
     trouble: list[str] = []
 
     def open_page(url: str, **options: Any) -> Any:
-        options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"} | options
-        context = chromium.new_context(**options)
+        context = desktop
+        if options:
+            context = chromium.new_context(reduced_motion="reduce", **options)
+            contexts.append(context)
         context.set_default_timeout(30_000)
-        contexts.append(context)
         page = context.new_page()
+        pages.append(page)
         local = ("http://127.0.0.1:", "data:", "blob:")
         page.on("request", lambda r: r.url.startswith(local) or trouble.append(f"asked {r.url}"))
         page.on("console", lambda m: m.type == "error" and trouble.append(f"console: {m.text}"))
@@ -513,6 +524,10 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     yield open_page
+    for page in pages:
+        if not page.is_closed():
+            page.evaluate("localStorage.clear()")
+            page.close()
     for context in contexts:
         context.close()
     assert not trouble

@@ -103,7 +103,7 @@ def test_one_click_on_the_first_screen_steers_a_reply(site: Site, visit: Any, ex
     expect(page.locator(".sd-chip")).to_contain_text("4×")
     finished(page, expect)
     assert set(levels(page)) == {10.0}  # 4 times the maximum of 2.5
-    assert len(levels(page)) > 200
+    assert len(levels(page)) > 50
     expect(page.locator(".sd-stats")).to_contain_text("256 tokens")
     page.get_by_role("button", name="Receipt").click()
     expect(page.locator(".sd-receipt")).to_contain_text('"feature": "tiny/3"')
@@ -246,7 +246,7 @@ def test_a_copied_link_restores_the_rack_for_someone_else(
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == f"{site.url}/?steer=tiny/5:a:-1.5:o-,tiny/3:c:2&norm=keep"
-    other = visit(link)
+    other = visit(link, color_scheme="dark")
     expect(other.locator("#rack .sd-name")).to_have_text(["fog and mist", "Golden Gate Bridge"])
     expect(other.get_by_label("fog and mist on")).not_to_be_checked()
     expect(other.get_by_label("Strength of fog and mist")).to_have_value("-1.5")
@@ -344,7 +344,7 @@ def test_on_a_phone_the_chat_comes_first_and_the_rack_slides_in(
 
 
 def test_the_choice_of_light_or_dark_is_kept(site: Site, visit: Any, expect: Any) -> None:
-    page = visit(site.url, color_scheme="light")
+    page = visit(site.url)
     expect(page.locator(".sd-home")).to_be_visible()
     expect(page.locator("body")).not_to_have_class(re.compile("dark"))
     page.get_by_role("button", name="Switch between light and dark").click()

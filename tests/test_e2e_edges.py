@@ -148,7 +148,7 @@ def test_a_key_is_asked_for_only_where_one_is_needed_and_is_remembered(
     expect(page.locator(".sd-home h2")).to_be_visible()
     expect(page.locator(".sd-banner")).to_be_hidden()
     stub.start()
-    other = open_page()
+    other = open_page(color_scheme="dark")
     other.get_by_role("button", name="Settings").click()
     expect(other.get_by_label("Temperature")).to_be_visible()
     expect(other.get_by_label("API key", exact=True)).to_be_hidden()
