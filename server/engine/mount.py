@@ -11,7 +11,7 @@ from dictionaries.edits import delta, edited, frame, read
 from .tables import Phase, Table, View
 
 
-class Bench:
+class Mount:
     def __init__(self, dictionary: Dictionary, rows: int, width: int, device: torch.device) -> None:
         self.dictionary = dictionary
         self.info = dictionary.info

@@ -1,0 +1,71 @@
+"""What makes steering impossible to apply exactly as asked: refused before anything is queued."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from dictionaries.dictionary import Info
+from dictionaries.errors import DictionaryError
+
+from ..errors import Unsteerable
+from .sites import heads_width
+from .tables import only_adds
+from .types import FeatureEdit, Steering, Where
+
+
+def check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:
+    """Raise Unsteerable for a dictionary of another model."""
+    try:
+        info.fits(len(layers), d_model)
+    except DictionaryError as error:
+        raise Unsteerable(f"{str(error)[:1].upper()}{str(error)[1:]}") from error
+    if info.site.hook == "hook_z":
+        width = heads_width(layers[info.site.layer])
+        if info.d_in != width:
+            raise Unsteerable(
+                f"Dictionary {info.id!r} at hook_z reads vectors of {info.d_in} numbers, but the "
+                f"heads of this model are {width} wide together: it was made for another model."
+            )
+
+
+def check_steering(steering: Steering, loaded: Mapping[str, Info], max_edits: int) -> None:
+    """Raise Unsteerable for the first edit that cannot be made; `loaded` are the dictionaries."""
+    if len(steering.edits) > max_edits:
+        raise _refused(f"{len(steering.edits)} edits came; one reply may have {max_edits}.")
+    seen: set[tuple[str, int, Where]] = set()
+    for edit in steering.edits:
+        if edit.dictionary not in loaded:
+            known = ", ".join(loaded) or "none"
+            raise _refused(f"Dictionary {edit.dictionary!r} is not loaded; loaded: {known}.")
+        _check_edit(edit, loaded[edit.dictionary])
+        places = (Where.PROMPT, Where.GENERATED) if edit.where is Where.ALL else (edit.where,)
+        keys = {(edit.dictionary, edit.feature, place) for place in places}
+        if keys & seen:
+            raise _refused(
+                f"Feature {edit.dictionary}/{edit.feature} is edited twice on the same tokens: "
+                "keep one of the edits, or give them different `where`."
+            )
+        seen |= keys
+
+
+def _check_edit(edit: FeatureEdit, info: Info) -> None:
+    name = f"feature {edit.feature} of {edit.dictionary!r}"
+    if not 0 <= edit.feature < info.d_sae:
+        raise _refused(f"There is no {name}: it has features 0 to {info.d_sae - 1}.")
+    numbers = edit.edit
+    if any(map(math.isnan, numbers)) or any(map(math.isinf, numbers[:2])):
+        raise _refused(
+            f"The edit of {name} is not finite: scale {numbers.scale}, shift {numbers.shift}."
+        )
+    if not info.reads_exactly and not only_adds(numbers):
+        raise _refused(
+            f"{edit.op.value!r} needs the activation of {name}, which cannot be read exactly: "
+            f"{info.why_not} Use `add`."
+        )
+
+
+def _refused(why: str) -> Unsteerable:
+    return Unsteerable(why, param="steering.edits")
