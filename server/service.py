@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .deck import Deck
 from .engine.types import Stats
-from .errors import BadRequest, NotReady, SteerdeckError, Unavailable, UnknownGeneration
+from .errors import NotReady, SteerdeckError, Unavailable, UnknownGeneration
 from .jobs import Job
 from .metrics import Metrics
 from .prepare import Ask
-from .schemas.replies import Ready
+from .schemas.listings import Ready
 from .schemas.steering import SteeringChange
 from .steering import Resolved, resolve_change
 
@@ -51,6 +52,7 @@ class Service:
 
     async def load(self) -> None:
         """Run the loader in a thread. A failure is kept and told by /readyz, and not raised."""
+        begun = time.monotonic()
         try:
             deck = await asyncio.to_thread(self._loader, self._report)
         except Exception as exc:
@@ -63,6 +65,7 @@ class Service:
             return
         self._deck = deck
         self.readiness = Readiness("ready", 1.0)
+        log.info("%s is ready, %.1f s after it began to load", deck.model, time.monotonic() - begun)
 
     def _report(self, stage: str, progress: float) -> None:
         self.readiness = Readiness(stage, progress)
@@ -101,12 +104,9 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._aside, prepared)
 
     def admit(self, ask: Ask) -> Job:
-        """Queue a request's rows. Raises what the engine does, and BadRequest for a taken id."""
-        if ask.id in self.jobs:
-            raise BadRequest(
-                f"a generation called {ask.id!r} runs already: send another id or none",
-                param="steering.id",
-            )
+        """Queue a request's rows. Raises what the engine does: BadRequest for a name that is taken
+        among others.
+        """
         job = Job.admit(self.deck, ask, self.metrics)
         self.jobs[ask.id] = job
         return job

@@ -202,6 +202,25 @@ class TestSeveralDictionaries:
             opened.close()
 
 
+def test_a_dictionary_that_cannot_be_read_only_adds(live, make_dictionary):
+    from copy import copy
+    from dataclasses import replace
+
+    from server.errors import Unsteerable
+    from server.schemas.steering import WireSteering
+    from server.steering import resolve
+
+    blind = copy(make_dictionary("tiny"))
+    blind.info = replace(blind.info, reads_exactly=False, why_not="its thresholds were not kept.")
+    deck = replace(live.service.deck, dictionaries={"tiny": blind})
+    for op in ("clamp", "scale", "at_least", "at_most", "ablate"):
+        asked = WireSteering(edits=[{"feature": "fog", "op": op, "strength": 1.0}])
+        with pytest.raises(Unsteerable, match="tiny/5: its thresholds were not kept"):
+            resolve(deck, None, asked)
+    asked = WireSteering(edits=[{"feature": "fog", "op": "add", "strength": 1.0}])
+    assert resolve(deck, None, asked).steering.edits[0].strength == 1.5
+
+
 class TestPresets:
     def test_a_saved_preset_is_read_back_used_and_deleted(self, live):
         saved = put(live, "foggy", BODY)

@@ -142,6 +142,25 @@ def test_a_reply_that_was_changed_live_is_replayed_by_its_receipt(narrow, gate, 
     assert text_of(unchanged) != text_of(events)
 
 
+def test_a_reply_changed_while_it_waits_begins_that_way_and_replays(narrow, gate):
+    gate.allow(1)
+    with narrow.open(**LONG), ThreadPoolExecutor(1) as pool:
+        until(lambda: counts(narrow) == (1, 0))
+        options = {**LONG, "temperature": 1.0, "steering": {"id": "later", "edits": [FOG]}}
+        later = pool.submit(narrow.stream, **options)
+        until(lambda: counts(narrow) == (1, 1))
+        change = {"edits": [{"feature": 9, "op": "add", "strength": 5.0, "unit": "raw"}]}
+        told = narrow.http.patch("/v1/generations/later/steering", json=change)
+        assert told.json()["from_token"] == 0
+        gate.allow(None)
+        events = later.result()
+    receipt = receipt_of(events)
+    assert [entry["edits"][0]["feature"] for entry in receipt["timeline"]] == ["tiny/9"]
+    again = narrow.stream(**{"max_tokens": None} | receipt["replay"])
+    assert text_of(again) == text_of(events)
+    assert text_of(narrow.stream(**options)) != text_of(events)
+
+
 def test_a_change_that_cannot_be_applied_changes_nothing(narrow, gate):
     events, told = changed_live(narrow, gate, {"edits": [FOG, FOG]})
     assert told.status_code == 400
@@ -237,8 +256,11 @@ def test_a_full_queue_is_429_before_any_stream(narrow, gate):
 
 
 def test_n_replies_get_room_together_or_not_at_all(narrow, gate):
-    refused = narrow.http.post("/v1/chat/completions", json=narrow.body(n=3))
+    gate.allow(2)
+    body = narrow.body(n=3, **LONG | {"max_tokens": 400})
+    refused = narrow.http.post("/v1/chat/completions", json=body)
     assert refused.status_code == 429
+    gate.allow(4)  # far fewer steps than two of them would take
     until(lambda: idle(narrow))
 
 

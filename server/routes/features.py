@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query
 from dictionaries.cards import Card, Sort
 
 from ..deck import Deck, FeatureName
-from ..schemas.replies import FeatureDetail, FeatureList, FeatureSummary, NeighbourList
+from ..schemas.listings import FeatureDetail, FeatureList, FeatureSummary, NeighbourList
 from .common import DeckDep
 
 router = APIRouter(prefix="/features", tags=["features"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ..schemas.replies import Ready
+from ..schemas.listings import Ready
 from .common import ServiceDep
 
 router = APIRouter(tags=["health"])

@@ -10,7 +10,7 @@ from ..deck import Deck
 from ..errors import UnknownModel
 from ..presets import Preset
 from ..receipt import versions
-from ..schemas.replies import DictionaryList, DictionaryReply, ModelList, ModelReply
+from ..schemas.listings import DictionaryList, DictionaryReply, ModelList, ModelReply
 from ..steering import SEPARATOR
 from .common import DeckDep
 from .presets import preset_reply

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body, Path
 
 from ..imports import read_preset
 from ..presets import Preset
-from ..schemas.replies import Deleted, PresetList, PresetReply
+from ..schemas.listings import PresetList, PresetReply
+from ..schemas.replies import Deleted
 from ..schemas.steering import PresetBody
 from ..steering import check_preset
 from .common import DeckDep

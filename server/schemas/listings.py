@@ -1,0 +1,130 @@
+"""The shapes of lists and entries: models, dictionaries, features, presets, readiness."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+
+class PresetReply(TypedDict):
+    object: Literal["preset"]
+    name: str
+    title: str
+    description: str
+    edits: list[dict[str, Any]]
+    norm: Literal["keep"] | None
+    builtin: bool
+
+
+class PresetList(TypedDict):
+    object: Literal["list"]
+    data: list[PresetReply]
+
+
+class ModelReply(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    preset: NotRequired[PresetReply]
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelReply]
+
+
+class SiteReply(TypedDict):
+    layer: int
+    hook: str
+
+
+class DictionaryReply(TypedDict):
+    id: str
+    object: Literal["dictionary"]
+    format: str
+    architecture: str
+    site: SiteReply
+    d_in: int
+    d_sae: int
+    model: str | None
+    revision: str
+    cards: int
+    reads_exactly: bool
+    why_not: str
+
+
+class DictionaryList(TypedDict):
+    object: Literal["list"]
+    data: list[DictionaryReply]
+
+
+class Recommended(TypedDict):
+    op: str
+    strength: float
+
+
+class FeatureSummary(TypedDict):
+    """A line of a search result. band: [onset, breakdown] in multiples of the maximum."""
+
+    object: Literal["feature"]
+    id: int
+    ref: str
+    dictionary: str
+    label: str | None
+    slug: str | None
+    density: float | None
+    maximum: float | None
+    promoted: list[str]
+    band: list[float] | None
+    recommended: Recommended | None
+
+
+class FeatureList(TypedDict):
+    object: Literal["list"]
+    data: list[FeatureSummary]
+    total: int
+    limit: int
+    offset: int
+    has_more: bool
+
+
+class HistogramReply(TypedDict):
+    edges: list[float]
+    counts: list[int]
+
+
+class ExampleReply(TypedDict):
+    tokens: list[str]
+    activations: list[float]
+
+
+class LogitReply(TypedDict):
+    token: str
+    logit: float
+
+
+class FeatureDetail(FeatureSummary):
+    """Everything known of one feature."""
+
+    promoted_logits: list[LogitReply]
+    suppressed: list[LogitReply]
+    histogram: HistogramReply | None
+    examples: list[ExampleReply]
+
+
+class Neighbour(FeatureSummary):
+    cosine: float
+
+
+class NeighbourList(TypedDict):
+    object: Literal["list"]
+    data: list[Neighbour]
+
+
+class Ready(TypedDict):
+    ready: bool
+    stage: NotRequired[str]
+    progress: NotRequired[float]
+    message: NotRequired[str]
