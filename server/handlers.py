@@ -91,11 +91,11 @@ def sentence(errors: Sequence[dict[str, Any]]) -> BadRequest:
     """pydantic's list of complaints as one sentence about the first field, naming it."""
     best, message = _meant(errors)
     field = field_name(best["loc"])
-    if best["type"] in ("refused", "value_error"):
-        message = message.removeprefix("Value error, ")
-        own = best.get("ctx", {}).get("param") or field
-        told = message if field in message or own != field else f"{field}: {message}"
-        return BadRequest(told if best["type"] == "refused" else message, param=own or None)
+    if best["type"] == "refused":  # a sentence of ours
+        field = best["ctx"]["param"] or field
+        return BadRequest(
+            message if field in message else f"{field}: {message}", param=field or None
+        )
     if best["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {best.get('ctx', {}).get('error', message)}")
     if best["type"] == "string_unicode":

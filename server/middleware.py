@@ -39,8 +39,9 @@ HEADERS = {
 class Told:
     """Gives every request an id, counts and times it, and logs one line without its content.
 
-    An exception that nobody foresaw is logged and answered here; once the reply has begun it goes
-    on to the server, which breaks the connection, so that no one takes the half for the whole.
+    Refusals of the middleware below, and exceptions that nobody foresaw, are answered here. Once
+    the reply has begun they go on to the server, which breaks the connection, so that no one takes
+    the half for the whole.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -66,17 +67,21 @@ class Told:
 
         try:
             await self.app(scope, receive, tell)
-        except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+        except Exception as exc:
             if status:
                 raise
-            failure = SteerdeckError("the server failed on this request; its log says why")
-            self.metrics.refused.labels(failure.code).inc()
-            await _refuse(failure, scope, receive, tell)
+            await self._refused(exc, scope)(scope, receive, tell)
         finally:
             seconds = time.monotonic() - started
             self._note(scope, status, seconds)
             request_id.reset(token)
+
+    def _refused(self, exc: Exception, scope: Scope) -> JSONResponse:
+        if not isinstance(exc, SteerdeckError):
+            log.error("%s %s failed", scope["method"], scope["path"], exc_info=exc)
+            exc = SteerdeckError("the server failed on this request; its log says why")
+        self.metrics.refused.labels(exc.code).inc()
+        return error_response(exc)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -105,8 +110,8 @@ class BodyLimit:
             return await self.app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced[:20]) > self.limit:
-            return await _refuse(self._too_large(announced), scope, receive, send)
-        read, begun = 0, False
+            raise self._too_large(announced)
+        read = 0
 
         async def limited() -> Message:
             nonlocal read
@@ -116,17 +121,7 @@ class BodyLimit:
                 raise self._too_large(f"more than {self.limit}")
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self.app(scope, limited, watched)
-        except BodyTooLarge as exc:
-            if begun:
-                raise
-            await _refuse(exc, scope, receive, send)
+        await self.app(scope, limited, send)
 
     def _too_large(self, came: str) -> BodyTooLarge:
         return BodyTooLarge(
@@ -145,14 +140,9 @@ class Hosts:
         if scope["type"] in ("http", "websocket") and "*" not in self.allowed:
             name = host_name(Headers(scope=scope).get("host", ""))
             if name not in self.allowed:
-                return await _refuse(
-                    BadRequest(
-                        f"this server does not answer to Host {name[:100]!r}: use its address, or "
-                        "start it with STEERDECK_ALLOWED_HOSTS set to that name"
-                    ),
-                    scope,
-                    receive,
-                    send,
+                raise BadRequest(
+                    f"this server does not answer to Host {name[:100]!r}: use its address, or "
+                    "start it with STEERDECK_ALLOWED_HOSTS set to that name"
                 )
         await self.app(scope, receive, send)
 
@@ -162,8 +152,3 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
-
-
-async def _refuse(exc: SteerdeckError, scope: Scope, receive: Receive, send: Send) -> None:
-    response: JSONResponse = error_response(exc)
-    await response(scope, receive, send)

@@ -82,7 +82,7 @@ async def test_whatever_goes_wrong_the_stream_ends_in_one_error(live, rows):
 
 
 async def test_a_good_end_is_no_error(live):
-    rows = Scripted(WORD, END), Scripted(WORD, WORD, END)
+    rows = Scripted(WORD, END), Scripted(WORD, WORD, Delta("held back", ()), END)
     said = await told(job(live.service.deck, *rows))
     assert said[-1] == "[DONE]"
     assert not any('"error"' in data for data in said)

@@ -216,8 +216,15 @@ class TestMetrics:
         assert moved[f"steerdeck_http_request_seconds_count{{{route}}}"] == 1
 
     def test_a_refusal_is_counted_by_its_code(self, live):
-        moved = self.moved(live, lambda: live.http.get("/v1/features/nope"))
+        def act():
+            live.http.get("/v1/features/nope")
+            live.http.get("/v1/models", headers={"host": "evil.example"})
+            live.http.post("/v1/completions", content="x" * (4 * 2**20 + 1))
+
+        moved = self.moved(live, act)
         assert moved['steerdeck_refused_total{code="unknown_feature"}'] == 1
+        assert moved['steerdeck_refused_total{code="invalid_request"}'] == 1
+        assert moved['steerdeck_refused_total{code="body_too_large"}'] == 1
 
     def test_paths_are_counted_by_their_template(self, live):
         live.http.get("/v1/features/some-name-that-is-no-template")
