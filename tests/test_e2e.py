@@ -144,7 +144,7 @@ def test_a_found_feature_is_added_and_its_slider_dragged(
 def test_the_slider_moves_a_reply_that_is_being_written(
     site: Site, visit: Any, expect: Any
 ) -> None:
-    site.step = 0.05
+    site.step = 0.1
     page = visit(f"{site.url}/?steer=tiny/3:c:1")
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
     ask(page, "Tell me a story")
@@ -169,7 +169,7 @@ def test_the_slider_moves_a_reply_that_is_being_written(
 def test_steered_and_unsteered_are_written_side_by_side(
     site: Site, visit: Any, expect: Any
 ) -> None:
-    site.step = 0.05
+    site.step = 0.1
     page = visit(f"{site.url}/?steer=tiny/3:c:2")
     expect(page.locator("#rack .sd-name")).to_be_visible()
     page.get_by_label("Compare with unsteered").check()
@@ -210,7 +210,7 @@ def test_the_last_reply_follows_the_rack_where_that_is_wanted(
 
 
 def test_the_stop_button_keeps_what_was_said(site: Site, visit: Any, expect: Any) -> None:
-    site.step = 0.05
+    site.step = 0.2
     page = visit(site.url)
     expect(page.locator(".sd-home")).to_be_visible()
     ask(page, "Tell me a story")
@@ -224,7 +224,7 @@ def test_the_stop_button_keeps_what_was_said(site: Site, visit: Any, expect: Any
 
 
 def test_closing_the_tab_stops_its_reply(site: Site, visit: Any, expect: Any) -> None:
-    site.step = 0.05
+    site.step = 0.2
     page = visit(site.url)
     expect(page.locator(".sd-home")).to_be_visible()
     ask(page, "Tell me a story")
@@ -357,7 +357,7 @@ def test_the_choice_of_light_or_dark_is_kept(site: Site, visit: Any, expect: Any
 def test_a_new_conversation_brings_the_first_screen_back(
     site: Site, visit: Any, expect: Any
 ) -> None:
-    site.step = 0.05
+    site.step = 0.2
     page = visit(site.url)
     expect(page.locator(".sd-home")).to_be_visible()
     ask(page, "Tell me a story")

@@ -20,7 +20,7 @@ SHOWN = ("ref", "label", "density", "maximum", "promoted", "band", "recommended"
 
 
 async def find(api: Api, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """One page of results for the widget's query {q, sort, n}.
+    """One page of results for the widget's query {q, sort, n}, with the sort that was used.
 
     `n` counts the widget's queries and comes back with the answer, so that a late answer to an
     older query is not shown. A refusal comes back in `error`.
@@ -29,7 +29,8 @@ async def find(api: Api, asked: Mapping[str, Any]) -> dict[str, Any]:
     sort = asked.get("sort") if asked.get("sort") in SORTS else "relevance"
     # Nothing typed yet: what steers best is worth seeing first.
     sort = "steerability" if not q.strip() and sort == "relevance" else sort
-    answer: dict[str, Any] = {"n": asked.get("n", 0), "q": q, "results": [], "total": 0}
+    answer: dict[str, Any] = {"n": asked.get("n", 0), "q": q, "sort": sort}
+    answer |= {"results": [], "total": 0}
     try:
         found = await api.get("/v1/features", q=q, sort=str(sort), limit=LIMIT)
     except ApiError as error:

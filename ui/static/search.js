@@ -32,7 +32,7 @@ const open = () => {
 };
 const mark = (index) => {
   const all = rows();
-  active = all.length ? (index + all.length) % all.length : -1;
+  active = index === null || !all.length ? -1 : (index + all.length) % all.length;
   all.forEach((row, i) => row.setAttribute("aria-selected", String(i === active)));
   if (active < 0) return;
   all[active].scrollIntoView({ block: "nearest" });
@@ -56,12 +56,12 @@ const draw = () => {
   const results = answer.results || [];
   const told = answer.error ? answer.error : results.length ? `${answer.total} feature${answer.total === 1 ? "" : "s"}` : `Nothing found for “${answer.q}”. Try another word, or fewer.`;
   const sorts = h("select", { "aria-label": "Sort features by", onchange: (event) => { sort = event.target.value; ask(); input.focus(); } },
-    [["relevance", "best match"], ["steerability", "steers best"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === sort }, text)));
+    [["relevance", "best match"], ["steerability", "steers best"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === (answer.sort || sort) }, text)));
   found.replaceChildren(
     h("div", { class: "sd-found-head" }, h("span", { role: "status" }, told), sorts),
     h("div", { role: "listbox", id: "sd-results", "aria-label": "Features found" }, results.map(option)));
   if (document.activeElement === input || found.contains(document.activeElement)) open();
-  mark(answer.q ? 0 : -1);
+  mark(answer.q ? 0 : null);
   if (picking && results.length) pick(results[0].ref);
   picking = false;
 };
@@ -73,7 +73,7 @@ input.addEventListener("input", () => {
 input.addEventListener("focus", () => (fresh() ? (draw(), open()) : ask()));
 input.addEventListener("keydown", (event) => {
   if (event.key === "Escape") { if (!found.hidden) event.stopPropagation(); close(); input.blur(); }
-  else if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); mark(active + (event.key === "ArrowDown" ? 1 : -1)); }
+  else if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); mark(event.key === "ArrowDown" ? active + 1 : Math.max(active, 0) - 1); }
   else if (event.key === "Enter") {
     event.preventDefault();
     if (timer !== null) { clearTimeout(timer); ask(); }
