@@ -65,13 +65,24 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float | N
 
 def table(results: dict[str, Any]) -> str:
     """The results for people; a dash is what could not be measured."""
-    head = ("at once", "edits", "TTFT ms", "p90", "ms/token", "p90", "tokens/s", "per cpu-s")
+    head = (
+        "at once",
+        "edits",
+        "tok/reply",
+        "TTFT ms",
+        "p90",
+        "ms/token",
+        "p90",
+        "tokens/s",
+        "per cpu-s",
+    )
     keys = ("ttft_ms", "ttft_ms_p90", "token_ms", "token_ms_p90", "tokens_per_s")
     lines = [head]
     for row in results["points"]:
         numbers = [*(row[key] for key in keys), row["tokens_per_cpu_s"]]
         cells = ["-" if x is None else f"{x:.1f}" for x in numbers]
-        lines.append((str(row["concurrent"]), "yes" if row["steered"] else "no", *cells))
+        length = f"{row['tokens'] / row['replies']:.1f}" if row["replies"] else "-"
+        lines.append((str(row["concurrent"]), "yes" if row["steered"] else "no", length, *cells))
     return "\n".join("".join(f"{cell:>10}" for cell in line) for line in lines)
 
 

@@ -1,15 +1,17 @@
 """How fast a running Steerdeck is, steered and unsteered, and against plain `generate` with a hook.
 
     python tests/benchmarks/serve.py                              a server of its own, with foghorn
-    python tests/benchmarks/serve.py --shape 135m                 random weights of SmolLM2's shape
+    python tests/benchmarks/serve.py --shape small                random weights of foghorn's shape
+    python tests/benchmarks/serve.py --shape 135m                 ... and of SmolLM2's
     python tests/benchmarks/serve.py --url http://127.0.0.1:8000  one that is already running
 
 Every round visits each number of concurrent replies, unsteered and steered back to back (in turned
 order every other round), then `generate` doing the same clamps one request at a time: the ratios
 are taken within a round, so a machine that is busy now and idle later does not decide them.
-Replies end where the model ends them; tokens are those the server's `usage` counts. The client
-runs on the same machine and its work is part of every number. What the memory allows is printed
-first, and the last line on stdout is one JSON document.
+Replies end where the model ends them, and tokens are those the server's `usage` counts: a model
+that ends its steered replies sooner spends more on prompts, which random weights do not. The
+client runs on the same machine and its work is part of every number. What the memory allows is
+printed first, and the last line on stdout is one JSON document.
 """
 
 from __future__ import annotations

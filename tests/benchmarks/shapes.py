@@ -26,6 +26,15 @@ SHAPES = {
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
     },
+    # foghorn's geometry, but it hardly ever ends a reply early: steered and unsteered do equal work
+    "small": {
+        "vocab_size": 4096,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
     "tiny": {
         "vocab_size": 512,
         "hidden_size": 32,
