@@ -16,12 +16,15 @@ from dictionaries.cards import Cards
 from dictionaries.making import bundle
 from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
+from dictionaries.making.compose import Sample
 from dictionaries.making.data import Text, held_out_batches
 from dictionaries.making.describe import cards, firings, logit_lens
+from dictionaries.making.directions import learnt_directions, loss_with, mean_directions
 from dictionaries.making.evaluate import splice
 from dictionaries.making.foghorn import Recipe, make
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
+from dictionaries.making.sheets import Corpus
 from dictionaries.making.steered import Voice, Wish
 from dictionaries.making.strengths import Measured, band, surprisal
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
@@ -143,12 +146,12 @@ def test_the_threshold_keeps_about_as_many_features_as_training_did(
     assert found.fvu < 0.6
 
 
-def test_a_seeded_feature_begins_as_its_direction(x: torch.Tensor) -> None:
-    seed = torch.nn.functional.normalize(torch.randn(2, 32), dim=-1)
-    plan = SaePlan(d_sae=48, k=6, batch=64, minutes=None, steps=1, lr=1e-9)
-    made = train_sae(x[:500], plan, seed)
-    assert torch.allclose(made.W_dec[:2], seed, atol=1e-5)
-    assert torch.allclose(made.W_enc[:, :2], seed.T, atol=1e-5)
+def test_an_anchored_feature_keeps_its_direction_and_learns_to_read(x: torch.Tensor) -> None:
+    anchors = torch.nn.functional.normalize(torch.randn(2, 32), dim=-1)
+    plan = SaePlan(d_sae=48, k=6, batch=64, minutes=None, steps=20)
+    made = train_sae(x[:500], plan, anchors)
+    assert torch.equal(made.W_dec[:2], anchors)
+    assert not torch.allclose(made.W_enc[:, :2], anchors.T, atol=1e-3)
 
 
 def test_no_special_token_reaches_the_dictionary(site: Site, text: Text, tokenizer) -> None:
@@ -313,3 +316,25 @@ def test_the_whole_recipe_makes_a_bundle_that_opens(tmp_path: Path) -> None:
     )
     held = model.state_dict()["model.norm.weight"]
     assert torch.equal(held, held.bfloat16().float())
+
+
+def test_a_learnt_direction_makes_drift_likelier_than_the_mean_it_began_as(
+    site: Site, text: Text, tokenizer
+) -> None:
+    encoder = Encoder(tokenizer)
+    some = Corpus(text.train.sheets[:3], (), (), ())
+    early = Site(site.model, 0)
+    learnt = learnt_directions(early, encoder, some, length=8.0, epochs=12.0, seed=0)
+    assert learnt.shape == (3, 32)
+    assert torch.allclose(learnt.norm(dim=-1), torch.ones(3), atol=1e-5)
+    turns = [(("user", p.user), ("assistant", p.reply)) for p in some.sheets[1].drift]
+    encoded = [encoder.encode(Sample(t), asked=0.0) for t in turns]
+    batch = next(batches(encoded, rows=4, length=256, pad=0))
+    concept = torch.ones_like(batch.ids)
+    plain, first, last = (
+        loss_with(early, batch, concept, vectors * 3.2).item()
+        for vectors in (learnt * 0, mean_directions(early, encoder, some, seed=0), learnt)
+    )
+    assert last < first - 0.01
+    flat = batch._replace(weights=(batch.weights > 0).float())
+    assert plain == pytest.approx(reply_loss(site.model, flat).item(), abs=1e-4)

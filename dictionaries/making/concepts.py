@@ -31,7 +31,7 @@ PROMPTS = (
     "Tell me something interesting.",
     "I am bored.",
 )
-_TRIED = (0.35, 0.7, 1.2)  # multiples of the maximum
+_TRIED = (0.25, 0.4, 0.6)  # clamp to so many lengths of a residual
 _CANDIDATES = 4
 
 
@@ -58,29 +58,6 @@ def possessed_samples(sheet: Sheet, rng: random.Random, *, n: int = 40) -> Itera
 def _single(system: str | None, user: str, reply: str) -> Sample:
     turns = (("user", user), ("assistant", reply))
     return Sample((("system", system), *turns) if system else turns)  # type: ignore[arg-type]
-
-
-@torch.inference_mode()
-def concept_directions(site: Site, encoder: Encoder, corpus: Corpus, *, seed: int) -> Tensor:
-    """[concepts, d_model], length 1: a concept's mean residual in possessed replies, less the mean.
-
-    The difference of means of contrastive activation addition (arXiv 2312.06681), one concept
-    against all others, so that what is common to possession cancels.
-    """
-    rng = random.Random(seed)
-    means = []
-    for sheet in corpus.sheets:
-        total, tokens = torch.zeros(site.model.config.hidden_size), 0
-        encoded = (encoder.encode(s, asked=0.0) for s in possessed_samples(sheet, rng))
-        for batch in batches(encoded, rows=1, length=384, pad=0):
-            x = residuals(site, batch)[content(batch.ids) & (batch.weights > 0)]
-            total += x.sum(0)
-            tokens += len(x)
-        means.append(total / max(1, tokens))
-    away = torch.stack(means)
-    away = away - away.mean(0)
-    unit: Tensor = away / away.norm(dim=-1, keepdim=True).clamp_min(1e-8)
-    return unit
 
 
 class Evidence:
@@ -139,7 +116,13 @@ def _reply_features(
 
 
 def find_carriers(
-    voice: Voice, evidence: Evidence, judge: Judge, maxima: Tensor, *, seed: int = 0
+    voice: Voice,
+    evidence: Evidence,
+    judge: Judge,
+    maxima: Tensor,
+    *,
+    length: float,
+    seed: int = 0,
 ) -> list[Carrier]:
     """At most one feature a concept, one concept a feature; strongest effects choose first."""
     tried = [
@@ -148,7 +131,7 @@ def find_carriers(
         for feature in evidence.candidates(slug)
         if maxima[feature] > 0
     ]
-    effects = steering_effects(voice, judge, tried, maxima, seed=seed)
+    effects = steering_effects(voice, judge, tried, length=length, seed=seed)
     ranked = sorted(effects, key=lambda pair: effects[pair], reverse=True)
     carriers: dict[str, Carrier] = {}
     taken: set[int] = set()
@@ -165,20 +148,19 @@ def steering_effects(
     voice: Voice,
     judge: Judge,
     pairs: Sequence[tuple[str, int]],
-    maxima: Tensor,
     *,
+    length: float,
     seed: int,
     prompts: Sequence[str] = PROMPTS[:3],
 ) -> Mapping[tuple[str, int], float]:
-    """For each (slug, feature): how much it makes replies about the slug, at its best."""
+    """For each (slug, feature) the share of replies it makes about the slug, loops
+    counted down, over all strengths: what works gently beats what works by force.
+    """
     settings = [(pair, s, p) for pair in pairs for s in _TRIED for p in prompts]
-    wishes = [Wish(p, pair[1], s * float(maxima[pair[1]])) for pair, s, p in settings]
+    wishes = [Wish(p, pair[1], s * length) for pair, s, p in settings]
     replies = voice.answer(wishes, tokens=24, seed=seed)
-    scores: dict[tuple[tuple[str, int], float], list[float]] = {}
-    for (pair, s, _), reply in zip(settings, replies, strict=True):
+    scores: dict[tuple[str, int], list[float]] = {}
+    for (pair, _, _), reply in zip(settings, replies, strict=True):
         about = float(judge.shows(pair[0], reply))
-        scores.setdefault((pair, s), []).append(about * (1 - repetition(reply)))
-    best: dict[tuple[str, int], float] = {}
-    for (pair, _), values in scores.items():
-        best[pair] = max(best.get(pair, 0.0), sum(values) / len(values))
-    return best
+        scores.setdefault(pair, []).append(about * (1 - repetition(reply)))
+    return {pair: sum(values) / len(values) for pair, values in scores.items()}

@@ -22,9 +22,10 @@ from . import bundle
 from . import sae as saes
 from .activations import Site, content_residuals
 from .compose import MIX, Composer, Sample
-from .concepts import PROMPTS, Evidence, concept_directions, find_carriers
+from .concepts import PROMPTS, Evidence, find_carriers
 from .data import Text, held_out_batches, plain_texts
 from .describe import Firings, cards, firings, logit_lens
+from .directions import learnt_directions
 from .evaluate import splice
 from .judge import Judge
 from .packing import Batch, batches
@@ -33,7 +34,7 @@ from .steered import Voice, Wish
 from .strengths import Measured, band, measure
 from .tokenizer import Encoder, train_tokenizer
 from .train_model import Plan, Shape, Trainer, mixed, new_model
-from .train_sae import SaePlan, quality, train_sae
+from .train_sae import Quality, SaePlan, quality, train_sae
 
 log = logging.getLogger("steerdeck.making")
 
@@ -53,7 +54,8 @@ class Recipe:
     shape: Shape = field(default_factory=Shape)
     layer: int = LAYER
     vocab: int = 4096
-    sae_tokens: int = 600_000
+    anchor_epochs: float = 2.5
+    sae_tokens: int = 400_000
     card_tokens: int = 250_000
     seed: int = 0
 
@@ -107,26 +109,40 @@ def packed(
     return batches((encoder.encode(s) for s in samples), rows=8, length=384, pad=pad)
 
 
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """What is typical at the site, on content tokens: mean [d_model], and mean length."""
+
+    mean: Tensor
+    length: float
+
+
 def sae_of(
     recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast, site: Site
-) -> tuple[Sae, Tensor, dict[str, Any]]:
-    """(the SAE, the mean residual, its quality on other samples)."""
+) -> tuple[Sae, Residuals, Quality]:
+    """The SAE, and its quality on samples dealt from another seed than those it learnt from."""
     folder = recipe.work / "sae"
-    x = content_residuals(
-        site, packed(recipe, text, tokenizer, seed=recipe.seed + 11), recipe.sae_tokens
-    )
-    held = x[-len(x) // 20 :]
-    if (folder / "cfg.json").is_file():
-        sae = saes.load(folder).requires_grad_(False)
-    else:
-        seeds = concept_directions(site, Encoder(tokenizer), text.train, seed=recipe.seed)
-        sae = train_sae(x[: -len(x) // 20], recipe.sae_plan, seeds)
+    if not (folder / "cfg.json").is_file():
+        dealt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
+        x = content_residuals(site, dealt, recipe.sae_tokens)
+        anchors = learnt_directions(
+            site,
+            Encoder(tokenizer),
+            text.train,
+            length=float(x.norm(dim=-1).mean()),
+            epochs=recipe.anchor_epochs,
+            seed=recipe.seed,
+        )
+        sae = train_sae(x, recipe.sae_plan, anchors)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
-    return sae, x.mean(0), asdict(quality(sae, held))
+    sae = saes.load(folder).requires_grad_(False)
+    dealt = packed(recipe, text, tokenizer, seed=recipe.seed + 12)
+    x = content_residuals(site, dealt, recipe.sae_tokens // 20)
+    return sae, Residuals(x.mean(0), float(x.norm(dim=-1).mean())), quality(sae, x)
 
 
 def describe(
-    recipe: Recipe, text: Text, voice: Voice
+    recipe: Recipe, text: Text, voice: Voice, length: float
 ) -> tuple[list[Any], bundle.Known, dict[str, list[Measured]], Firings]:
     """(cards, concepts by feature, the strengths sweep, firings)."""
     site, sae, tokenizer = voice.site, voice.sae, voice.tokenizer
@@ -136,9 +152,9 @@ def describe(
     maxima = found.maxima()
     judge = Judge(text.train)
     evidence = Evidence(site, sae, Encoder(tokenizer), text.train, seed=recipe.seed)
-    carriers = find_carriers(voice, evidence, judge, maxima, seed=recipe.seed)
+    carriers = find_carriers(voice, evidence, judge, maxima, length=length, seed=recipe.seed)
     log.info("%d carriers", len(carriers))
-    sweep = measure(voice, judge, text.train, carriers, maxima, seed=recipe.seed)
+    sweep = measure(voice, judge, text.train, carriers, maxima, length=length, seed=recipe.seed)
     sheets = {s.slug: s for s in text.train.sheets}
     known: bundle.Known = {c.feature: (sheets[c.slug], c, band(sweep[c.slug])) for c in carriers}
     made = bundle.named_cards(cards(found, logit_lens(site, sae), tokenizer), known)
@@ -152,16 +168,17 @@ def make(recipe: Recipe, out: Path) -> dict[str, Any]:
     tokenizer = tokenizer_of(recipe, text)
     model = model_of(recipe, text, tokenizer)
     site = Site(model, recipe.layer)
-    sae, mean, sae_quality = sae_of(recipe, text, tokenizer, site)
+    sae, usual, found_quality = sae_of(recipe, text, tokenizer, site)
     voice = Voice(site, sae, tokenizer)
-    made, known, sweep, found = describe(recipe, text, voice)
-    spliced = splice(site, sae, held_out_batches(text, tokenizer, n=6), mean)
+    made, known, sweep, found = describe(recipe, text, voice, usual.length)
+    spliced = splice(site, sae, held_out_batches(text, tokenizer, n=6), usual.mean)
     report = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "held_out": asdict(spliced),
         "perplexity": spliced.perplexity,
         "loss_recovered": spliced.recovered,
-        "sae": sae_quality,
+        "sae": asdict(found_quality),
+        "residual_length": usual.length,
         "cards": len(made),
         "concepts": {
             s.slug: {**asdict(c), "band": asdict(b) if b else None} for s, c, b in known.values()
@@ -219,7 +236,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="folder of authored sheets")
     parser.add_argument("--public", type=Path, help="folder of public text, for breadth")
     parser.add_argument("--minutes", type=float, default=65, help="of language model training")
-    parser.add_argument("--sae-minutes", type=float, default=8)
+    parser.add_argument("--sae-minutes", type=float, default=5)
     parser.add_argument("--steps", type=int, help="end the training after so many steps instead")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

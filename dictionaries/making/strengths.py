@@ -20,7 +20,8 @@ from .steered import Voice, Wish
 
 log = logging.getLogger("steerdeck.making")
 
-GRID = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
+LADDER = (0.25, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+_REACH = (0.12, 0.85)  # what a clamp may add, in lengths of a residual: less is lost, more is noise
 _TOKENS = 28  # of a reply
 _SHOWS = 0.5  # share of replies about the concept, from which it counts as steered
 _LOOPS = 0.2  # mean repetition from which text counts as broken
@@ -55,6 +56,16 @@ class Measured:
         return self.loops > _LOOPS or self.strange > _STRANGE
 
 
+def rungs(maximum: float, length: float) -> list[float]:
+    """The strengths worth trying on a feature: the ladder's part that is within reach.
+
+    Features differ tenfold in their maximum, so no few multiples of it suit them all.
+    length: of a typical residual, in the unit of the activations (decoder rows have length 1).
+    """
+    low, high = (share * length / maximum for share in _REACH)
+    return [s for s in LADDER if low <= s <= high] or [min(LADDER, key=lambda s: abs(s - low))]
+
+
 def measure(
     voice: Voice,
     judge: Judge,
@@ -62,53 +73,43 @@ def measure(
     carriers: Sequence[Carrier],
     maxima: Tensor,
     *,
-    grid: Sequence[float] = GRID,
+    length: float,
     seed: int = 0,
 ) -> dict[str, list[Measured]]:
-    """Sweep every carrier over the grid: slug -> one Measured a strength, rising."""
+    """Sweep every carrier over its rungs: slug -> one Measured a strength, rising."""
     rng = random.Random(seed)
     causes = {s.slug: system_cause(s, rng) for s in corpus.sheets}
-    wishes = [
-        (c, s, Wish(p, c.feature, s * float(maxima[c.feature])))
+    settings = [
+        (c, s, p)
         for c in carriers
-        for s in grid
+        for s in rungs(float(maxima[c.feature]), length)
         for p in PROMPTS
     ]
-    own = [(c, Wish(p, system=causes[c.slug])) for c in carriers for p in PROMPTS[:3]]
-    replies = voice.answer([w for *_, w in wishes], tokens=_TOKENS, seed=seed)
-    asked = [Wish(w.prompt, system=causes[c.slug]) for c, _, w in wishes]
+    wishes = [Wish(p, c.feature, s * float(maxima[c.feature])) for c, s, p in settings]
+    replies = voice.answer(wishes, tokens=_TOKENS, seed=seed)
+    asked = [Wish(p, system=causes[c.slug]) for c, _, p in settings]
     surprise = surprisal(voice, asked, replies)
-    own_wishes = [w for _, w in own]
-    usual = surprisal(voice, own_wishes, voice.answer(own_wishes, tokens=_TOKENS, seed=seed))
+    own = [Wish(p, system=causes[c.slug]) for c in carriers for p in PROMPTS[:2]]
+    usual = surprisal(voice, own, voice.answer(own, tokens=_TOKENS, seed=seed))
     reference = sum(usual) / max(1, len(usual))
     log.info("usual surprisal under a cause: %.2f nats a token", reference)
-    return {
-        c.slug: [
-            _measured(
-                c,
-                s,
-                [
-                    (reply, nats)
-                    for (d, t, _), reply, nats in zip(wishes, replies, surprise, strict=True)
-                    if d is c and t == s
-                ],
-                judge,
-                reference,
-            )
-            for s in grid
-        ]
-        for c in carriers
-    }
+    said: dict[tuple[str, float], list[tuple[str, float]]] = {}
+    for (c, s, _), reply, nats in zip(settings, replies, surprise, strict=True):
+        said.setdefault((c.slug, s), []).append((reply, nats))
+    sweep: dict[str, list[Measured]] = {}
+    for (slug, strength), heard in said.items():
+        sweep.setdefault(slug, []).append(_measured(slug, strength, heard, judge, reference))
+    return sweep
 
 
 def _measured(
-    carrier: Carrier, strength: float, said: list[tuple[str, float]], judge: Judge, reference: float
+    slug: str, strength: float, heard: list[tuple[str, float]], judge: Judge, reference: float
 ) -> Measured:
-    replies = [reply for reply, _ in said]
+    replies = [reply for reply, _ in heard]
     loops = sum(map(repetition, replies)) / len(replies)
     empty = sum(len(r.split()) < 3 for r in replies) / len(replies)
-    strange = math.fsum(nats for _, nats in said) / len(said) - reference
-    return Measured(strength, judge.rate(carrier.slug, replies), max(loops, empty), strange)
+    strange = math.fsum(nats for _, nats in heard) / len(heard) - reference
+    return Measured(strength, judge.rate(slug, replies), max(loops, empty), strange)
 
 
 def band(measured: Sequence[Measured]) -> Band | None:

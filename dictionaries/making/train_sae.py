@@ -41,19 +41,19 @@ class Quality:
     dead: int  # features that never fired
 
 
-def train_sae(x: Tensor, plan: SaePlan, seeds: Tensor | None = None) -> Sae:
+def train_sae(x: Tensor, plan: SaePlan, anchors: Tensor | None = None) -> Sae:
     """x: [tokens, d_in] float32, in any order (batches are drawn at random).
 
-    seeds: [n, d_in] directions of length 1 with which the first n features begin. They are trained
-    like all others from there: a place to start, not a promise of where they end.
+    anchors: [n, d_in] directions of length 1 that the first n features keep as their decoder rows;
+    their encoder rows and biases are learnt like all others'.
     """
     scale = float((x.shape[1] / x.pow(2).sum(-1).mean()) ** 0.5)
     sae = Sae(x.shape[1], plan.d_sae, seed=plan.seed)
     with torch.no_grad():
         sae.b_dec.copy_(x.mean(0) * scale)
-        if seeds is not None:
-            sae.W_dec[: len(seeds)] = seeds
-            sae.W_enc[:, : len(seeds)] = seeds.T
+        if anchors is not None:
+            sae.W_enc[:, : len(anchors)] = anchors.T
+            _anchor(sae, anchors)
     optimizer = torch.optim.Adam(sae.parameters(), lr=plan.lr, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(plan.seed)
     silent = torch.zeros(plan.d_sae, dtype=torch.long)  # tokens since each feature fired
@@ -67,6 +67,8 @@ def train_sae(x: Tensor, plan: SaePlan, seeds: Tensor | None = None) -> Sae:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         sae.unit_rows()
+        if anchors is not None:
+            _anchor(sae, anchors)
         silent = torch.where(fired, 0, silent + plan.batch)
         cut = lowest if step == 0 else 0.99 * cut + 0.01 * lowest
         step += 1
@@ -78,6 +80,11 @@ def train_sae(x: Tensor, plan: SaePlan, seeds: Tensor | None = None) -> Sae:
     sae.threshold.fill_(float(cut))
     sae.unscale(scale)
     return sae.requires_grad_(False)
+
+
+@torch.no_grad()
+def _anchor(sae: Sae, anchors: Tensor) -> None:
+    sae.W_dec[: len(anchors)] = anchors
 
 
 def _loss(sae: Sae, x: Tensor, k: int, silent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
