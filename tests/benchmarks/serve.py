@@ -21,6 +21,8 @@ import asyncio
 import json
 import os
 import platform
+import signal
+import sys
 import tempfile
 import time
 import urllib.request
@@ -173,6 +175,7 @@ class Benchmark:
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops our server on the way out
     transformers.utils.logging.disable_progress_bar()
     speed = stream_read()
     print(
