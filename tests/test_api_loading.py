@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dictionaries.cards import Card, Cards
+from server.errors import SteerdeckError
 from server.loading import defaults, load, revision, wanted
 from server.settings import Settings
 
@@ -88,6 +89,21 @@ def test_what_cannot_be_loaded_is_a_sentence(on_disk, make_dictionary, tmp_path,
         "server.errors"
     )
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_failed_load_closes_the_cards_it_opened(
+    on_disk, sae, make_dictionary, tmp_path, monkeypatch
+):
+    Cards.create(sae / "cards.sqlite").close()
+    closed = []
+    monkeypatch.setattr(Cards, "close", lambda cards: closed.append(cards.path))
+    dictionaries = f"{sae},{make_dictionary('wide', d_in=48).path}"
+    with pytest.raises(SteerdeckError):
+        load(
+            settings(tmp_path, model=str(on_disk), dictionary=dictionaries),
+            lambda stage, progress: None,
+        )
+    assert closed == [sae / "cards.sqlite"]
 
 
 def test_a_name_of_the_catalog_brings_its_dictionary():
