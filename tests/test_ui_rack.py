@@ -38,14 +38,16 @@ def test_a_feature_without_a_maximum_is_turned_in_raw_activations() -> None:
     assert entry.wire()["unit"] == "raw"
 
 
-@pytest.mark.parametrize("band", [[0.5, 1.5], [1.5, 5.0], [2.0, 40.0], [3.0, None], None])
+@pytest.mark.parametrize(
+    "band", [[1.0, 1.25], [0.5, 1.5], [1.5, 5.0], [2.0, 40.0], [3.0, None], None]
+)
 def test_the_slider_leaves_room_on_both_sides_of_the_safe_band(band: list[Any] | None) -> None:
     entry = rack.entry(BRIDGE | {"band": band}, 0)
     assert entry.lo < 0 < entry.hi
-    assert 0.1 <= entry.step <= 0.25
     assert entry.lo <= entry.strength <= entry.hi
     if band:
         assert entry.hi > 1.2 * (band[1] or band[0])
+        assert entry.step <= ((band[1] or 1.5 * band[0]) - band[0]) / 4
 
 
 @pytest.mark.parametrize("band", [[5.0, 1.0], [math.nan, 2.0], ["a", "b"], [1.0], "wide"])

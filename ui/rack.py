@@ -186,8 +186,10 @@ def _range(band: tuple[float, float | None] | None, unit: str, strength: float) 
     elif band is None:
         lo, hi, step = -5.0, 10.0, 0.25
     else:
-        hi = float(math.ceil(min(max(1.6 * (band[1] or 1.5 * band[0]), 2.0), 100.0)))
-        lo, step = -float(math.ceil(hi / 2)), 0.1 if hi <= 6 else 0.25
+        end = band[1] or 1.5 * band[0]
+        hi = float(math.ceil(min(max(1.6 * end, 2.0), 100.0)))
+        lo = -float(math.ceil(hi / 2))
+        step = 0.05 if end - band[0] < 0.6 else 0.1 if hi <= 6 else 0.25  # several in the band
     return min(lo, float(math.floor(strength))), max(hi, float(math.ceil(strength))), step
 
 
