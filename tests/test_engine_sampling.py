@@ -141,6 +141,23 @@ def test_logprobs_ignore_temperature_penalties_and_filters() -> None:
     assert [p for _, p in choice.top] == pytest.approx(expected.topk(3).values.tolist())
 
 
+def test_logprobs_of_several_rows_are_each_rows_own() -> None:
+    rows = logits(4)
+    wanted = [None, 0, 5, 2]
+    options = [Sampling(seed=i, logprobs=n) for i, n in enumerate(wanted)]
+    choices = choose(rows, [Sampler(one) for one in options])
+    assert choices[0].logprob is None
+    for row, choice, n in list(zip(rows, choices, wanted, strict=True))[1:]:
+        assert choice.logprob == pytest.approx(row.log_softmax(-1)[choice.token].item())
+        assert [i for i, _ in choice.top] == row.topk(n).indices.tolist()
+
+
+def test_a_temperature_next_to_nothing_is_greedy() -> None:
+    rows = logits(2) * 100
+    samplers = [Sampler(Sampling(temperature=t)) for t in (1e-30, 1e-4)]
+    assert [choice.token for choice in choose(rows, samplers)] == rows.argmax(-1).tolist()
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_choose_nothing_and_harm_nobody(

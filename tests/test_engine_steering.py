@@ -287,15 +287,29 @@ def test_readings_are_the_activations_before_and_after(
 
 
 def test_tracing_changes_no_bit(make_model, make_dictionary, some, steer) -> None:
-    for architecture, steering in (("topk", steer((20, "add", 2.0))), ("jumprelu", some)):
+    adding = steer(*((feature, "add", 2.0) for feature in range(64)))
+    for architecture, steering in (("topk", adding), ("jumprelu", some)):
         dictionary = make_dictionary(architecture=architecture)
         outputs = []
         for traced in (False, True):
-            made = runner(make_model(), dictionary)
+            made = runner(make_model(), dictionary, max_edits=64)
             made.steerer.write(0, made.steerer.prepare(steering))
             prefill(made, 0)
             outputs.append(decode(made, [5], len(PROMPT), traced=traced))
         assert torch.equal(*outputs)
+        assert any(reading.before > 0 for reading in made.steerer.readings(0))
+
+
+def test_a_token_that_may_not_be_touched_reads_the_same_before_and_after(
+    make_model, dictionary, some
+) -> None:
+    made = runner(make_model(), dictionary)
+    made.steerer.write(0, made.steerer.prepare(some))
+    prefill(made, 0)
+    made.forward(Batch(0, [5], [len(PROMPT)], [False], (), traced=True))
+    readings = made.steerer.readings(0)
+    assert len(readings) == 4
+    assert all(reading.after == reading.before for reading in readings)
 
 
 def test_a_row_moves_with_its_keys_and_its_steering(make_model, dictionary, some) -> None:

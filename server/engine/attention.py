@@ -39,7 +39,8 @@ class SlotStep:
         self.longest = max(batch.positions, default=-1) + 1
         self.shortest = min(batch.positions, default=-1) + 1
         self._index: dict[int, Tensor] = {}
-        self._masks: dict[tuple[int, int | None, int], Tensor | None] = {}
+        self._masks: dict[int | None, Tensor] = {}  # by window
+        self._span_masks: dict[tuple[int, int | None, int], Tensor] = {}
 
     def index(self, heads: int) -> Tensor:
         """Where the newest keys go, in a layer's keys seen as [rows * heads * capacity, dim]."""
@@ -58,25 +59,22 @@ class SlotStep:
 
     def mask(self, window: int | None, like: Tensor) -> Tensor | None:
         """[rows, 1, 1, keys] for the decoding rows; None if they all see all of their keys."""
-        key = (-1, window, 0)
-        if key not in self._masks:
-            first = self.first_key(window)
-            ragged = self.shortest != self.longest
-            mask = _mask(self.positions, first, self.longest, window, like) if ragged else None
-            self._masks[key] = None if mask is None else mask[:, None, None, :]
-        return self._masks[key]
+        if self.shortest == self.longest:
+            return None
+        if window not in self._masks:
+            mask = _mask(self.positions, self.first_key(window), self.longest, window, like)
+            self._masks[window] = mask[:, None, None, :]
+        return self._masks[window]
 
     def span_mask(self, number: int, window: int | None, groups: int, like: Tensor) -> Tensor:
         """[groups * tokens, keys] for one chunk of a prompt."""
         key = (number, window, groups)
-        if key not in self._masks:
+        if key not in self._span_masks:
             span = self.batch.spans[number]
             positions = torch.arange(span.start, span.stop, device=like.device)
             mask = _mask(positions, span_first(span.start, window), span.stop, window, like)
-            self._masks[key] = mask.repeat(groups, 1)
-        found = self._masks[key]
-        assert found is not None
-        return found
+            self._span_masks[key] = mask.repeat(groups, 1)
+        return self._span_masks[key]
 
 
 def span_first(start: int, window: int | None) -> int:

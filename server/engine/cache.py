@@ -35,7 +35,8 @@ class SlotCache:
             for tensor in pair:
                 tensor[target, :, :length] = tensor[source, :, :length]
 
-    def clear(self, row: int) -> None:
+    def clear(self, row: int, length: int) -> None:
+        """Zero its first `length` positions."""
         for pair in self._layers.values():
             for tensor in pair:
-                tensor[row].zero_()
+                tensor[row, :, :length].zero_()

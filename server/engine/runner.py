@@ -17,6 +17,7 @@ from .cache import SlotCache
 from .linear import pack
 from .steering import Steerer
 
+_ONE, _TWO = range(3, 80, 7), range(1, 31, 5)  # two prompts, of 11 and 6 tokens
 _FLOAT32, _HALF = 0.02, 0.2  # how far logits may differ, as a part of their spread
 
 
@@ -36,11 +37,11 @@ class Runner:
         capacity: int,
         max_edits: int,
     ) -> None:
-        self.model = model
+        self.model = model.eval()
         self.device: torch.device = model.device
         # Attention ignores it, and a mask of four axes spares transformers making one.
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
-        self.cache = SlotCache(rows, capacity)
+        self.cache = SlotCache(rows, max(capacity, len(_ONE)))
         self._prove()
         self.steerer = Steerer(
             model, dictionaries, rows=rows, max_edits=max_edits, device=self.device
@@ -79,8 +80,7 @@ class Runner:
     def _prove(self) -> None:
         """Run a prompt in chunks beside another and compare with the model's plain forward pass."""
         vocab = self.model.get_input_embeddings().weight.shape[0]
-        one = [(7 * i + 3) % vocab for i in range(11)]
-        two = [(5 * i + 1) % vocab for i in range(6)]
+        one, two = [i % vocab for i in _ONE], [i % vocab for i in _TWO]
         with torch.no_grad():
             plain = [
                 self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False)
@@ -106,7 +106,7 @@ class Runner:
                     f"forward pass by {apart:.3g} in the logits: it is not supported."
                 )
         for row in range(min(2, self.cache.rows)):
-            self.cache.clear(row)
+            self.cache.clear(row, len(one))
 
     def _slotted(self, one: list[int], two: list[int]) -> list[Tensor]:
         """The last logits of both: one in row 0, in pieces; two in row 1 (0 if there is none)."""

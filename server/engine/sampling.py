@@ -14,7 +14,7 @@ Log probabilities are the model's own: of the steered logits, before penalties a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from .types import Sampling
 
 CANDIDATES = 256
 _BLOCK = 64  # uniform numbers drawn at a time
+_COLD = 1e-5  # a temperature that leaves only the most likely token
 
 
 class Sampler:
@@ -32,7 +33,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self.greedy = sampling.temperature == 0.0
+        self.greedy = sampling.temperature < _COLD
         self.penalised = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
         self.counts: dict[int, int] = {}  # of generated tokens, kept for the penalties
         self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
@@ -80,9 +81,12 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
             tokens[i] = token
     choices = [Choice(token) for token in tokens]
     asked = [i for i, s in enumerate(samplers) if s.sampling.logprobs is not None]
-    for i in asked:
-        if tokens[i] >= 0:
-            choices[i] = _with_logprobs(choices[i], logits[i], samplers[i].sampling.logprobs or 0)
+    asked = [i for i in asked if tokens[i] >= 0]
+    if asked:
+        wanted = [samplers[i].sampling.logprobs or 0 for i in asked]
+        found = _with_logprobs(_rows(logits, asked), [tokens[i] for i in asked], wanted)
+        for i, choice in zip(asked, found, strict=True):
+            choices[i] = choice
     return choices
 
 
@@ -167,8 +171,13 @@ def _column(values: list[float] | list[int]) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)[:, None]
 
 
-def _with_logprobs(choice: Choice, logits: Tensor, top: int) -> Choice:
+def _with_logprobs(logits: Tensor, tokens: list[int], wanted: list[int]) -> list[Choice]:
+    """The choices with their own log probability and those of the `wanted` most likely tokens."""
     logprobs = logits.float().log_softmax(-1)
-    values, ids = logprobs.topk(min(top, len(logprobs)))
-    pairs = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return replace(choice, logprob=logprobs[choice.token].item(), top=pairs)
+    own = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    values, ids = logprobs.topk(min(max(wanted), logprobs.shape[-1]))
+    tops = zip(ids.tolist(), values.tolist(), strict=True)
+    return [
+        Choice(token, logprob, tuple(zip(ids[:n], values[:n], strict=True)))
+        for token, logprob, (ids, values), n in zip(tokens, own, tops, wanted, strict=True)
+    ]

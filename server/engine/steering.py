@@ -99,8 +99,6 @@ class Steerer:
         parts = self._parts(batch) if self._hooks else []
         for hook in self._hooks:
             hook.parts = parts
-        for mount in self._mounts.values():
-            mount.readings.clear()
 
     def _parts(self, batch: Batch) -> list[Part]:
         count, offsets = len(batch.tokens), batch.offsets()

@@ -160,7 +160,8 @@ class Steps:
     def _clear(self, reply: Reply) -> None:
         """Its keys and values may not be finite; nobody after it may meet them."""
         if reply.row >= 0:
-            self._housekeeping.append(partial(self.runner.cache.clear, reply.row))
+            written = reply.length + reply.count
+            self._housekeeping.append(partial(self.runner.cache.clear, reply.row, written))
 
     def _leave(self, reply: Reply) -> None:
         del self.replies[reply.request.id]
