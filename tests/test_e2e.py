@@ -149,19 +149,24 @@ def test_the_slider_moves_a_reply_that_is_being_written(
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
     ask(page, "Tell me a story")
     expect(page.locator(".sd-token").nth(3)).to_be_visible()
-    page.get_by_label("Strength of Golden Gate Bridge").fill("2.4")
-    page.keyboard.press("Enter")
+    slider = page.get_by_label("Slider for Golden Gate Bridge")
+    slider.hover()
+    box = slider.bounding_box()
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 10, steps=3)
     mark = page.locator(".sd-turn")
-    expect(mark).to_have_attribute("title", "Golden Gate Bridge 1× → 2.4×")
+    expect(mark.last).to_be_visible()  # while the hand is still on the slider
+    page.mouse.up()
+    strength = float(slider.input_value())
+    expect(mark.last).to_have_attribute("title", re.compile(rf"→ {strength:g}×$"))
     expect(page.locator(".sd-turned ~ .sd-token").nth(3)).to_be_visible()
     page.keyboard.press("Escape")
     finished(page, expect)
     expect(page.locator(".sd-stats")).to_contain_text("stopped")
     seen = levels(page)
-    turn = seen.index(6.0)
-    assert turn > 2
-    assert seen == [2.5] * turn + [6.0] * (len(seen) - turn)
-    assert len(seen) < 255
+    assert seen[:3] == [2.5] * 3  # 1 times the maximum of 2.5
+    assert seen[-3:] == [float(f"{2.5 * strength:.3g}")] * 3
+    assert seen.index(seen[-1]) == len(seen) - seen.count(seen[-1])  # from there on
     page.get_by_role("button", name="Receipt").click()
     expect(page.locator(".sd-receipt")).to_contain_text('"at":')
 
