@@ -73,7 +73,7 @@ class Runner:
         return logits[: len(sampled)]
 
     def move(self, source: int, target: int, length: int) -> None:
-        """A reply of `length` computed positions changes rows."""
+        """A reply of `length` computed positions changes rows; its old row is for someone else."""
         self.cache.move(source, target, length)
         self.steerer.move(source, target)
 

@@ -91,8 +91,8 @@ class Steerer:
             mount.table.write(row, None if prepared is None else prepared.entries.get(name))
 
     def move(self, source: int, target: int) -> None:
+        """Steer `target` as `source` is; whoever comes to `source` is written over it."""
         self.write(target, self._rows[source])
-        self.write(source, None)
 
     def begin(self, batch: Batch) -> None:
         """What comes next is the forward pass of this batch."""
