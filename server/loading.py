@@ -90,6 +90,7 @@ def load(settings: Settings, report: Report) -> Deck:
             max_context=settings.max_context,
             max_edits=settings.max_edits,
             model_name=want.name,
+            threads=settings.threads,
         )
         undo.pop_all()
     engine.start()

@@ -68,7 +68,10 @@ class Settings(BaseSettings):
         "auto", description="of the weights; auto: float32 on CPU, bfloat16 elsewhere"
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads of the model; default: the physical cores"
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of the model; default: as many cores as make it fastest",
     )
     max_rows: int = Field(32, ge=1, le=1024, description="replies made at the same time")
     max_waiting: int = Field(

@@ -49,7 +49,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads; default: the physical cores.")
+        int | None, typer.Option(help="CPU threads; default: as many cores as make it fastest.")
     ] = None,
     max_rows: Annotated[int | None, typer.Option(help="Replies made at the same time.")] = None,
     max_waiting: Annotated[int | None, typer.Option(help="Replies in the queue.")] = None,

@@ -4,7 +4,7 @@ Left to itself torch packs a weight matrix anew in every call with a few rows or
 batch 8 is a third of a decode step. The operators used here are private to torch: a layer for
 which they are missing or give another product keeps its plain one.
 
-Packing pays from about 2^18 weights and two rows on; a single row is a plain dot product and goes
+Packing pays from about 2^16 weights and two rows on; a single row is a plain dot product and goes
 to the plain weight. A packed weight is a second copy, so in models with more than SPARE bytes of
 them the first copy is given up, and single rows use the packed one as well (a little slower).
 """
@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 log = logging.getLogger("steerdeck.engine")
 
-WORTH = 2**18  # weights of a matrix
+WORTH = 2**16  # weights of a matrix
 SPARE = 2**30  # bytes
 
 

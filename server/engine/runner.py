@@ -16,14 +16,17 @@ from .batch import Batch, Span
 from .cache import SlotCache
 from .linear import pack
 from .steering import Steerer
+from .threads import fastest
 
 _ONE, _TWO = range(3, 80, 7), range(1, 31, 5)  # two prompts, of 11 and 6 tokens
+_MEASURED = 8  # rows of the step that decides on the number of threads
 _FLOAT32, _HALF = 0.02, 0.2  # how far logits may differ, as a part of their spread
 
 
 class Runner:
     """Owns the model's forward pass; used by the engine's thread only.
 
+    threads: of a pass on the CPU; by default as many of torch's as make it fastest.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
     Unsteerable for a dictionary that does not fit it.
     """
@@ -36,6 +39,7 @@ class Runner:
         rows: int,
         capacity: int,
         max_edits: int,
+        threads: int | None = None,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device
@@ -46,6 +50,11 @@ class Runner:
         self.steerer = Steerer(
             model, dictionaries, rows=rows, max_edits=max_edits, device=self.device
         )
+        self.threads = threads or self._threads()
+
+    def enter(self) -> None:
+        """To be called by the thread that will run the passes, before the first."""
+        torch.set_num_threads(self.threads)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
@@ -76,6 +85,17 @@ class Runner:
         """A reply of `length` computed positions changes rows; its old row is for someone else."""
         self.cache.move(source, target, length)
         self.steerer.move(source, target)
+
+    def _threads(self) -> int:
+        most = torch.get_num_threads()
+        if self.device.type != "cpu":
+            return most
+        rows = min(_MEASURED, self.cache.rows)
+        batch = Batch(0, [0] * rows, [0] * rows, [True] * rows, ())
+        chosen = fastest(lambda: self._logits(batch), most)
+        for row in range(rows):
+            self.cache.clear(row, 1)
+        return chosen
 
     def _prove(self) -> None:
         """Run a prompt in chunks beside another and compare with the model's plain forward pass."""
