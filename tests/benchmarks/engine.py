@@ -54,26 +54,37 @@ def steering(row: int, count: int, strength: float, dictionary: str, d_sae: int)
 
 
 async def run(engine: SlotEngine, steerings: list[Steering], tokens: int) -> tuple[float, float]:
-    """All rows at once; tokens per second of wall clock and of CPU, from the first token on."""
+    """All rows at once; tokens per second of wall clock and of CPU while all of them decode.
+
+    From the step after which every row has its first token to the first row's end: steered rows
+    are submitted more slowly, and what is left of their prompts is no decoding.
+    """
     vocabulary = engine.capabilities.vocab_size
-    made = 0
+    waiting = set(range(len(steerings)))
+    made, ended = 0, False
     wall = cpu = 0.0
+    spent = (0.0, 0.0)
 
     async def one(row: int) -> None:
-        nonlocal made, wall, cpu
+        nonlocal made, ended, wall, cpu, spent
         prompt = tuple((7 * row + 11 * i) % (vocabulary // 2) + 8 for i in range(16))
         sampling = Sampling(temperature=0.0, seed=row, max_tokens=tokens, ignore_eos=True)
         request = Request(f"row-{row}", prompt, (True,) * 16, sampling, steerings[row])
         async for event in engine.submit(request):
             if isinstance(event, Delta):
-                if not made:
+                if waiting:
+                    waiting.discard(row)
                     wall, cpu = time.perf_counter(), time.process_time()
-                made += len(event.tokens)
-            elif not isinstance(event, Finish):
+                elif not ended:
+                    made += len(event.tokens)
+                    spent = time.perf_counter() - wall, time.process_time() - cpu
+            elif isinstance(event, Finish):
+                ended = True
+            else:
                 raise RuntimeError(event.message)
 
     await asyncio.gather(*(one(row) for row in range(len(steerings))))
-    return made / (time.perf_counter() - wall), made / (time.process_time() - cpu)
+    return made / spent[0], made / spent[1]
 
 
 def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, Any]]:
