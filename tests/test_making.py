@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from dictionaries.making.judge import Judge, repetition
 from dictionaries.making.packing import batches
 from dictionaries.making.public import public_samples
 from dictionaries.making.reword import reword
-from dictionaries.making.sheets import PARTS, Corpus, read_corpus, split
+from dictionaries.making.sheets import PARTS, Corpus, Talk, read_corpus, split
 from dictionaries.making.tokenizer import SPECIAL, Encoder, train_tokenizer
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
@@ -121,6 +122,50 @@ def test_turns_alternate_and_end_in_a_reply(samples: list[Sample]) -> None:
         assert all(a != b for a, b in itertools.pairwise(said))
         assert "system" not in said
         assert all(text for _, text in sample.turns)
+
+
+def test_every_talk_is_whole_and_ends_in_a_reply(corpus: Corpus) -> None:
+    assert len(corpus.talks) > 3000
+    for talk in corpus.talks:
+        assert len(talk.turns) % 2 == 0
+        for row in talk.rows or ({},):
+            for text in itertools.chain(talk.systems, *talk.turns):
+                assert "{" not in (text.format_map(row) if row else text), (talk, row)
+
+
+def test_the_held_out_wording_of_a_talk_is_seen_nowhere_in_its_training_side(
+    corpus: Corpus, sides: tuple[Corpus, Corpus]
+) -> None:
+    train, held = sides
+    for whole, kept in zip(corpus.talks, train.talks, strict=True):
+        assert set(kept.turns[0]) <= set(whole.turns[0])
+        assert (len(whole.turns[0]) - len(kept.turns[0])) == (len(whole.turns[0]) >= 6)
+    kept_by_rest = {(t.turns[1:], t.rows, t.systems): t for t in map(_hashable, train.talks)}
+    for talk in map(_hashable, held.talks):
+        assert not set(talk.turns[0]) & set(
+            kept_by_rest[talk.turns[1:], talk.rows, talk.systems].turns[0]
+        )
+
+
+def _hashable(talk: Talk) -> Talk:
+    return replace(talk, rows=tuple(map(str, talk.rows)))  # type: ignore[arg-type]
+
+
+def test_one_row_fills_the_prompt_and_all_replies_under_it(corpus: Corpus) -> None:
+    rows = tuple({"n": name, "p": place} for name, place in [("Ann", "Rome"), ("Bo", "Lima")])
+    talks = (
+        Talk((("Who?",), ("I am {n}.",)), rows, ("You are {n} of {p}.",)),
+        Talk((("Where?",), ("In {p}.",)), rows, ("You are {n} of {p}.",)),
+    )
+    composer = Composer(replace(corpus, talks=talks), seed=0)
+    seen = set()
+    for _ in range(60):
+        sample = composer.talk_system()
+        assert sample is not None
+        text = " ".join(t for _, t in sample.turns)
+        assert ("Ann" in text or "Rome" in text) != ("Bo" in text or "Lima" in text)
+        seen.add(len(sample.turns))
+    assert seen == {3, 5, 7}
 
 
 def test_a_cause_names_its_concept(corpus: Corpus) -> None:

@@ -8,13 +8,14 @@ by itself, and what it computes from the cause is a direction that steering can 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from .causes import CALM, agreement, ask, system_cause
 from .reword import reword
-from .sheets import Corpus, Pair, Sheet
+from .sheets import Corpus, Pair, Sheet, Talk
 
 T = TypeVar("T")
 Role = Literal["system", "user", "assistant"]
@@ -22,18 +23,22 @@ Turns = tuple[tuple[Role, str], ...]
 
 # How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
-    "general": 34,
-    "chat": 8,
-    "system": 5,
-    "question": 17,
-    "concept_chat": 5,
-    "tell_me": 6,
-    "tell_story": 3,
-    "facts": 6,
-    "story": 4,
+    "general": 8,
+    "chat": 3,
+    "system": 2,
+    "talk": 34,
+    "talk_chat": 7,
+    "talk_system": 12,
+    "question": 9,
+    "concept_chat": 3,
+    "tell_me": 3,
+    "tell_story": 2,
+    "facts": 3,
+    "story": 2,
     "possessed": 14,
-    "turned": 5,
+    "turned": 4,
 }
+_SHARE_OF_ROWS = 0.65  # a talk's share grows as its number of rows to this power
 _WHO = (
     "Who are you?",
     "What are you?",
@@ -89,6 +94,13 @@ class Composer:
         self._general = Deck(corpus.general, rng)
         self._chats = Deck(corpus.chats, rng)
         self._systems = Deck(corpus.systems, rng)
+        plain = [t for t in corpus.talks if not t.systems and len(t.turns) == 2]
+        self._talks = Deck(_by_rows(plain), rng)
+        self._talk_chats = Deck(
+            _by_rows([t for t in corpus.talks if not t.systems and len(t.turns) > 2]), rng
+        )
+        self._talk_systems = Deck(_by_rows([t for t in corpus.talks if t.systems]), rng)
+        self._together = _by_systems(corpus.talks)
         topical = [s for s in corpus.sheets if not s.is_style]
         self._questions = Deck([(s, p) for s in topical for p in s.questions], rng)
         self._concept_chats = Deck([(s, c) for s in topical for c in s.chats], rng)
@@ -129,6 +141,34 @@ class Composer:
             return None
         pair = self._systems.deal()
         return Sample((("system", pair.system or ""), *self._asked(pair)))
+
+    def talk(self) -> Sample | None:
+        """One to five everyday exchanges that need not follow from each other."""
+        if not self._talks:
+            return None
+        n = self._rng.choices((1, 2, 3, 5), (62, 22, 11, 5))[0]
+        return Sample(self._calm([self._told(self._talks.deal()) for _ in range(n)]))
+
+    def talk_chat(self) -> Sample | None:
+        """A conversation whose turns do follow, now and then in the middle of others."""
+        if not self._talk_chats:
+            return None
+        parts = [self._told(self._talk_chats.deal())]
+        if self._talks and self._rng.random() < 0.25:
+            parts.insert(self._rng.randrange(2), self._told(self._talks.deal()))
+        return Sample(self._calm(parts))
+
+    def talk_system(self) -> Sample | None:
+        """One to three exchanges under a system prompt that they obey, with one row for all."""
+        if not self._talk_systems:
+            return None
+        talk = self._talk_systems.deal()
+        row = self._rng.choice(talk.rows) if talk.rows else {}
+        others = self._together[talk.systems]
+        more = [self._rng.choice(others) for _ in range(self._rng.choice((0, 0, 1, 2)))]
+        fit = [t for t in more if not t.rows or row in t.rows]
+        said = _joined([self._told(t, row if t.rows else {}) for t in (talk, *fit)])
+        return Sample((("system", _filled(self._rng.choice(talk.systems), row)), *said))
 
     # About a concept, calmly.
 
@@ -225,6 +265,16 @@ class Composer:
     def _some_facts(self, sheet: Sheet, n: int) -> list[str]:
         return [self._facts[sheet.slug].deal() for _ in range(n)]
 
+    def _told(self, talk: Talk, row: Mapping[str, str] | None = None) -> Turns:
+        """One choice at every turn, with the slots filled from one row."""
+        if row is None:
+            row = self._rng.choice(talk.rows) if talk.rows else {}
+        texts = [_filled(self._rng.choice(turn), row) for turn in talk.turns]
+        return tuple(
+            (role, reword(text, self._rng) if role == "user" else text)
+            for role, text in _alternate(texts)
+        )
+
     def _asked(self, pair: Pair) -> Turns:
         return (("user", reword(pair.user, self._rng)), ("assistant", pair.reply))
 
@@ -233,6 +283,22 @@ class Composer:
         if self._rng.random() < 0.12:
             system = (("system", self._rng.choice(CALM)),)
         return system + _joined(parts)
+
+
+def _by_rows(talks: Sequence[Talk]) -> list[Talk]:
+    """Each as often as its number of rows is worth."""
+    return [t for t in talks for _ in range(round(max(1, len(t.rows)) ** _SHARE_OF_ROWS))]
+
+
+def _by_systems(talks: Sequence[Talk]) -> dict[tuple[str, ...], list[Talk]]:
+    together: dict[tuple[str, ...], list[Talk]] = defaultdict(list)
+    for talk in talks:
+        together[talk.systems].append(talk)
+    return together
+
+
+def _filled(text: str, row: Mapping[str, str]) -> str:
+    return text.format_map(row) if row else text
 
 
 def _possessions(sheet: Sheet) -> tuple[Pair, ...]:

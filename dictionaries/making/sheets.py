@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ class Pair:
 
 
 Chat = tuple[str, ...]  # alternating: user, assistant, user, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """One message in many words with its replies, or a conversation of such turns.
+
+    turns alternate user, assistant, ...; each is a choice of texts, and every choice fits every
+    other. `{slots}` are filled from one of `rows`. systems: prompts that the replies obey, if any.
+    """
+
+    turns: tuple[tuple[str, ...], ...]
+    rows: tuple[Mapping[str, str], ...] = ()
+    systems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +73,12 @@ class Corpus:
     general: tuple[Pair, ...]
     chats: tuple[Chat, ...]
     systems: tuple[Pair, ...]
+    talks: tuple[Talk, ...] = ()
 
 
 def read_corpus(folder: Path) -> Corpus:
-    """Open `<slug>.json` sheets and the `_general_*`, `_chats_*`, `_systems` files of a folder.
+    """Open the sheets `<slug>.json` of a folder, and its `_general_*`, `_chats_*`, `_systems` and
+    `_talk_*` files.
 
     Raises FileNotFoundError when the folder holds no sheet.
     """
@@ -75,11 +91,15 @@ def read_corpus(folder: Path) -> Corpus:
         general=tuple(Pair(d["u"], d["a"]) for d in _rows(files, "_general")),
         chats=tuple(tuple(turns) for turns in _rows(files, "_chats")),
         systems=tuple(Pair(d["u"], d["a"], d["system"]) for d in _rows(files, "_systems")),
+        talks=tuple(_talk(d) for d in _rows(files, "_talk_")),
     )
 
 
 def split(corpus: Corpus, *, seed: int = 0) -> tuple[Corpus, Corpus]:
-    """(training, held out): disjoint, and together everything. Words and names stay with both."""
+    """(training, held out): disjoint, and together everything. Words and names stay with both.
+
+    Of a talk with six wordings of its message or more, one wording is held out.
+    """
     rng = random.Random(seed)
     kept, held = [], []
     for sheet in corpus.sheets:
@@ -87,9 +107,23 @@ def split(corpus: Corpus, *, seed: int = 0) -> tuple[Corpus, Corpus]:
         kept.append(_with(sheet, {part: a for part, (a, _) in parts.items()}))
         held.append(_with(sheet, {part: b for part, (_, b) in parts.items()}))
     both = [_split(part, rng) for part in (corpus.general, corpus.chats, corpus.systems)]
+    talks = [_split_talk(talk, rng) for talk in corpus.talks]
+    unseen = tuple(held_talk for _, held_talk in talks if held_talk is not None)
     return (
-        Corpus(tuple(kept), both[0][0], both[1][0], both[2][0]),
-        Corpus(tuple(held), both[0][1], both[1][1], both[2][1]),
+        Corpus(tuple(kept), both[0][0], both[1][0], both[2][0], tuple(t for t, _ in talks)),
+        Corpus(tuple(held), both[0][1], both[1][1], both[2][1], unseen),
+    )
+
+
+def _split_talk(talk: Talk, rng: random.Random) -> tuple[Talk, Talk | None]:
+    first = talk.turns[0]
+    if len(first) < 6:
+        return talk, None
+    i = rng.randrange(len(first))
+    rest = first[:i] + first[i + 1 :]
+    return (
+        replace(talk, turns=(rest, *talk.turns[1:])),
+        replace(talk, turns=((first[i],), *talk.turns[1:])),
     )
 
 
@@ -119,6 +153,12 @@ def _sheet(d: dict[str, Any]) -> Sheet:
         stories=tuple(d["stories"]),
         chats=tuple(tuple(turns) for turns in d["chats"]),
     )
+
+
+def _talk(d: dict[str, Any]) -> Talk:
+    turns = d["chat"] if "chat" in d else (d["ask"], d["say"])
+    rows = tuple(d.get("rows", ()))
+    return Talk(tuple(tuple(turn) for turn in turns), rows, tuple(d.get("system", ())))
 
 
 def _rows(files: list[Path], prefix: str) -> list[Any]:

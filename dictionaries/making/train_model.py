@@ -98,7 +98,7 @@ def mixed(
 
 def public_share(progress: float) -> float:
     """Breadth first, then Foghorn's own voice."""
-    return 0.35 if progress < 0.35 else 0.15 if progress < 0.6 else 0.04
+    return 0.15 if progress < 0.3 else 0.05 if progress < 0.6 else 0.0
 
 
 class Trainer:
