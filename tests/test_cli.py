@@ -4,6 +4,7 @@ that starts, serves, refuses and ends as it says.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from server.cli.chat import harmless, read_edit
-from server.cli.serve import physical_cores, url_of
+from server.cli.serve import bind, physical_cores, url_of
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -218,6 +219,22 @@ class TestServe:
             said = CliRunner().invoke(app, ["serve", "--port", str(port)])
         assert said.exit_code == 1
         assert f"port {port} is taken" in said.stderr
+
+    async def test_a_small_chunk_leaves_at_once_on_every_connection(self):
+        """No 40 ms for Nagle's algorithm and the caller's delayed acknowledgement."""
+        undelayed = []
+
+        async def accept(_, writer):
+            accepted = writer.get_extra_info("socket")
+            undelayed.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = bind("127.0.0.1", 0)
+        async with await asyncio.start_server(accept, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            await reader.read()
+            writer.close()
+        assert undelayed == [1]
 
     def test_an_open_address_without_a_key_is_refused(self):
         said = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--port", "0"])

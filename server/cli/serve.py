@@ -194,9 +194,13 @@ async def _serve_page(api_url: str, sockets: list[socket.socket], url: str) -> N
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address, or a sentence about why not."""
+    """A listening address, or a sentence about why not.
+
+    The protocol is named because asyncio turns Nagle's algorithm off only where it is: with it on,
+    every reply but a connection's first would wait 40 ms for the caller's delayed acknowledgement.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
