@@ -339,6 +339,21 @@ def test_a_token_that_may_not_be_touched_reads_the_same_before_and_after(
     assert all(reading.after == reading.before for reading in readings)
 
 
+def test_a_steering_is_read_from_its_dictionary_once_however_often_it_comes(
+    make_model, dictionary, some, steer, monkeypatch
+) -> None:
+    made = runner(make_model(), dictionary)
+    read: list[int] = []
+    rows = dictionary.rows
+    monkeypatch.setattr(dictionary, "rows", lambda ids: (read.extend(ids), rows(ids))[1])
+    first = made.steerer.prepare(some)
+    again = made.steerer.prepare(steer(*((e.feature, e.op, e.strength) for e in some.edits)))
+    assert again is first
+    assert read == [edit.feature for edit in some.edits]
+    made.steerer.prepare(steer((3, "clamp", 7.0)))
+    assert read[len(some.edits) :] == [3]
+
+
 def test_a_row_moves_with_its_keys_and_its_steering(make_model, dictionary, some) -> None:
     made, still = runner(make_model(), dictionary), runner(make_model(), dictionary)
     for one, row in ((made, 2), (still, 0)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from .mount import Mount
 from .sites import attach, decoder_layers, text_config
 from .tables import Entries, Phase, entries
 from .types import FeatureEdit, Reading, Steering, Where
+
+_REMEMBERED = 64  # steerings whose rows are held ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Steerer:
     ) -> None:
         self.max_edits = max_edits
         self._device = device
+        # A request is checked aside and submitted on the loop, and presets come again and again.
+        self.prepare = lru_cache(_REMEMBERED)(self._prepare)
         self._rows: list[Prepared | None] = [None] * rows
         self._keep = torch.zeros(rows, 1, 1, dtype=torch.bool, device=device)
         self._mounts: dict[str, Mount] = {}
@@ -65,8 +70,11 @@ class Steerer:
         for site, hook in zip(sites, self._hooks, strict=True):
             attach(layers[site.layer], site.hook, hook)
 
-    def prepare(self, steering: Steering) -> Prepared:
-        """Read the rows of the edited features. From any thread; raises Unsteerable."""
+    def _prepare(self, steering: Steering) -> Prepared:
+        """Read the rows of the edited features. From any thread; raises Unsteerable.
+
+        `prepare` is this, remembered for the last steerings.
+        """
         loaded = {name: mount.info for name, mount in self._mounts.items()}
         check_steering(steering, loaded, self.max_edits)
         by_dictionary: dict[str, list[FeatureEdit]] = {}
