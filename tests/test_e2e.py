@@ -346,6 +346,7 @@ def test_on_a_phone_the_chat_comes_first_and_the_rack_slides_in(
     expect(page.locator(".sd-thread")).to_be_in_viewport(ratio=0.3)
     page.get_by_role("button", name="Close the rack").click()
     expect(rack).not_to_be_in_viewport()
+    expect(page.locator(".sd-open-rack")).to_be_focused()
 
 
 def test_the_choice_of_light_or_dark_is_kept(site: Site, visit: Any, expect: Any) -> None:

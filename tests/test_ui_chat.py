@@ -32,6 +32,17 @@ BRIDGE: Rack = (Entry(feature="foghorn/0", label="Golden Gate Bridge", strength=
 SHORT = Settings(max_tokens=12, seed=7)
 
 
+def test_a_conversation_that_is_cleared_says_when_the_new_one_began() -> None:
+    """So that the page can leave out a frame of the old one that comes late."""
+    session = Session(model="foghorn", exact={})
+    before = json.loads(session.transcript.log().split("\n")[0])
+    session.transcript.ask("Hello")
+    assert json.loads(session.transcript.log().split("\n")[0])["begun"] == before["begun"]
+    session.transcript.clear()
+    (line,) = session.transcript.log().split()
+    assert json.loads(line)["begun"] > before["begun"]
+
+
 class Service:
     """A stub that is being served, and an Api that asks it."""
 

@@ -32,6 +32,13 @@ def test_a_feature_enters_the_rack_as_its_card_recommends() -> None:
     }
 
 
+def test_no_two_features_of_a_rack_share_a_number_in_the_token_strip() -> None:
+    full: rack.Rack = ()
+    for i in range(rack.MOST):
+        full = rack.add(full, BRIDGE | {"ref": f"foghorn/{i}"})
+    assert sorted(held.colour for held in full) == list(range(rack.MOST))
+
+
 def test_a_feature_without_a_maximum_is_turned_in_raw_activations() -> None:
     entry = rack.entry({"ref": "d/3", "label": None, "maximum": None, "band": [1, 2]}, 0)
     assert (entry.unit, entry.band, entry.label, entry.op) == ("raw", None, "", "add")

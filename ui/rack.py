@@ -22,7 +22,7 @@ Where = Literal["all", "prompt", "generated"]
 
 OPS: tuple[Op, ...] = get_args(Op)
 MOST = 16  # features at once, the service's own limit
-COLOURS = 8  # --f0 … --f7 in style.css
+COLOURS = MOST  # a number for each feature of a rack; style.css has a colour for each eight
 FURTHEST = 1e6  # strengths are finite and below this
 
 

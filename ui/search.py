@@ -14,7 +14,7 @@ from .client import Api
 from .errors import ApiError
 from .rack import Rack
 
-LIMIT = 30
+LIMIT = 50
 SORTS = ("relevance", "label", "density", "maximum", "steerability")
 SHOWN = ("ref", "label", "density", "maximum", "promoted", "band", "recommended")
 

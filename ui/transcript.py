@@ -4,7 +4,8 @@ The log is a string of JSON lines that only grows while a reply streams, because
 growth of a string and nothing else; a list would be sent and compared whole at every frame.
 A line is an object with `k`:
 
-    home   the first screen: model, presets, example prompts
+    home   the first screen: model, presets, example prompts; begun: when the conversation began,
+           so that the last frame of an older one, if it comes late, is not drawn
     user   text
     reply  r (number), lane, pair (is another reply beside it), chips, features (the legend)
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
@@ -15,6 +16,7 @@ A line is an object with `k`:
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,9 +57,10 @@ class Transcript:
     lines: list[str] = field(default_factory=list)
     home: dict[str, Any] = field(default_factory=dict)
     count: int = 0
+    begun: float = field(default_factory=time.time)
 
     def log(self) -> str:
-        home = _line(k="home", **self.home)
+        home = _line(k="home", begun=self.begun, **self.home)
         return "\n".join((home, *self.lines, ""))
 
     def ask(self, text: str) -> Turn:
@@ -120,6 +123,7 @@ class Transcript:
     def clear(self) -> None:
         self.turns.clear()
         self.lines.clear()
+        self.begun = time.time()
 
     def _add(self, **line: Any) -> None:
         self.lines.append(_line(**line))

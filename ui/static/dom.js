@@ -20,7 +20,7 @@ const percent = (fraction) => {
   if (fraction === null || fraction === undefined) return "";
   return fraction > 0 && fraction < 0.0001 ? "<0.01 %" : `${+(100 * fraction).toPrecision(2)} %`;
 };
-const colour = (number) => `var(--f${number})`;
+const colour = (number) => `var(--f${number % 8})`;
 const copy = async (text, button) => {
   try {
     await navigator.clipboard.writeText(text);

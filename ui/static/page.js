@@ -1,18 +1,24 @@
 // Drawers, keys and the choice of light or dark. Widgets talk to Python; this talks to no one.
 (() => {
   const body = () => document.body;
+  let opener = null; // gets the focus back
   const drawer = (name) => {
+    if (name && !body().dataset.drawer) opener = document.activeElement;
     if (name && body().dataset.drawer !== name) {
       body().dataset.drawer = name;
       setTimeout(() => document.querySelector(`#drawer-${name}`)?.querySelector("input, textarea, button")?.focus({ preventScroll: true }), 60);
-    } else delete body().dataset.drawer;
+    } else {
+      delete body().dataset.drawer;
+      opener?.focus({ preventScroll: true });
+      opener = null;
+    }
     document.querySelectorAll("[data-open]").forEach((node) => node.setAttribute("aria-expanded", String(node.dataset.open === body().dataset.drawer)));
   };
   document.addEventListener("click", (event) => {
     const target = event.target instanceof Element ? event.target : null;
     if (!target) return;
-    const opener = target.closest("[data-open]");
-    if (opener) return drawer(opener.dataset.open);
+    const button = target.closest("[data-open]");
+    if (button) return drawer(button.dataset.open);
     if (target.closest("[data-close]") || target.classList.contains("sd-shade")) return drawer(null);
     if (target.closest("[data-theme]")) {
       const dark = body().classList.toggle("dark");

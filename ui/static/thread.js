@@ -4,6 +4,7 @@ const told = element.querySelector(".sd-told");
 let log = "";
 let home = "";
 let replies = new Map();
+let begun = 0;
 let turn = null; // where the replies of the current turn go
 
 const busy = () => [...replies.values()].some((reply) => !reply.state.ended);
@@ -38,6 +39,9 @@ const take = () => {
   const next = typeof props.value === "string" ? props.value : "";
   const stay = near();
   const all = next.split("\n", 1)[0];
+  const started = all ? JSON.parse(all).begun || 0 : 0;
+  if (started < begun) return; // a late frame of a conversation that was cleared
+  begun = started;
   let rest = next.startsWith(log) ? next.slice(log.length) : null;
   if (rest === null) {
     reset();
