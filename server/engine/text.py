@@ -2,12 +2,16 @@
 
 Only what people wrote is steerable. The template around it and special tokens are not: steering
 them breaks models that rest their attention on the first token, and says nothing about the text.
+
+A content that spells a special token is text and nothing else: it cannot end its own turn and
+begin one of another role.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from jinja2 import TemplateError
@@ -32,12 +36,13 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Prompt:
             param="messages",
         )
     whole = _templated(tokenizer, messages)
-    return _encode(tokenizer, whole, _contents(tokenizer, messages, whole), special=False)
+    spans = _contents(tokenizer, messages, whole)
+    return _encode(tokenizer, whole, spans, cuts=_forged(tokenizer, whole, spans))
 
 
 def encode_raw(tokenizer: Any, text: str) -> Prompt:
     """A prompt as it is, with the special tokens the tokenizer adds to every text."""
-    return _encode(tokenizer, text, [(0, len(text))], special=True)
+    return _encode(tokenizer, text, [(0, len(text))], add_special_tokens=True)
 
 
 def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
@@ -89,14 +94,37 @@ def _searched(contents: Sequence[str], whole: str) -> list[tuple[int, int]]:
     return spans
 
 
+def _forged(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Where to cut the text so that no special token spelled inside a span is whole in a piece."""
+    names = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    cuts = set()
+    for start, stop in spans:
+        for name in {*names, *tokenizer.all_special_tokens}:
+            at = text.find(name, start, stop)
+            while at >= 0:
+                cuts.add(at + 1)
+                at = text.find(name, at + 1, stop)
+    return sorted(cuts)
+
+
 def _encode(
-    tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], *, special: bool
+    tokenizer: Any,
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    *,
+    cuts: Sequence[int] = (),
+    add_special_tokens: bool = False,
 ) -> Prompt:
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
+    """Encoded piece by piece, where there are cuts: no token reaches over one."""
     never = frozenset(tokenizer.all_special_ids)
-    steerable = [
-        token not in never and any(start < stop and a < stop and b > start for a, b in spans)
-        for token, (start, stop) in zip(ids, encoded["offset_mapping"], strict=True)
-    ]
+    ids: list[int] = []
+    steerable: list[bool] = []
+    for begin, end in pairwise((0, *cuts, len(text))):
+        piece = tokenizer(
+            text[begin:end], add_special_tokens=add_special_tokens, return_offsets_mapping=True
+        )
+        for token, (start, stop) in zip(piece["input_ids"], piece["offset_mapping"], strict=True):
+            written = start < stop and any(begin + start < b and begin + stop > a for a, b in spans)
+            ids.append(token)
+            steerable.append(token not in never and written)
     return Prompt(tuple(ids), tuple(steerable))
