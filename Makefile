@@ -28,7 +28,7 @@ serve: .venv/.serve
 	@exec $(BIN)/python -m server serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest $(or $(T),-n 2 --dist loadfile)
 
 check: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -69,7 +69,7 @@ def load(settings: Settings, report: Report) -> Deck:
     """
     want = wanted(settings)
     report("finding the files", 0.02)
-    model_path = _find(want.model, "model")
+    model_path = find(want.model, "model")
     report("loading the model", 0.1)
     model, tokenizer = load_model(
         model_path,
@@ -118,7 +118,7 @@ class Opened:
 def _open(want: Wanted, undo: ExitStack) -> Opened:
     opened = Opened()
     for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
-        path = _find(where, "dictionary")
+        path = find(where, "dictionary")
         dictionary = open_dictionary(path, id=name)
         id = dictionary.info.id
         if id in opened.dictionaries:
@@ -132,7 +132,7 @@ def _open(want: Wanted, undo: ExitStack) -> Opened:
     return opened
 
 
-def _find(name: str, kind: Any) -> Path:
+def find(name: str, kind: Any) -> Path:
     """Names that are no folder and look like none of the Hub's are answered with the catalog."""
     if not Path(name).exists() and "/" not in name:
         raise BadRequest(

@@ -61,11 +61,23 @@ class Sae(nn.Module):
             tensor.div_(scale)
 
 
-def save(sae: Sae, folder: Path, *, model: str, layer: int, context: int, k: int) -> None:
+def save(
+    sae: Sae,
+    folder: Path,
+    *,
+    model: str,
+    layer: int,
+    context: int,
+    k: int,
+    hook: str = "resid_post",
+    dataset: str = "dictionaries/foghorn/corpus",
+    prepend_bos: bool = True,
+) -> None:
     """SAELens v6: cfg.json and sae_weights.safetensors, architecture `jumprelu`."""
+    point = "attn.hook_z" if hook == "hook_z" else f"hook_{hook}"
     folder.mkdir(parents=True, exist_ok=True)
     names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
-    tensors = {n: getattr(sae, n).detach().float().contiguous() for n in names}
+    tensors = {n: getattr(sae, n).detach().float().cpu().contiguous() for n in names}
     save_file(tensors, folder / "sae_weights.safetensors")
     config = {
         "architecture": "jumprelu",
@@ -80,13 +92,12 @@ def save(sae: Sae, folder: Path, *, model: str, layer: int, context: int, k: int
             "sae_lens_version": "6.0.0",
             "sae_lens_training_version": None,
             "model_name": model,
-            "hook_name": f"blocks.{layer}.hook_resid_post",
-            "hf_hook_name": f"model.layers.{layer}",
+            "hook_name": f"blocks.{layer}.{point}",
             "hook_head_index": None,
-            "prepend_bos": True,
+            "prepend_bos": prepend_bos,
             "context_size": context,
             "exclude_special_tokens": True,
-            "dataset_path": "dictionaries/foghorn/corpus",
+            "dataset_path": dataset,
             "training_architecture": "batchtopk",
             "training_k": k,
         },

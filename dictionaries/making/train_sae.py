@@ -1,4 +1,4 @@
-"""Train the SAE on stored residuals: BatchTopK with a second chance for dead features."""
+"""Train an SAE on residuals: BatchTopK with a second chance for dead features."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ log = logging.getLogger("steerdeck.making")
 _DEAD_AFTER = 200_000  # tokens without firing
 _AUX_K = 64  # dead features that reconstruct a token's error (Gao et al., arXiv 2406.04093)
 _AUX_WEIGHT = 1 / 32
+_WARM = 50  # steps over which the learning rate rises
+_MEMORY = 0.99  # of the threshold, once it is long enough: it follows the smallest one kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,64 +44,122 @@ class Quality:
     dead: int  # features that never fired
 
 
-def train_sae(x: Tensor, plan: SaePlan, anchors: Tensor | None = None) -> Sae:
-    """x: [tokens, d_in] float32, in any order (batches are drawn at random).
+class Step(NamedTuple):
+    """What one step saw; numbers on the device, so that only who reads them waits for it."""
 
-    anchors: [n, d_in] directions of length 1 that the first n features keep as their decoder rows;
-    their encoder rows and biases are learnt like all others'.
+    loss: Tensor
+    fvu: Tensor
+    l0: Tensor  # features a token above the threshold that would be saved now
+
+
+class Learner:
+    """An SAE in training, a step at a time, on batches [n, d_in] from anywhere.
+
+    sample: residuals to take the scale and the mean from. anchors: [n, d_in] directions of length 1
+    that the first n features keep as their decoder rows; their encoder rows and biases are learnt
+    like all others'.
     """
-    scale = float((x.shape[1] / x.pow(2).sum(-1).mean()) ** 0.5)
-    sae = Sae(x.shape[1], plan.d_sae, seed=plan.seed)
-    with torch.no_grad():
-        sae.b_dec.copy_(x.mean(0) * scale)
-        if anchors is not None:
-            sae.W_enc[:, : len(anchors)] = anchors.T
-            _anchor(sae, anchors)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=plan.lr, betas=(0.9, 0.99))
+
+    def __init__(self, plan: SaePlan, sample: Tensor, anchors: Tensor | None = None) -> None:
+        d_in, device = sample.shape[1], sample.device
+        self.plan, self.anchors = plan, anchors
+        self.mean = sample.mean(0)
+        self.scale = float((d_in / sample.pow(2).sum(-1).mean()) ** 0.5)
+        self.sae = Sae(d_in, plan.d_sae, seed=plan.seed).to(device)
+        with torch.no_grad():
+            self.sae.b_dec.copy_(self.mean * self.scale)
+            if anchors is not None:
+                self.sae.W_enc[:, : len(anchors)] = anchors.T
+        self._anchor()
+        self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=plan.lr, betas=(0.9, 0.99))
+        self.silent = torch.zeros(plan.d_sae, dtype=torch.long, device=device)
+        self.cut = torch.tensor(0.0, device=device)
+        self.steps = 0
+
+    @property
+    def dead(self) -> int:
+        return int((self.silent > _DEAD_AFTER).sum())
+
+    def step(self, x: Tensor, progress: float) -> Step:
+        """progress: 0 to 1 of the whole training; the rate falls over its last third."""
+        x = x * self.scale
+        rate = min(1.0, (self.steps + 1) / _WARM, 3 * (1 - progress))
+        self.optimizer.param_groups[0]["lr"] = self.plan.lr * rate
+        z = self.sae.preactivations(x).relu()
+        lowest = _kth_largest(z.detach(), self.plan.k * len(x))
+        f = torch.where(z >= lowest, z, 0.0)
+        error = x - self.sae.decode(f)
+        loss = error.pow(2).sum(-1).mean()
+        total = loss
+        dead = self.silent > _DEAD_AFTER
+        if dead.any():
+            total = loss + _AUX_WEIGHT * _second_chance(self.sae, z, error.detach(), dead)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.sae.unit_rows()
+        self._anchor()
+        self.silent = torch.where((f > 0).any(0), 0, self.silent + len(x))
+        memory = min(_MEMORY, self.steps / (self.steps + 10))
+        self.cut = memory * self.cut + (1 - memory) * lowest
+        self.steps += 1
+        variance = (x - x.mean(0)).pow(2).sum(-1).mean()
+        return Step(loss.detach(), loss.detach() / variance, (z > self.cut).sum() / len(x))
+
+    def finished(self) -> Sae:
+        """The SAE in the model's own scale, with its threshold; the learner is spent."""
+        self.sae.threshold.fill_(float(self.cut))
+        self.sae.unscale(self.scale)
+        return self.sae.requires_grad_(False)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on to the bit."""
+        return {
+            "sae": self.sae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "mean": self.mean,
+            "scale": self.scale,
+            "silent": self.silent,
+            "cut": self.cut,
+            "steps": self.steps,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.sae.load_state_dict(state["sae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.mean, self.scale = state["mean"].to(self.mean), state["scale"]
+        self.silent, self.cut = state["silent"].to(self.silent), state["cut"].to(self.cut)
+        self.steps = state["steps"]
+
+    @torch.no_grad()
+    def _anchor(self) -> None:
+        if self.anchors is not None:
+            self.sae.W_dec[: len(self.anchors)] = self.anchors
+
+
+def train_sae(x: Tensor, plan: SaePlan, anchors: Tensor | None = None) -> Sae:
+    """x: [tokens, d_in] float32, in any order (batches are drawn at random)."""
+    learner = Learner(plan, x, anchors)
     generator = torch.Generator().manual_seed(plan.seed)
-    silent = torch.zeros(plan.d_sae, dtype=torch.long)  # tokens since each feature fired
-    cut = torch.tensor(0.0)
-    began, step, progress = time.monotonic(), 0, 0.0
+    began, progress = time.monotonic(), 0.0
     while progress < 1.0:
         drawn = torch.randint(len(x), (plan.batch,), generator=generator)
-        optimizer.param_groups[0]["lr"] = plan.lr * min(1.0, (step + 1) / 50, 3 * (1 - progress))
-        loss, fired, lowest = _loss(sae, x[drawn] * scale, plan.k, silent)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        sae.unit_rows()
-        if anchors is not None:
-            _anchor(sae, anchors)
-        silent = torch.where(fired, 0, silent + plan.batch)
-        cut = lowest if step == 0 else 0.99 * cut + 0.01 * lowest
-        step += 1
+        seen = learner.step(x[drawn], progress)
         by_clock = (time.monotonic() - began) / (plan.minutes * 60) if plan.minutes else 0.0
-        progress = max(by_clock, step / plan.steps if plan.steps else 0.0)
-        if step % 100 == 0:
-            dead = int((silent > _DEAD_AFTER).sum())
-            log.info("sae step %d of %.0f%%: loss %.4f, dead %d", step, progress * 100, loss, dead)
-    sae.threshold.fill_(float(cut))
-    sae.unscale(scale)
-    return sae.requires_grad_(False)
+        progress = max(by_clock, learner.steps / plan.steps if plan.steps else 0.0)
+        if learner.steps % 100 == 0:
+            told = learner.steps, progress * 100, float(seen.loss), learner.dead
+            log.info("sae step %d of %.0f%%: loss %.4f, dead %d", *told)
+    return learner.finished()
 
 
-@torch.no_grad()
-def _anchor(sae: Sae, anchors: Tensor) -> None:
-    sae.W_dec[: len(anchors)] = anchors
-
-
-def _loss(sae: Sae, x: Tensor, k: int, silent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, which features fired [d_sae], smallest activation kept) of one batch."""
-    z = sae.preactivations(x).relu()
-    with torch.no_grad():
-        lowest = z.flatten().kthvalue(z.numel() - k * len(x) + 1).values
-    f = torch.where(z >= lowest, z, 0.0)
-    error = x - sae.decode(f)
-    loss = error.pow(2).sum(-1).mean()
-    dead = silent > _DEAD_AFTER
-    if dead.any():
-        loss = loss + _AUX_WEIGHT * _second_chance(sae, z, error.detach(), dead)
-    return loss, (f > 0).any(0).detach(), lowest
+def _kth_largest(z: Tensor, k: int) -> Tensor:
+    """Of all of z [n, d_sae]. kthvalue is quickest on a CPU; elsewhere it is one thread block."""
+    if k >= z.numel():
+        return z.min()
+    if z.device.type == "cpu":
+        return z.flatten().kthvalue(z.numel() - k + 1).values
+    return z.flatten().topk(k, sorted=False).values.min()
 
 
 def _second_chance(sae: Sae, z: Tensor, error: Tensor, dead: Tensor) -> Tensor:

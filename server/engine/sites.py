@@ -74,7 +74,7 @@ def _index(attention: nn.Module | None) -> Any:
 
 def heads_width(layer: nn.Module) -> int:
     """How many numbers hook_z has: heads x head_dim."""
-    out = _output_projection(layer)
+    out = output_projection(layer)
     return int(out.in_features if isinstance(out, nn.Linear) else out.weight.shape[0])
 
 
@@ -94,13 +94,13 @@ def attach(layer: nn.Module, hook: str, edited: Edited) -> None:
     elif hook == "mlp_out":
         _adds_mlp(layer).register_forward_hook(_on_output(edited))
     elif hook == "hook_z":
-        out = _output_projection(layer)
+        out = output_projection(layer)
         out.register_forward_pre_hook(_on_input(edited), with_kwargs=True)
     else:
         raise Unsteerable(f"Hook point {hook!r} is not known; known are {', '.join(HOOKS)}.")
 
 
-def _output_projection(layer: nn.Module) -> Any:
+def output_projection(layer: nn.Module) -> Any:
     return _child(_attention(layer), "hook_z", "o_proj", "c_proj", "out_proj", "dense", "wo")
 
 

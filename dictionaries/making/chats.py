@@ -1,0 +1,107 @@
+"""Documents -> token ids, and which tokens people wrote: not special, not of the chat template."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..errors import DictionaryError
+from .subject import Message
+
+log = logging.getLogger("steerdeck.making")
+
+_PATIENCE = 100  # chats in a row that a template may refuse
+
+
+class Encoding(NamedTuple):
+    ids: list[int]
+    content: list[bool]
+
+
+class Renderer:
+    """A fast tokenizer with its chat template, if it has one."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {i for i, t in added if t.special} | set(tokenizer.all_special_ids)
+        self._refused = 0
+
+    @property
+    def templated(self) -> bool:
+        return bool(self._tokenizer.chat_template)
+
+    def text(self, text: str) -> Encoding:
+        ids = self._tokenizer(text, verbose=False)["input_ids"]
+        return Encoding(ids, [i not in self._special for i in ids])
+
+    def chat(self, messages: Sequence[Message]) -> Encoding | None:
+        """None where the template refuses (roles that do not alternate, a system message).
+
+        Raises DictionaryError once it has refused every one of the first hundred.
+        """
+        try:
+            whole, spans = self._rendered(messages)
+        except Exception as error:  # a template raises what its author liked
+            self._refuse(error)
+            return None
+        self._refused = -1
+        encoded = self._tokenizer(
+            whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        ids = encoded["input_ids"]
+        content = [
+            token not in self._special and any(a < stop and b > start for a, b in spans)
+            for token, (start, stop) in zip(ids, encoded["offset_mapping"], strict=True)
+        ]
+        return Encoding(ids, content)
+
+    def _rendered(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and where the contents lie in it.
+
+        The template is rendered once more with a marker for each content, and what stands between
+        the markers tells where the contents are; templates that strip them included. One that
+        changes them otherwise has its contents searched for in order.
+        """
+        contents = [m["content"] for m in messages]
+        whole = self._template(messages)
+        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        marked = self._template(
+            [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
+        )
+        for put in (contents, [c.strip() for c in contents]):
+            spans, text, rest = [], "", marked
+            for mark, content in zip(marks, put, strict=True):
+                before, found, rest = rest.partition(mark)
+                start = len(text) + len(before)
+                text += before + (content if found else "")
+                spans.append((start, len(text)))
+            if text + rest == whole:
+                return whole, spans
+        return whole, _searched(contents, whole)
+
+    def _template(self, messages: Sequence[Message]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
+
+    def _refuse(self, error: Exception) -> None:
+        if self._refused < 0:
+            return
+        if not self._refused:
+            log.warning("a chat is left out, the model's chat template refuses it: %s", error)
+        self._refused += 1
+        if self._refused == _PATIENCE:
+            raise DictionaryError(
+                f"the model's chat template refused the first {_PATIENCE} chats: {error}. Give "
+                "text, or chats with the roles it knows."
+            ) from error
+
+
+def _searched(contents: Sequence[str], whole: str) -> list[tuple[int, int]]:
+    spans, position = [], 0
+    for content in map(str.strip, contents):
+        start = whole.find(content, position)
+        if start >= 0:
+            position = start + len(content)
+            spans.append((start, position))
+    return spans

@@ -1,0 +1,194 @@
+"""One source of text, a file, a folder or a data set of the Hub, as a stream of documents."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import DictionaryError
+from .subject import Message
+
+Document = str | tuple[Message, ...]
+
+HUB = "hf:"
+SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+_CHATS = ("messages", "turns", "conversations", "conversation")
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+
+
+def stream(source: str, field: str) -> Iterator[Document]:
+    """The documents of one source. Raises DictionaryError if there are none."""
+    found = 0
+    for document in _documents(source, field):
+        found += 1
+        yield document
+    if not found:
+        raise DictionaryError(f"{source} holds no text.")
+
+
+def _documents(source: str, field: str) -> Iterator[Document]:
+    if source.startswith(HUB):
+        return _of_hub(source, field)
+    path = Path(os.path.expanduser(source))
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and kind(p))
+        if not files:
+            raise DictionaryError(f"{path} holds no {', '.join(SUFFIXES)} file (.gz too).")
+        return (document for file in files for document in _of_file(file, field))
+    if not path.is_file():
+        raise DictionaryError(
+            f"there is no text at {source}: give a file, a folder, or hf:org/name for a data set."
+        )
+    if not kind(path):
+        raise DictionaryError(
+            f"{path} is none of {', '.join(SUFFIXES)} (.gz too): convert it to one of these."
+        )
+    return _of_file(path, field)
+
+
+def kind(path: Path) -> str:
+    """The suffix that says how it is read, .gz aside; "" for a file that is no text of ours."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    return suffix if suffix in SUFFIXES else ""
+
+
+def _of_file(path: Path, field: str) -> Iterator[Document]:
+    try:
+        with _opened(path) as file:
+            match kind(path):
+                case ".txt":
+                    yield from _paragraphs(file)
+                case ".md":
+                    yield from _texts(file.read())
+                case ".jsonl":
+                    yield from _records(_lines(file, path), str(path), field)
+                case _:
+                    yield from _records(_values(file, path), str(path), field)
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise DictionaryError(f"{path} cannot be read: {error}.") from error
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
+
+
+def _texts(text: str) -> Iterator[str]:
+    """The text, unless there is nothing in it."""
+    if text.strip():
+        yield text.strip()
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Stretches between blank lines; a text without any is one."""
+    held: list[str] = []
+    for line in lines:
+        if line.strip():
+            held.append(line)
+        elif held:
+            yield "".join(held).strip()
+            held = []
+    yield from _texts("".join(held))
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[Any]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DictionaryError(f"{path}, line {number} is not JSON: {error}.") from error
+
+
+def _values(file: TextIO, path: Path) -> Iterator[Any]:
+    """What a list holds, or the one value there is. Several values are JSON lines by another name.
+
+    Folders hold other JSON too: it is told by its records.
+    """
+    text = file.read()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        yield from _lines(io.StringIO(text), path)
+        return
+    yield from value if isinstance(value, list) else [value]
+
+
+def _records(values: Iterable[Any], where: str, field: str) -> Iterator[Document]:
+    for number, value in enumerate(values):
+        yield from record(value, f"{where}, record {number}", field)
+
+
+def record(value: Any, where: str, field: str) -> Iterator[Document]:
+    """The document in a JSON value; none if it is empty."""
+    if isinstance(value, str):
+        yield from _texts(value)
+        return
+    if isinstance(value, dict):
+        if isinstance(value.get(field), str):
+            yield from _texts(value[field])
+            return
+        chats = [value[name] for name in (field, *_CHATS) if isinstance(value.get(name), list)]
+        if chats:
+            messages = tuple(_message(turn, where) for turn in chats[0])
+            if any(m["content"].strip() for m in messages):
+                yield messages
+            return
+    has = f"has {', '.join(map(str, value))}" if isinstance(value, dict) else "is no object"
+    raise DictionaryError(
+        f"{where} {has}: its text is looked for in {field!r} (--field names another) and chats in "
+        f"{', '.join(_CHATS)}."
+    )
+
+
+def _message(turn: Any, where: str) -> Message:
+    """OpenAI's role and content, ShareGPT's from and value, or a pair of both."""
+    role, content = None, None
+    if isinstance(turn, dict):
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    elif isinstance(turn, list | tuple) and len(turn) == 2:
+        role, content = turn
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DictionaryError(
+            f"{where} holds a turn that is no message: {str(turn)[:80]}. A message has a role and "
+            "a content, both of them texts."
+        )
+    return {"role": _ROLES.get(role, role), "content": content}
+
+
+def hub_name(source: str) -> tuple[str, str | None, str]:
+    """hf:org/name[:config][:split] -> (name, config, split); a lone third part that is the usual
+    name of a split is one.
+    """
+    name, *more = source.removeprefix(HUB).split(":")
+    if not name or len(more) > 2:
+        raise DictionaryError(f"{source!r} is not of the form hf:org/name[:config][:split].")
+    if len(more) == 2:
+        return name, more[0] or None, more[1]
+    if more and more[0] in _SPLITS:
+        return name, None, more[0]
+    return name, more[0] if more else None, "train"
+
+
+def _of_hub(source: str, field: str) -> Iterator[Document]:
+    name, config, split = hub_name(source)
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DictionaryError(
+            f"{source} needs the package {error.name}: pip install 'steerdeck[making]'."
+        ) from error
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        yield from _records(rows, source, field)
+    except DictionaryError:
+        raise
+    except Exception as error:  # the library's errors share no base
+        raise DictionaryError(f"{source} cannot be read: {error}") from error

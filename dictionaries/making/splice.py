@@ -1,0 +1,130 @@
+"""How well an opened dictionary does on text it was not trained on, in the model and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..dictionary import Dictionary
+from ..errors import DictionaryError
+from .feed import usual
+from .subject import Subject, Windows
+
+
+class Spliceable(Subject, Protocol):
+    """A Subject whose residual can be replaced."""
+
+    def spliced(self, windows: Windows, rebuilt: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits with x [n, d_in] of every content token replaced by `rebuilt(x)`, float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Losses are nats a token, of predicting the content tokens."""
+
+    tokens: int  # content tokens it was measured on
+    fvu: float  # fraction of variance unexplained
+    l0: float  # features a token
+    dead: int  # features that never fired here
+    left_out: float  # share of content tokens too long to be words (`feed.usual`): passed untouched
+    loss: float
+    loss_spliced: float  # with the reconstruction in the residual's place
+    loss_ablated: float  # with the mean residual in its place
+    loss_recovered: float  # 1: the reconstruction is as good as the residual; 0: as its mean
+
+
+class _Tally:
+    """Sums over tokens, in float64: what one pass of reconstructions is measured by."""
+
+    def __init__(self, dictionary: Dictionary, limit: float) -> None:
+        self.dictionary, self.limit = dictionary, limit
+        self.tokens = self.seen = 0
+        self.error = self.squares = self.fired = 0.0
+        self.sum = torch.zeros(dictionary.info.d_in, dtype=torch.float64)
+        self.ever = torch.zeros(dictionary.info.d_sae, dtype=torch.bool)
+
+    def rebuilt(self, x: Tensor) -> Tensor:
+        """x [n, d_in] -> its reconstruction, noted."""
+        self.seen += len(x)
+        keep = usual(x, self.limit)
+        words = x[keep]
+        f = self.dictionary.encode(words)
+        made = self.dictionary.decode(f, words)
+        self.tokens += len(words)
+        self.error += float((words - made).double().pow(2).sum())
+        self.squares += float(words.double().pow(2).sum())
+        self.sum += words.double().sum(0).cpu()
+        self.fired += float((f > 0).sum())
+        self.ever |= (f > 0).any(0).cpu()
+        return x.masked_scatter(keep[:, None], made)
+
+    @property
+    def variance(self) -> float:
+        return self.squares - float(self.sum.pow(2).sum()) / max(1, self.tokens)
+
+
+def measure(
+    subject: Spliceable,
+    dictionary: Dictionary,
+    batches: Iterable[Windows],
+    *,
+    mean: Tensor,
+    limit: float,
+    tokens: int,
+    advance: Callable[[float, str], None] = lambda done, note: None,
+) -> Measured:
+    """Over about that many content tokens, three forward passes each.
+
+    mean: [d_in], a typical residual. limit: of a residual's length, see `feed.usual`.
+    Raises DictionaryError where there is no token to measure on.
+    """
+    tally = _Tally(dictionary, limit)
+    losses, targets = torch.zeros(3, dtype=torch.float64), 0
+
+    def ablated(x: Tensor) -> Tensor:
+        return torch.where(usual(x, limit)[:, None], mean.to(x), x)
+
+    for batch in batches:
+        losses += torch.tensor(
+            [
+                _loss(subject.logits(batch), batch),
+                _loss(subject.spliced(batch, tally.rebuilt), batch),
+                _loss(subject.spliced(batch, ablated), batch),
+            ],
+            dtype=torch.float64,
+        )
+        targets += int(batch.content[:, 1:].sum())
+        advance(min(tally.seen, tokens), "")
+        if tally.seen >= tokens:
+            break
+    if not tally.tokens or not targets:
+        raise DictionaryError("no held-out token is left to measure on: give more text.")
+    plain, spliced, without = (losses / targets).tolist()
+    return Measured(
+        tokens=tally.seen,
+        fvu=tally.error / max(tally.variance, 1e-30),
+        l0=tally.fired / tally.tokens,
+        dead=int((~tally.ever).sum()),
+        left_out=1 - tally.tokens / tally.seen,
+        loss=plain,
+        loss_spliced=spliced,
+        loss_ablated=without,
+        loss_recovered=(without - spliced) / max(without - plain, 1e-9),
+    )
+
+
+def _loss(logits: Tensor, batch: Windows) -> float:
+    """Summed over the content tokens, each predicted from those before it."""
+    total = 0.0
+    for row, ids, content in zip(logits, batch.ids, batch.content, strict=True):
+        wanted = content[1:].to(row.device)
+        losses = torch.nn.functional.cross_entropy(
+            row[:-1][wanted], ids[1:].to(row.device)[wanted], reduction="sum"
+        )
+        total += float(losses)
+    return total

@@ -1,0 +1,83 @@
+"""What decides the outcome of a training, and how a folder tells which training it holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..dictionary import Site
+from ..errors import DictionaryError
+
+_BUFFER = 2**28  # bytes of residuals held at once, unless it is given in tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """Everything that decides the outcome, beside the model and the text."""
+
+    tokens: int = 20_000_000  # content tokens trained on; a shorter text is read again
+    d_sae: int | None = None  # None: 8 * d_in
+    k: int = 32  # features a token, on average
+    batch: int = 4096  # tokens of a step
+    lr: float | None = None  # None: 1e-3 up to 3072 features, less with the root of more
+    context: int = 256  # tokens of a row
+    rows: int = 16  # of a forward pass
+    buffer: int | None = None  # tokens shuffled together; None: 256 MiB of them
+    measured: int = 50_000  # held-out tokens
+    seed: int = 0
+
+    def width(self, d_in: int) -> int:
+        return self.d_sae or 8 * d_in
+
+    def rate(self, d_in: int) -> float:
+        """Gao et al. (arXiv 2406.04093): the best rate falls with the root of the width."""
+        return self.lr or 1e-3 * min(1.0, math.sqrt(3072 / self.width(d_in)))
+
+    def round(self, d_in: int) -> int:
+        """Tokens of the buffer: whole batches, sixteen or more, no more than are trained on."""
+        tokens = self.buffer or max(16 * self.batch, _BUFFER // (4 * d_in))
+        return max(1, min(tokens, self.tokens) // self.batch) * self.batch
+
+    def check(self, d_in: int) -> None:
+        """Raise DictionaryError for numbers that no training can have."""
+        for name in ("tokens", "k", "batch", "rows", "context"):
+            if getattr(self, name) < 1:
+                raise DictionaryError(f"{name} is {getattr(self, name)}: it must be 1 or more.")
+        if self.k > self.width(d_in):
+            raise DictionaryError(
+                f"{self.k} of {self.width(d_in)} features are to fire on a token: lower k, or "
+                "raise d_sae."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the files say that the dictionary was made from."""
+
+    model: str
+    sources: tuple[str, ...]
+
+
+def made(plan: TrainPlan, origin: Origin, site: Site, d_in: int) -> dict[str, Any]:
+    """What a result is told by: the same of this, the same dictionary."""
+    return {
+        "model": origin.model,
+        "text": list(origin.sources),
+        "site": str(site),
+        **asdict(plan),
+        "d_sae": plan.width(d_in),
+        "lr": plan.rate(d_in),
+        "buffer": plan.round(d_in),
+    }
+
+
+def check_same(known: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
+    """Raise DictionaryError if what lies in `where` was begun with other options."""
+    other = [f"{n} {known.get(n)}" for n in wanted if known.get(n) != wanted[n]]
+    if other:
+        raise DictionaryError(
+            f"{where} was begun with other options ({', '.join(other)}): give these, choose "
+            "another --out, or remove it."
+        )

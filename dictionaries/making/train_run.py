@@ -1,0 +1,130 @@
+"""A training on its way: rounds of steps, and its state on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .feed import Feed, Place, Text
+from .subject import Subject
+from .train_plan import TrainPlan, check_same
+from .train_sae import Learner, SaePlan
+
+log = logging.getLogger("steerdeck.making")
+
+Advance = Callable[[float, str], None]
+
+_CHECKPOINT = 120.0  # seconds between two
+_NOTED = 20  # steps between two readings of the loss, which wait for the device
+
+
+class Run:
+    """made: what the state is told by (`train_plan.made`). Begins where `work` says it came to.
+
+    Raises DictionaryError if `work` holds the state of another training.
+    """
+
+    def __init__(
+        self, subject: Subject, text: Text, plan: TrainPlan, work: Path, made: dict[str, Any]
+    ) -> None:
+        self.plan, self.work, self.made = plan, work, made
+        self.d_in = d_in = subject.d_in
+        self.feed = Feed(
+            subject,
+            text,
+            context=plan.context,
+            rows=plan.rows,
+            size=plan.round(d_in),
+            seed=plan.seed,
+        )
+        self.tokens = 0
+        self._learner: Learner | None = None
+        self._state: dict[str, Any] | None = None  # of the learner, until its device is known
+        self._note = ""
+        self._restore()
+
+    @property
+    def learner(self) -> Learner:
+        return self._learner or self._begun(torch.ones(1, self.d_in))
+
+    def go(self, advance: Advance) -> None:
+        """To the end of the plan, with a checkpoint now and then, between two rounds."""
+        stored = time.monotonic()
+        advance(min(self.tokens, self.plan.tokens), "")
+        while self.tokens < self.plan.tokens:
+            self._round(advance)
+            if self.tokens >= self.plan.tokens or time.monotonic() - stored > _CHECKPOINT:
+                self._store()
+                stored = time.monotonic()
+
+    def _round(self, advance: Advance) -> None:
+        left = -(-(self.plan.tokens - self.tokens) // self.plan.batch) * self.plan.batch
+        x = self.feed.round(
+            left, told=lambda read: advance(self.tokens, f"reading {read:,}{self._note}")
+        )
+        learner = self._learner or self._begun(x)
+        size = self.plan.batch
+        for start in range(0, max(1, len(x) // size) * size, size):
+            if self.tokens >= self.plan.tokens:
+                break
+            batch = x[start : start + size]
+            seen = learner.step(batch, self.tokens / self.plan.tokens)
+            self.tokens += len(batch)
+            if learner.steps % _NOTED == 1:
+                loss, fvu, l0 = (float(number) for number in seen)
+                self._note = f"; loss {loss:.2f}, FVU {fvu:.3f}, L0 {l0:.1f}, dead {learner.dead}"
+            advance(min(self.tokens, self.plan.tokens), self._note.removeprefix("; "))
+
+    def _begun(self, x: Tensor) -> Learner:
+        """The learner, new from x or as it was stored, on the device where x is."""
+        plan = self.plan
+        sparse = SaePlan(
+            d_sae=plan.width(self.d_in),
+            k=plan.k,
+            batch=plan.batch,
+            lr=plan.rate(self.d_in),
+            seed=plan.seed,
+        )
+        self._learner = Learner(sparse, x)
+        if self._state is not None:
+            self._learner.restore(self._state)
+            self._state = None
+        return self._learner
+
+    def _store(self) -> None:
+        self.work.mkdir(parents=True, exist_ok=True)
+        state = {
+            "learner": self.learner.state(),
+            "place": asdict(self.feed.place),
+            "limit": self.feed.limit,
+            "tokens": self.tokens,
+        }
+        torch.save(state, self.work / "state.new")
+        write(self.work / "made.json", json.dumps(self.made, indent=2) + "\n")
+        os.replace(self.work / "state.new", self.work / "state.pt")
+
+    def _restore(self) -> None:
+        if not (self.work / "state.pt").is_file():
+            return
+        check_same(json.loads((self.work / "made.json").read_text("utf-8")), self.made, self.work)
+        state = torch.load(self.work / "state.pt", weights_only=True, map_location="cpu")
+        self._state = state["learner"]
+        self.feed.place, self.feed.limit = Place(**state["place"]), state["limit"]
+        self.tokens = state["tokens"]
+        log.info("going on after %s tokens, from %s", f"{self.tokens:,}", self.work)
+
+
+def write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, "utf-8")
+    os.replace(new, path)

@@ -1,0 +1,95 @@
+"""What the commands of `steerdeck make` share: their options, and one sentence when they fail."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import fail
+from .serve import set_threads
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A name of the catalog, a folder, or org/name.")
+]
+DictionaryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dictionary", "-d", help="An SAE folder or Hub name; default: the catalog entry's."
+    ),
+]
+TextOption = Annotated[
+    list[str],
+    typer.Option(
+        "--text",
+        "-t",
+        help="A .txt, .md, .jsonl or .json file (.gz too), a folder of these, or "
+        "hf:org/name[:config][:split]; may be repeated.",
+    ),
+]
+FieldOption = Annotated[
+    str, typer.Option("--field", help="Where JSON records and data sets keep their text.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+DtypeOption = Annotated[
+    str, typer.Option(help="Of the model's weights: auto, float32, bfloat16, float16.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="CPU threads; default: the physical cores.")
+]
+SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
+DEFAULT_MODEL = "foghorn"
+
+
+@contextmanager
+def making(threads: int | None = None) -> Iterator[None]:
+    """Around a whole command, before torch is imported: threads, logs, and refusals as a sentence.
+
+    Interrupted, it ends with 130: what is there goes on when the command is started again.
+    """
+    set_threads(threads)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "huggingface_hub", "datasets", "fsspec", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        fail(f"this needs the package {exc.name}: pip install 'steerdeck[making]'")
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from here", 130)
+    except Exception as exc:
+        if not _foreseen(exc):
+            raise
+        fail(str(exc))
+
+
+def _foreseen(exc: Exception) -> bool:
+    """Whether its message is a sentence for people."""
+    from dictionaries.errors import DictionaryError
+
+    from ..errors import SteerdeckError
+
+    return isinstance(exc, SteerdeckError | DictionaryError | OSError)
+
+
+Advance = Callable[[float, str], None]
+
+
+@contextmanager
+def advancing(what: str, total: float, unit: str, *, every: float = 10.0) -> Iterator[Advance]:
+    """Show how far a long job is: `advance(done, note)` with done of `total` units so far.
+
+    A bar with the time left on a terminal, a line in the log every so many seconds elsewhere. What
+    was done in an earlier run does not count for the time left.
+    """
+    from .making_progress import Bar, Lines
+
+    shown = Bar(what, total, unit) if sys.stderr.isatty() else Lines(what, total, unit, every)
+    with shown:
+        yield shown.advance

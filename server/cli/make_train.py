@@ -1,0 +1,119 @@
+"""`steerdeck make train`: a dictionary of any model, from any text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .make_options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    DtypeOption,
+    FieldOption,
+    ModelOption,
+    OutOption,
+    SeedOption,
+    TextOption,
+    ThreadsOption,
+    advancing,
+    making,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def train(
+    text: TextOption,
+    out: OutOption,
+    layer: Annotated[int, typer.Option("--layer", "-l", help="Decoder layer, counted from 0.")],
+    model: ModelOption = DEFAULT_MODEL,
+    hook: Annotated[
+        str,
+        typer.Option(help="resid_pre, resid_mid, resid_post, attn_out, mlp_out or hook_z."),
+    ] = "resid_post",
+    d_sae: Annotated[
+        int | None, typer.Option("--d-sae", help="Features; default: 8 times the site's width.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Features a token, on average.")] = 32,
+    tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = 20_000_000,
+    batch: Annotated[int, typer.Option(help="Tokens of a training step.")] = 4096,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate; default: by the width.")
+    ] = None,
+    context: Annotated[int, typer.Option(help="Tokens of a row of text.")] = 256,
+    rows: Annotated[int, typer.Option(help="Rows of text in one forward pass.")] = 16,
+    buffer: Annotated[
+        int | None, typer.Option(help="Tokens shuffled together; default: 256 MiB of them.")
+    ] = None,
+    held_out: Annotated[
+        int, typer.Option("--held-out", help="Held-out tokens to measure on.")
+    ] = 50_000,
+    field: FieldOption = "text",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a dictionary that `steerdeck serve --dictionary` opens.
+
+    One document in twenty is held out, and measures the result: metrics.json in the folder.
+    Stopped and started again, it goes on where it was.
+
+    [bold]Examples[/bold]
+
+      steerdeck make train -m openai-community/gpt2 -l 8 -t hf:stas/openwebtext-10k -o gpt2-sae
+
+      steerdeck make train -m ./my-model -l 2 -t notes.txt -t chats.jsonl -o my-sae --k 20
+    """
+    with making(threads):
+        from dictionaries.making.train_plan import TrainPlan
+
+        plan = TrainPlan(
+            tokens=tokens,
+            d_sae=d_sae,
+            k=k,
+            batch=batch,
+            lr=lr,
+            context=context,
+            rows=rows,
+            buffer=buffer,
+            measured=held_out,
+            seed=seed,
+        )
+        found = _train(plan, model, (layer, hook), text, field, out, (device, dtype))
+    typer.echo(
+        f"{out}: FVU {found['fvu']:.3f}, L0 {found['l0']:.1f}, dead {found['dead']} of "
+        f"{found['made']['d_sae']}, loss recovered {found['loss_recovered']:.1%} on "
+        f"{found['tokens']:,} held-out tokens\n"
+        f"Try it:  steerdeck serve --model {model} --dictionary {out}"
+    )
+
+
+def _train(
+    plan: Any,
+    model: str,
+    where: tuple[int, str],
+    text: list[str],
+    field: str,
+    out: Path,
+    on: tuple[str, str],
+) -> dict[str, Any]:
+    """Everything heavy; the model is opened as `serve` does it."""
+    from dictionaries.dictionary import Site
+    from dictionaries.making.text import documents
+    from dictionaries.making.train import train
+    from dictionaries.making.train_plan import Origin
+
+    from ..subject import ModelSubject, load
+
+    loaded = load(model, device=on[0], dtype=on[1])
+    return train(
+        ModelSubject(loaded.model, loaded.tokenizer, Site(*where)),
+        lambda: documents(text, field=field),
+        plan,
+        out,
+        Origin(loaded.name, tuple(text)),
+        showing=advancing,
+    )

@@ -1,0 +1,246 @@
+"""What `steerdeck make` works on: a model, the place where a dictionary reads it, and a speaker.
+
+`subject` opens names as `steerdeck serve` does. `ModelSubject` is plain forward passes over many
+rows of text with a look at, or a change of, the residual on the way (dictionaries/making/subject.py
+says what is promised).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dictionaries.catalog import pairing
+from dictionaries.dictionary import Dictionary, Site
+from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
+from dictionaries.formats import open_dictionary
+from dictionaries.making.subject import Change, Windows
+
+from .engine.load import load_model
+from .engine.sites import attach, decoder_layers, heads_width, output_projection, text_config
+from .errors import BadRequest, SteerdeckError
+from .lens import final_gain, unembedding
+from .loading import Wanted, find, pick_device, wanted
+from .settings import read_settings
+from .speaker import EngineSpeaker
+
+Rows = TypeVar("Rows", FeatureRows, EditTable)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as its files have it. name: the catalog's, or the last part of the folder's."""
+
+    name: str
+    path: Path
+    model: Any
+    tokenizer: Any
+
+
+@dataclass
+class Bench:
+    """An opened pair. cards: the feature cards' file, whether or not it is there yet."""
+
+    loaded: Loaded
+    dictionary: Dictionary
+    subject: ModelSubject
+    cards: Path
+    _closing: ExitStack = field(repr=False)
+
+    def speaker(self, *, rows: int = 32, context: int = 512) -> EngineSpeaker:
+        """An engine over the same weights, closed with the bench.
+
+        rows: replies made at once. context: tokens of prompt + reply; memory is rows x context.
+        """
+        speaker = EngineSpeaker(
+            self.loaded.model, self.loaded.tokenizer, self.dictionary, rows=rows, context=context
+        )
+        self._closing.callback(speaker.close)
+        return speaker
+
+
+@contextmanager
+def subject(
+    model: str, dictionary: str | None = None, *, device: str = "auto", dtype: str = "auto"
+) -> Iterator[Bench]:
+    """Open a model and one dictionary of it by the names `steerdeck serve` takes.
+
+    dictionary: a folder, a Hub name, or a catalog name (for its dictionary); None: that of the
+    catalog's pairing `model`. Raises SteerdeckError, DictionaryError or OSError.
+    """
+    own = pairing(dictionary) if dictionary else None
+    given = own.dictionary if own else dictionary
+    want = _wanted(model, given)
+    if not want.dictionaries:
+        raise BadRequest(f"{model!r} is no name of the catalog: say which dictionary with it")
+    name, where = want.dictionaries[0]
+    path = find(where, "dictionary")
+    opened = open_dictionary(path, id=name)
+    loaded = load(model, device=device, dtype=dtype)
+    with ExitStack() as closing:
+        yield Bench(
+            loaded=loaded,
+            dictionary=opened,
+            subject=ModelSubject(loaded.model, loaded.tokenizer, opened.info.site, opened),
+            cards=want.cards[0] or path / "cards.sqlite",
+            _closing=closing,
+        )
+
+
+def load(model: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
+    """A model alone, by the names `steerdeck serve` takes."""
+    want = _wanted(model, None)
+    path = find(want.model, "model")
+    made, tokenizer = load_model(
+        path, device=pick_device(device), dtype=None if dtype == "auto" else dtype
+    )
+    return Loaded(want.name, path, made, tokenizer)
+
+
+def _wanted(model: str, dictionary: str | None) -> Wanted:
+    try:
+        given = (dictionary,) if dictionary else ()
+        return wanted(read_settings(model=model, dictionary=given, cards=()))
+    except ValueError as error:  # a STEERDECK_ variable that is no setting's value
+        raise BadRequest(str(error)) from error
+
+
+class _Reached(Exception):
+    """The pass has come to the site, and nothing after it is wanted."""
+
+
+class ModelSubject:
+    """`dictionaries.making.subject.Subject` on any transformers decoder.
+
+    dictionary: whose input normalisation and TopK cutoff a Change is read with; without one, rows
+    are read as they are. Tensors go to the model's device and stay there.
+    Raises SteerdeckError for a model that is not a decoder, Unsteerable for one without the site,
+    DictionaryError for a dictionary of another model.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, site: Site, dictionary: Dictionary | None = None
+    ) -> None:
+        self._blocks, self._d_model = decoder_layers(model), int(text_config(model).hidden_size)
+        if not 0 <= site.layer < len(self._blocks):
+            raise BadRequest(
+                f"layer {site.layer} is not there: this model has layers 0 to "
+                f"{len(self._blocks) - 1}"
+            )
+        if dictionary is not None:
+            dictionary.info.fits(len(self._blocks), self._d_model)
+        self._model, self._tokenizer = model, tokenizer
+        self._site, self._dictionary = site, dictionary
+        # Of the thread that runs a pass: a speaker's engine runs the same layers' hooks in its own.
+        self._act: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("act", default=None)
+        attach(self._blocks[site.layer], site.hook, self._at_site)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @property
+    def site(self) -> Site:
+        return self._site
+
+    @property
+    def layers(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def d_in(self) -> int:
+        if self._site.hook == "hook_z":
+            return heads_width(self._blocks[self._site.layer])
+        return self._d_model
+
+    def residual(self, windows: Windows) -> Tensor:
+        """[rows, tokens, d_in] float32 at the site; what comes after it is not run."""
+        seen: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            seen.append(x)
+            raise _Reached
+
+        with suppress(_Reached):
+            self._forward(windows, look)
+        return seen[0].float()
+
+    def logits(self, windows: Windows, change: Change | None = None) -> Tensor:
+        """[rows, tokens, vocab] float32, of the next token at every position."""
+        if change is None:
+            return self._forward(windows, None)
+        device = self._model.device
+        features, table = _to(change.features, device), _to(change.table, device)
+        active = windows.content.to(device)[..., None]
+
+        def edit(x: Tensor) -> Tensor:
+            norm, cutoff = self._reading(x)
+            return steer(x, features, table, norm=norm, cutoff=cutoff, active=active)
+
+        return self._forward(windows, edit)
+
+    def spliced(self, windows: Windows, rebuilt: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits with x [n, d_in] of every content token replaced by `rebuilt(x)`, float32."""
+        content = windows.content.to(self._model.device)
+
+        def replace(x: Tensor) -> Tensor:
+            y = x.clone()
+            y[content] = rebuilt(x[content].float()).to(x.dtype)
+            return y
+
+        return self._forward(windows, replace)
+
+    def lens(self, directions: Tensor) -> Tensor:
+        """[n, vocab] of directions [n, d_in]; those of hook_z go through the output projection."""
+        x = directions.to(self._model.device, torch.float32)
+        with torch.no_grad():
+            if self._site.hook == "hook_z":
+                out = output_projection(self._blocks[self._site.layer])
+                x = x.to(self._model.dtype)
+                x = (out(x) - out(torch.zeros_like(x))).float()
+            if x.shape[-1] != self._d_model:
+                raise SteerdeckError(
+                    f"directions of {x.shape[-1]} numbers came, and the residual has "
+                    f"{self._d_model}: only those have a logit lens"
+                )
+            gain = final_gain(self._model, self._blocks, self._d_model)
+            logits: Tensor = (x * gain) @ unembedding(self._model).float().T
+        return logits - logits.mean(-1, keepdim=True)
+
+    def _forward(self, windows: Windows, act: Callable[[Tensor], Tensor] | None) -> Tensor:
+        device = self._model.device
+        token = self._act.set(act)
+        try:
+            with torch.no_grad():
+                output = self._model(
+                    input_ids=windows.ids.to(device),
+                    attention_mask=windows.attended.to(device).long(),
+                    use_cache=False,
+                )
+        finally:
+            self._act.reset(token)
+        logits: Tensor = output.logits
+        return logits.float()
+
+    def _at_site(self, x: Tensor) -> Tensor:
+        act = self._act.get()
+        return x if act is None else act(x)
+
+    def _reading(self, x: Tensor) -> tuple[Norm, Tensor | None]:
+        """(the dictionary's normalisation, each token's TopK cutoff)."""
+        if self._dictionary is None:
+            return Norm.NONE, None
+        info = self._dictionary.info
+        reads = info.k is not None and info.reads_exactly
+        return info.norm, self._dictionary.cutoff(frame(x, info.norm).h) if reads else None
+
+
+def _to(rows: Rows, device: torch.device) -> Rows:
+    return type(rows)(*(getattr(rows, f.name).to(device) for f in fields(rows)))

@@ -1,0 +1,309 @@
+"""`steerdeck make train`, for real on a tiny model: a dictionary that opens, reads and steers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from dictionaries.dictionary import HOOKS, Site
+from dictionaries.edits import EditTable, FeatureRows, Op
+from dictionaries.errors import DictionaryError
+from dictionaries.formats import open_dictionary
+from dictionaries.making import train_run
+from dictionaries.making.feed import HELD_OUT, Feed, held_out
+from dictionaries.making.splice import measure
+from dictionaries.making.subject import Change
+from dictionaries.making.text import windows
+from dictionaries.making.train import train
+from dictionaries.making.train_plan import Origin, TrainPlan
+from server.cli import app
+from server.subject import ModelSubject
+
+ORIGIN = Origin("tiny", ("corpus",))
+PLAN = TrainPlan(
+    tokens=30_000,
+    d_sae=96,
+    k=8,
+    batch=256,
+    lr=3e-3,
+    context=32,
+    rows=16,
+    buffer=6_000,
+    measured=800,
+)
+WORDS = ["bridge", "fog", "red", "gate", "steel", "tower", "sea", "wind", "ship", "light", "cold"]
+
+
+def corpus(documents: int = 400) -> list[str]:
+    draw = random.Random(5)
+    return [" ".join(draw.choices(WORDS, k=draw.randrange(3, 9))) for _ in range(documents)]
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Callable[..., Any]) -> Any:
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def tiny(model: Any, tokenizer: Any) -> ModelSubject:
+    return ModelSubject(model, tokenizer, Site(1, "resid_post"))
+
+
+def text() -> Iterator[str]:
+    return iter(corpus())
+
+
+@pytest.fixture(scope="module")
+def made(tiny: ModelSubject, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """(the folder, its metrics, every line of progress)."""
+    out = tmp_path_factory.mktemp("train") / "sae"
+    told: list[tuple[str, float, str]] = []
+
+    @contextmanager
+    def showing(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
+        yield lambda done, note: told.append((what, done, note))
+
+    return out, train(tiny, text, PLAN, out, ORIGIN, showing=showing), told
+
+
+def fvu(note: str) -> float:
+    return float(note.split("FVU ")[1].split(",")[0])
+
+
+def test_training_explains_more_and_more(made):
+    _, metrics, told = made
+    notes = [note for what, _, note in told if what == "training" and note.startswith("loss")]
+    assert fvu(notes[-1]) < 0.5 * fvu(notes[0])
+    done = [d for what, d, _ in told if what == "training"]
+    assert done == sorted(done)
+    assert done[-1] == PLAN.tokens
+    assert metrics["fvu"] < 0.5
+    assert 5 < metrics["l0"] < 12  # trained with k = 8
+
+
+def test_the_folder_opens_like_any_dictionary_and_says_where_it_sits(made, tiny):
+    out, metrics, _ = made
+    opened = open_dictionary(out)
+    assert (opened.info.architecture, opened.info.site) == ("jumprelu", Site(1, "resid_post"))
+    assert (opened.info.d_in, opened.info.d_sae, opened.info.model) == (32, 96, "tiny")
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert metrics["made"]["tokens"] == PLAN.tokens
+    assert not out.with_name("sae.work").exists()
+    batch = next(windows(held_out(text), tiny.tokenizer, context=32, rows=8))
+    x = tiny.residual(batch)[batch.content]
+    error = (x - opened.decode(opened.encode(x), x)).pow(2).sum()
+    assert error / (x - x.mean(0)).pow(2).sum() < 0.6
+
+
+def test_metrics_are_those_of_splicing_the_opened_dictionary(made, tiny):
+    """Recomputed in one piece from logits."""
+    out, metrics, _ = made
+    sae = open_dictionary(out)
+    (batch,) = batches = list(
+        windows(held_out(text), tiny.tokenizer, context=32, rows=99, rest=True)
+    )
+    assert metrics["tokens"] == int(batch.content.sum())
+
+    def loss(logits: torch.Tensor) -> float:
+        wanted = batch.content[:, 1:]
+        return float(
+            torch.nn.functional.cross_entropy(logits[:, :-1][wanted], batch.ids[:, 1:][wanted])
+        )
+
+    found = measure(tiny, sae, batches, limit=1e9, tokens=10**6, mean=torch.zeros(32))
+    spliced = tiny.spliced(batch, lambda x: sae.decode(sae.encode(x), x))
+    assert found.loss == pytest.approx(loss(tiny.logits(batch)), rel=1e-4)
+    assert found.loss_spliced == pytest.approx(loss(spliced), rel=1e-4)
+    zeros = loss(tiny.spliced(batch, torch.zeros_like))
+    assert found.loss_ablated == pytest.approx(zeros, rel=1e-4)
+    x = tiny.residual(batch)[batch.content]
+    f = sae.encode(x)
+    assert found.l0 == pytest.approx(float((f > 0).sum(-1).float().mean()))
+    assert found.dead == int((f == 0).all(0).sum())
+    error = (x - sae.decode(f, x)).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    assert found.fvu == pytest.approx(float(error), rel=1e-4)
+    assert found.left_out == 0
+    assert metrics["loss_recovered"] == pytest.approx(
+        (metrics["loss_ablated"] - found.loss_spliced) / (metrics["loss_ablated"] - found.loss),
+        rel=1e-3,
+    )
+    limit = float(x.norm(dim=-1).median())
+    cut = measure(tiny, sae, batches, limit=limit, tokens=10**6, mean=torch.zeros(32))
+    assert 0.4 < cut.left_out < 0.6
+
+
+def test_steering_with_a_trained_feature_works(made, model, tokenizer):
+    """Clamped, the strongest feature reads what it was clamped to, and the logits move."""
+    sae = open_dictionary(made[0])
+    steered = ModelSubject(model, tokenizer, sae.info.site, sae)
+    batch = next(windows(corpus(), tokenizer, context=32, rows=2))
+    f = sae.encode(steered.residual(batch))
+    feature = int(f[batch.content].sum(0).argmax())
+    row = sae.rows([feature])
+    names = ("gain", "offset", "gate", "threshold")
+    features = FeatureRows(
+        row.enc.expand(2, 1, -1),
+        *(getattr(row, n).expand(2, 1, 1) for n in names),
+        row.dec.expand(2, 1, -1),
+    )
+    clamp, keep = Op.CLAMP.edit(3 * float(f.max())), Op.SCALE.edit(1.0)
+    table = EditTable(
+        *(t[:, None, None] for t in torch.tensor([clamp, keep]).unbind(-1)),
+    )
+    plain, moved = steered.logits(batch), steered.logits(batch, Change(features, table))
+    assert (moved[0] - plain[0]).abs().max() > 1
+    assert torch.equal(moved[1], plain[1])
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(made, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
+    out = tmp_path / "sae"
+
+    @contextmanager
+    def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
+        def advance(done: float, note: str) -> None:
+            if done > 15_000:
+                raise Stopped
+
+        yield advance
+
+    with pytest.raises(Stopped):
+        train(tiny, text, PLAN, out, ORIGIN, showing=stopping)
+    assert not out.exists()
+    with pytest.raises(DictionaryError, match=r"begun with other options \(k 8\)"):
+        train(tiny, text, replace(PLAN, k=9), out, ORIGIN)
+    train(tiny, text, PLAN, out, ORIGIN)
+    one, other = (load_file(d / "sae_weights.safetensors") for d in (out, made[0]))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_stop_while_measuring_does_not_train_again(tiny, tmp_path):
+    plan, out = replace(PLAN, tokens=1_000), tmp_path / "sae"
+    told: list[float] = []
+
+    @contextmanager
+    def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
+        if what == "measuring":
+            raise Stopped
+        yield lambda done, note: told.append(done)
+
+    for _ in range(2):
+        told.clear()
+        with pytest.raises(Stopped):
+            train(tiny, text, plan, out, ORIGIN, showing=stopping)
+    assert told == [plan.tokens]
+    assert train(tiny, text, plan, out, ORIGIN)["trained_tokens"] >= plan.tokens
+
+
+def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritten(made, tiny):
+    out, metrics, _ = made
+
+    def gone() -> Iterator[str]:
+        raise AssertionError("the text was opened")
+
+    assert train(tiny, gone, PLAN, out, ORIGIN) == metrics
+    with pytest.raises(DictionaryError, match=r"other options \(seed 0\)"):
+        train(tiny, gone, replace(PLAN, seed=1), out, ORIGIN)
+
+
+def test_a_dictionary_made_elsewhere_is_not_overwritten(tiny, make_dictionary):
+    with pytest.raises(DictionaryError, match="was not made here"):
+        train(tiny, text, PLAN, make_dictionary("elsewhere").path, ORIGIN)
+
+
+def test_held_out_documents_are_never_trained_on_and_the_rest_all_are(tiny, monkeypatch):
+    """Residuals that are their token's number tell which documents they come from."""
+    numbered = [chr(65 + i) * 3 for i in range(50)]
+    number = dict(
+        zip(tiny.tokenizer("".join(numbered))["input_ids"], "".join(numbered), strict=False)
+    )
+    monkeypatch.setattr(
+        tiny,
+        "residual",
+        lambda w: w.ids[..., None].float().expand(-1, -1, 32),
+    )
+    feed = Feed(tiny, lambda: iter(numbered), context=8, rows=4, size=300, seed=0)
+    seen = {number[int(v)] for v in feed.round()[:, 0]}
+    out = {document[0] for document in held_out(lambda: iter(numbered))}
+    assert out == {"A", chr(65 + HELD_OUT), chr(65 + 2 * HELD_OUT)}
+    assert seen == {document[0] for document in numbered} - out
+    assert feed.place.epoch == 2  # 141 tokens a pass
+
+
+def test_a_round_holds_no_more_than_its_buffer_and_no_attention_sinks(tiny, monkeypatch):
+    def sunk(w: Any) -> torch.Tensor:
+        x = torch.ones(*w.ids.shape, 32)
+        x[:, 0] = 500.0
+        return x
+
+    monkeypatch.setattr(tiny, "residual", sunk)
+    feed = Feed(tiny, text, context=32, rows=8, size=200, seed=0)
+    first, second = feed.round(), feed.round()
+    assert 150 < len(first) < 200
+    assert len(second) == 200
+    assert first.max() == second.max() == 1.0
+
+
+def test_too_little_text_is_said(tiny, tmp_path):
+    with pytest.raises(DictionaryError, match="too little to train on"):
+        train(tiny, lambda: iter(["one document"]), PLAN, tmp_path / "sae", ORIGIN)
+    with pytest.raises(DictionaryError, match="200 of 96 features"):
+        train(tiny, text, replace(PLAN, k=200), tmp_path / "sae", ORIGIN)
+
+
+@pytest.mark.parametrize("hook", [h for h in HOOKS if h != "resid_post"])
+def test_every_site_can_be_trained_on(hook, model, tokenizer, tmp_path):
+    subject = ModelSubject(model, tokenizer, Site(1, hook))
+    plan = replace(PLAN, tokens=2_000, buffer=1_000, d_sae=None)
+    train(subject, text, plan, tmp_path / "sae", ORIGIN)
+    info = open_dictionary(tmp_path / "sae").info
+    assert info.site == subject.site
+    assert (info.d_in, info.d_sae) == (subject.d_in, 8 * subject.d_in)
+    named = json.loads((tmp_path / "sae" / "cfg.json").read_text())["metadata"]["hook_name"]
+    assert named == "blocks.1." + ("attn.hook_z" if hook == "hook_z" else f"hook_{hook}")
+
+
+def test_the_command_trains_on_a_folder_and_serve_could_open_it(
+    make_model, tokenizer, tmp_path, monkeypatch
+):
+    make_model("gpt2").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "t.txt").write_text("\n\n".join(corpus()))
+    options = "--layer 2 --tokens 2000 --batch 128 --context 32 --k 4 --d-sae 64 --held-out 200"
+    named = {"model": tmp_path / "model", "text": tmp_path / "t.txt", "out": tmp_path / "sae"}
+    files = [part for name, path in named.items() for part in (f"--{name}", str(path))]
+    ran = CliRunner().invoke(app, ["make", "train", *files, "--device", "cpu", *options.split()])
+    assert ran.exit_code == 0, ran.output
+    assert "loss recovered" in ran.output
+    assert open_dictionary(tmp_path / "sae").info.site == Site(2, "resid_post")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--layer", "9"], "layers 0 to"),
+        (["--layer", "0", "--text", "gone.txt"], "give a file"),
+        (["--layer", "0", "--hook", "nose"], "'nose' is not known"),
+        (["--layer", "0", "--model", "no-such-model"], "no model folder here"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_a_sentence(options, why, tmp_path):
+    (tmp_path / "t.txt").write_text("one\n\ntwo")
+    given = ["make", "train", "--out", str(tmp_path / "sae"), "--device", "cpu"]
+    ran = CliRunner().invoke(app, [*given, "--text", str(tmp_path / "t.txt"), *options])
+    assert ran.exit_code == 1
+    assert why in ran.output
