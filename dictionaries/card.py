@@ -23,10 +23,14 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A stretch of corpus text, token by token, with the activation on each token."""
+    """A stretch of corpus text, token by token, with the activation on each token.
+
+    interval: (low, high), the activations that its peak was looked for among; None: unknown.
+    """
 
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,9 @@ class Card:
     breakdown: float | None = None  # .. and text falls apart
     op: str | None = None  # what to do with it, and how much, in multiples of the maximum
     strength: float | None = None
+    output_score: float | None = None  # 0 to 1: how surely steering it brings its own tokens on
+    neighbours: tuple[tuple[int, float], ...] = ()  # feature, cosine of the decoder rows
+    labelled_by: str | None = None  # "concept", "tokens" or the name of a language model
 
     def __post_init__(self) -> None:
         if not 0 <= self.feature < 2**62:
@@ -60,8 +67,10 @@ class Card:
             )
         if self.op is not None and self.op not in list(Op):
             self._refuse(f"the op {self.op!r} is not one of {', '.join(Op)}")
-        if self.density is not None and not 0 <= self.density <= 1:
-            self._refuse(f"the density {self.density} is not a fraction from 0 to 1")
+        for word in ("density", "output_score"):
+            value = getattr(self, word)
+            if value is not None and not 0 <= value <= 1:
+                self._refuse(f"the {word} {value} is not a fraction from 0 to 1")
         for word in ("maximum", "onset", "breakdown", "strength"):
             value = getattr(self, word)
             if value is not None and not math.isfinite(value):
@@ -81,10 +90,11 @@ class Card:
         numbers: Iterable[float] = (
             *logits,
             *(h.edges if h else ()),
-            *(a for e in self.examples for a in e.activations),
+            *(a for e in self.examples for a in (*e.activations, *(e.interval or ()))),
+            *(cosine for _, cosine in self.neighbours),
         )
         if not all(map(math.isfinite, numbers)):
-            self._refuse("a logit, histogram edge or example activation is not a finite number")
+            self._refuse("a logit, edge, activation or cosine is not a finite number")
 
     def _refuse(self, why: str) -> None:
         raise DictionaryError(f"the card of feature {self.feature} was refused: {why}.")

@@ -18,7 +18,9 @@ from .errors import DictionaryError
 
 __all__ = ["Card", "Cards", "Example", "Histogram", "Sort"]
 
-Sort = Literal["relevance", "label", "feature", "density", "maximum", "steerability"]
+Sort = Literal[
+    "relevance", "label", "feature", "density", "maximum", "steerability", "output_score"
+]
 
 FILE_NAME = "cards.sqlite"
 _MOST_WORDS = 16  # of a query; more would narrow nothing and cost time
@@ -44,18 +46,26 @@ class Cards:
             raise DictionaryError(f"there is no cards file at {path}.")
         cards = cls(path, _connect(path, "rw" if writable else "ro"))
         try:
-            found = cards._all("PRAGMA application_id")[0][0]
-            version = cards._all("PRAGMA user_version")[0][0]
-            if (found, version) != (schema.APPLICATION_ID, schema.VERSION):
-                raise DictionaryError(
-                    f"{path} holds no feature cards that this version reads: its application id "
-                    f"and version are {found:#x}, {version}, not {schema.APPLICATION_ID:#x}, "
-                    f"{schema.VERSION}."
-                )
+            if cards._version() == 1:
+                cards._db.executescript(schema.TO_VERSION_2 if writable else schema.AS_VERSION_2)
+        except sqlite3.Error as error:
+            cards.close()
+            raise DictionaryError(f"{path} cannot be read as cards: {error}.") from error
         except DictionaryError:
             cards.close()
             raise
         return cards
+
+    def _version(self) -> int:
+        found = self._all("PRAGMA application_id")[0][0]
+        version = int(self._all("PRAGMA user_version")[0][0])
+        if found != schema.APPLICATION_ID or not 1 <= version <= schema.VERSION:
+            raise DictionaryError(
+                f"{self.path} holds no feature cards that this version reads: its application id "
+                f"and version are {found:#x}, {version}, not {schema.APPLICATION_ID:#x}, 1 to "
+                f"{schema.VERSION}."
+            )
+        return version
 
     @classmethod
     def create(cls, path: Path | str) -> Self:

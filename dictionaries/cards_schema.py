@@ -4,6 +4,9 @@
 it (zlib-packed JSON); `search` is the FTS5 index over label, slug and promoted tokens, kept in
 step by triggers. Every sort has an index, and SQLite indices hold the row id, so a page of a file
 of millions is read by walking an index and never by sorting the table.
+
+Version 2 added output scores, neighbours and who wrote the label. A file of version 1 is read
+through a view that has the new columns empty, and becomes version 2 when it is written to.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from .card import Card, Example, Histogram
 from .errors import DictionaryError
 
 APPLICATION_ID = 0x53444B43  # "SDKC", so that a stranger's database is recognised as such
-VERSION = 1
+VERSION = 2
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -27,13 +30,15 @@ CREATE TABLE features (
   onset REAL, breakdown REAL, op TEXT, strength REAL, histogram TEXT,
   promoted TEXT NOT NULL, suppressed TEXT NOT NULL,
   steerability REAL,   -- breakdown - onset; 0 with a recommended strength only
-  words TEXT NOT NULL  -- the promoted tokens, for the index
+  words TEXT NOT NULL,  -- the promoted tokens, for the index
+  output_score REAL, neighbours TEXT, labelled_by TEXT
 );
 CREATE TABLE examples (feature INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE INDEX by_label ON features (label COLLATE NOCASE);
 CREATE INDEX by_density ON features (density);
 CREATE INDEX by_maximum ON features (maximum);
 CREATE INDEX by_steerability ON features (steerability);
+CREATE INDEX by_output_score ON features (output_score);
 CREATE VIRTUAL TABLE search USING fts5 (
   label, slug, words, content=features, content_rowid=feature,
   tokenize="unicode61 remove_diacritics 2", prefix="1 2 3"
@@ -51,9 +56,23 @@ CREATE TRIGGER features_changed AFTER UPDATE ON features BEGIN
 END;
 """
 
+AS_VERSION_2 = """
+CREATE TEMP VIEW features AS SELECT *, NULL AS output_score, NULL AS neighbours,
+  NULL AS labelled_by FROM main.features;
+"""
+TO_VERSION_2 = """
+BEGIN;
+ALTER TABLE features ADD COLUMN output_score REAL;
+ALTER TABLE features ADD COLUMN neighbours TEXT;
+ALTER TABLE features ADD COLUMN labelled_by TEXT;
+CREATE INDEX by_output_score ON features (output_score);
+PRAGMA user_version = 2;
+COMMIT;
+"""
+
 SUMMARY = (
-    "feature, label, slug, density, maximum, onset, breakdown, op, strength, histogram, "
-    "promoted, suppressed"
+    "feature, label, slug, density, maximum, onset, breakdown, op, strength, output_score, "
+    "labelled_by, histogram, promoted, suppressed, neighbours"
 )
 _COLUMNS = f"{SUMMARY}, steerability, words".split(", ")
 
@@ -96,9 +115,12 @@ def to_row(card: Card) -> list[object]:
         card.breakdown,
         card.op,
         card.strength,
+        card.output_score,
+        card.labelled_by,
         _json([h.edges, h.counts]) if h else None,
         _json(card.promoted),
         _json(card.suppressed),
+        _json(card.neighbours) if card.neighbours else None,
         card.steerability,
         " ".join(token for token, _ in card.promoted),
     ]
@@ -106,7 +128,7 @@ def to_row(card: Card) -> list[object]:
 
 def from_row(row: tuple[Any, ...], examples: bytes | None = None) -> Card:
     """A card from a row of SUMMARY and, if wanted, its packed examples."""
-    *plain, histogram, promoted, suppressed = row
+    *plain, output_score, labelled_by, histogram, promoted, suppressed, neighbours = row
     feature, label, slug, density, maximum, onset, breakdown, op, strength = plain
     try:
         return Card(
@@ -123,18 +145,22 @@ def from_row(row: tuple[Any, ...], examples: bytes | None = None) -> Card:
             breakdown,
             op,
             strength,
+            output_score,
+            tuple(map(tuple, json.loads(neighbours))) if neighbours else (),
+            labelled_by,
         )
     except (ValueError, TypeError, zlib.error) as error:
         raise DictionaryError(f"the card of feature {feature} is damaged: {error}") from error
 
 
 def pack(examples: tuple[Example, ...]) -> bytes:
-    return zlib.compress(_json([[e.tokens, e.activations] for e in examples]).encode(), 9)
+    plain = [[e.tokens, e.activations, *([e.interval] if e.interval else ())] for e in examples]
+    return zlib.compress(_json(plain).encode(), 9)
 
 
 def unpack(body: bytes) -> tuple[Example, ...]:
-    pairs = json.loads(zlib.decompress(body))
-    return tuple(Example(tuple(tokens), tuple(activations)) for tokens, activations in pairs)
+    parts = json.loads(zlib.decompress(body))  # [tokens, activations] or with an interval
+    return tuple(Example(*map(tuple, part)) for part in parts)
 
 
 def _json(value: object) -> str:

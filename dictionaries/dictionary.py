@@ -111,15 +111,27 @@ class Dictionary:
 
         W_enc is streamed in blocks (TopK: kept, see `cutoff`).
         """
+        out = torch.empty(*x.shape[:-1], self.info.d_sae, device=x.device)
+        for start, f in self.encoded(x):
+            out[..., start : start + f.shape[-1]] = f
+        return out
+
+    def encoded(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """`encode`, a block of features at a time: (id of its first, [.., features])."""
         self._reads()
         h, _ = frame(x, self.info.norm)
-        if self.info.k is not None:
-            return read(h, self._encoder(h.device), self.cutoff(h))
-        out = torch.empty(*h.shape[:-1], self.info.d_sae, device=h.device)
+        cutoff = self.cutoff(h)
         for start, stop in self._blocks():
-            rows = self._weights.encoder(start, stop)
-            out[..., start:stop] = read(h, _map(rows, lambda t: t.to(h.device)))
-        return out
+            if cutoff is None:
+                rows = _map(self._weights.encoder(start, stop), lambda t: t.to(h.device))
+            else:
+                rows = _part(self._encoder(h.device), slice(start, stop))
+            yield start, read(h, rows, cutoff)
+
+    def directions(self) -> Iterator[tuple[int, Tensor]]:
+        """Every decoder row, a block of features at a time: (id of its first, [features, d_in])."""
+        for start, stop in self._blocks():
+            yield start, self._weights.directions(start, stop)
 
     def decode(self, f: Tensor, x: Tensor) -> Tensor:
         """The reconstruction [.., d_in] of activations f [.., d_sae].
@@ -165,9 +177,9 @@ class Dictionary:
         self._check(feature)
         own = _unit(self._weights.directions(feature, feature + 1))[0]
         best: list[tuple[int, float]] = []
-        for start, stop in self._blocks():
-            cosines = _unit(self._weights.directions(start, stop)) @ own
-            if start <= feature < stop:
+        for start, rows in self.directions():
+            cosines = _unit(rows) @ own
+            if start <= feature < start + len(rows):
                 cosines[feature - start] = -2.0
             top = cosines.topk(min(max(n, 0), len(cosines)))
             found = zip((start + top.indices).tolist(), top.values.tolist(), strict=True)
@@ -206,6 +218,10 @@ class Dictionary:
 
 def _map(rows: FeatureRows, change: Callable[[Tensor], Tensor]) -> FeatureRows:
     return FeatureRows(*(change(getattr(rows, field.name)) for field in fields(rows)))
+
+
+def _part(rows: FeatureRows, part: slice) -> FeatureRows:
+    return _map(rows, lambda t: t[part])
 
 
 def _only(rows: FeatureRows, at: int) -> FeatureRows:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -304,11 +304,14 @@ def make_deck(
                     histogram=Histogram((0.0, 1.0, 2.5), (3, 1)),
                     promoted=((" bridge", 3.0), (" gate", 2.0)),
                     suppressed=((" cat", -2.0),),
-                    examples=(Example((" the", " bridge"), (0.0, 2.5)),),
+                    examples=(Example((" the", " bridge"), (0.0, 2.5), (2.0, 2.5)),),
                     onset=0.5,
                     breakdown=3.0,
                     op="clamp",
                     strength=1.0,
+                    output_score=0.75,
+                    neighbours=((7, 0.5), (5, 0.25)),
+                    labelled_by="concept",
                 ),
                 Card(5, "fog and mist", slug="fog", density=0.02, maximum=1.5),
                 Card(7, "unmeasured"),
@@ -531,3 +534,91 @@ def visit(chromium: Any, desktop: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert not trouble
+
+
+# --- A model in which steering provably works ---
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A Llama that speaks in random pairs of words, and a dictionary with a feature to steer it by.
+
+    Every word has four words that are likely after it, and what attention adds makes it differ
+    between prompts. `words` are unlikely after anything; the residual's last number is written by
+    nothing but `feature`, whose decoder row it is, and makes them likely.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    dictionary: Dictionary
+    folder: Path  # model/ and sae/, for commands
+    feature: int = 5
+    words: tuple[str, ...] = ("bridge", "tower", "cable")
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    from dictionaries.making.neutral import CALIBRATION, EVALUATION
+
+    folder = tmp_path_factory.mktemp("planted")
+    words = sorted({word for text in (*CALIBRATION, *EVALUATION) for word in text.split()})
+    tokenizer = _word_tokenizer([*Planted.words, *words])
+    model = _pairs_model(len(tokenizer), list(range(len(SPECIALS) + 1, len(tokenizer))))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    d_model = model.config.hidden_size
+    write_sae(folder / "sae", 1, "resid_post", "jumprelu", d_model, "none", seed=3)
+    weights = folder / "sae" / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    tensors["W_dec"][:, -1] = 0.0
+    tensors["W_dec"][Planted.feature] = torch.eye(d_model)[-1]
+    tensors["threshold"][Planted.feature] = 1e6  # it never fires by itself
+    save_file(tensors, weights)
+    return Planted(model, tokenizer, open_dictionary(folder / "sae", id="planted"), folder)
+
+
+def _word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """A token is a word with the space before it."""
+    known = [*SPECIALS, "<|unk|>", *(f"▁{word}" for word in words)]
+    backend = Tokenizer(
+        models.WordLevel(vocab={word: i for i, word in enumerate(known)}, unk_token="<|unk|>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    begin, role, end = SPECIALS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=begin,
+        eos_token=end,
+        unk_token="<|unk|>",
+        additional_special_tokens=[role],
+        chat_template=f"{begin}{{% for m in messages %}}{role}{{{{ m.content }}}}{end}"
+        f"{{% endfor %}}{{% if add_generation_prompt %}}{role}{{% endif %}}",
+    )
+
+
+def _pairs_model(vocab: int, words: list[int]) -> Any:
+    """words: ids that are said; the first three are the planted ones."""
+    d, likely, unlikely = 128, 6.0, 2.0  # an embedding is a unit vector as long as a normed one
+    assert vocab < d
+    config = LlamaConfig(**{**_SMALL, "vocab_size": vocab, "hidden_size": d})
+    config.eos_token_id = config.bos_token_id = config.pad_token_id = None
+    config.tie_word_embeddings = False
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    draw = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.04, generator=draw)
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter[-1] = 0.0
+        model.model.embed_tokens.weight.copy_(d**0.5 * torch.eye(vocab, d))
+        head = torch.zeros(vocab, d)
+        spoken = torch.tensor(words[3:])
+        for word in range(vocab):
+            head[spoken[torch.randperm(len(spoken), generator=draw)[:4]], word] = likely / d**0.5
+        head[words[:3], :vocab] = unlikely / d**0.5
+        head[words[:3], -1] = 0.5
+        head[: words[0], :vocab] = -likely / d**0.5
+        model.lm_head.weight.copy_(head)
+    return model.requires_grad_(False)

@@ -93,6 +93,7 @@ def test_search_finds_by_label_slug_and_promoted_token(live):
         "slug": "golden-gate-bridge",
         "density": 0.01,
         "maximum": 2.5,
+        "output_score": 0.75,
         "promoted": [" bridge", " gate"],
         "band": [0.5, 3.0],
         "recommended": {"op": "clamp", "strength": 1.0},
@@ -114,9 +115,12 @@ def test_one_feature_has_everything_known_of_it(live, ref):
     found = get(live, f"/v1/features/{ref}")
     assert found["ref"] == "tiny/3"
     assert found["histogram"] == {"edges": [0.0, 1.0, 2.5], "counts": [3, 1]}
-    assert found["examples"] == [{"tokens": [" the", " bridge"], "activations": [0.0, 2.5]}]
+    assert found["examples"] == [
+        {"tokens": [" the", " bridge"], "activations": [0.0, 2.5], "interval": [2.0, 2.5]}
+    ]
     assert found["suppressed"] == [{"token": " cat", "logit": -2.0}]
     assert found["promoted_logits"][0] == {"token": " bridge", "logit": 3.0}
+    assert found["labelled_by"] == "concept"
 
 
 def test_a_feature_without_a_card_is_known_by_its_number(live):
@@ -133,6 +137,9 @@ def test_neighbours_come_nearest_first(live):
     assert "tiny/5" not in [f["ref"] for f in near]
     expected = live.service.deck.dictionaries["tiny"].neighbours(5, 4)
     assert [(f["id"], f["cosine"]) for f in near] == expected
+    stored = get(live, "/v1/features/3/neighbors", n=2)["data"]
+    assert [(f["id"], f["cosine"]) for f in stored] == [(7, 0.5), (5, 0.25)], "the card's own"
+    assert len(get(live, "/v1/features/3/neighbors", n=3)["data"]) == 3
 
 
 def test_without_cards_features_are_listed_by_number(live, serve):

@@ -4,6 +4,8 @@ import json
 import random
 import sqlite3
 import threading
+import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -24,8 +26,21 @@ BRIDGE = Card(
     breakdown=2.0,
     op="clamp",
     strength=1.2,
+    output_score=0.25,
+    neighbours=((3, 0.5), (70_000, -0.125)),
+    labelled_by="concept",
 )
-TEA = Card(3, "tea and coffee", "tea", density=0.25, maximum=9.0, op="add", strength=0.5)
+TEA = Card(
+    3,
+    "tea and coffee",
+    "tea",
+    density=0.25,
+    maximum=9.0,
+    op="add",
+    strength=0.5,
+    output_score=0.75,
+    examples=(Example((" tea",), (9.0,), (8.0, 9.0)), Example((" cup",), (1.0,), (0.0, 2.0))),
+)
 BLANK = Card(70_000, "")
 CAFE = Card(4, "Café au lait, golden hour", density=0.02, promoted=((" latte", 2.0),))
 ALL = [BRIDGE, TEA, BLANK, CAFE]
@@ -115,6 +130,7 @@ def test_a_label_outweighs_a_promoted_token(cards):
         ("density", [12, 4, 3, 70_000], [3, 4, 12, 70_000]),
         ("maximum", [3, 12, 4, 70_000], [12, 3, 70_000, 4]),  # unknown last, both ways
         ("steerability", [3, 12, 4, 70_000], [12, 3, 70_000, 4]),
+        ("output_score", [12, 3, 4, 70_000], [3, 12, 70_000, 4]),
     ],
 )
 def test_sorts_put_unknown_values_last(cards, sort, ascending, descending):
@@ -145,7 +161,9 @@ def test_pages_partition_the_results(tmp_path, sort, q):
         assert sorted(seen) == list(range(53))
 
 
-@pytest.mark.parametrize("sort", ["label", "feature", "density", "maximum", "steerability"])
+@pytest.mark.parametrize(
+    "sort", ["label", "feature", "density", "maximum", "steerability", "output_score"]
+)
 @pytest.mark.parametrize("direction", ["ASC", "DESC"])
 def test_no_sort_of_the_whole_file_needs_more_than_an_index(cards, sort, direction):
     from dictionaries.cards_schema import order, source
@@ -195,6 +213,9 @@ def test_a_slug_names_one_feature_and_a_refused_batch_writes_nothing(cards):
         {"slug": ""},
         {"density": 1.5},
         {"density": float("nan")},
+        {"output_score": 1.01},
+        {"neighbours": ((3, float("nan")),)},
+        {"examples": (Example(("a",), (1.0,), (0.0, float("inf"))),)},
         {"maximum": float("inf")},
         {"op": "explode"},
         {"histogram": Histogram((0.0,), (1,))},
@@ -269,6 +290,88 @@ def test_a_damaged_card_is_named(cards, damage):
     db.close()
     with pytest.raises(DictionaryError, match="card of feature 12 is damaged"):
         cards.get(12)
+
+
+OLD = """
+PRAGMA application_id = 0x53444B43;
+PRAGMA user_version = 1;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE features (
+  feature INTEGER PRIMARY KEY, label TEXT NOT NULL, slug TEXT UNIQUE, density REAL, maximum REAL,
+  onset REAL, breakdown REAL, op TEXT, strength REAL, histogram TEXT,
+  promoted TEXT NOT NULL, suppressed TEXT NOT NULL, steerability REAL, words TEXT NOT NULL
+);
+CREATE TABLE examples (feature INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE INDEX by_maximum ON features (maximum);
+CREATE VIRTUAL TABLE search USING fts5 (
+  label, slug, words, content=features, content_rowid=feature,
+  tokenize="unicode61 remove_diacritics 2", prefix="1 2 3"
+);
+CREATE TRIGGER features_added AFTER INSERT ON features BEGIN
+  INSERT INTO search (rowid, label, slug, words)
+    VALUES (new.feature, new.label, new.slug, new.words);
+END;
+CREATE TRIGGER features_changed AFTER UPDATE ON features BEGIN
+  INSERT INTO search (search, rowid, label, slug, words)
+    VALUES ('delete', old.feature, old.label, old.slug, old.words);
+  INSERT INTO search (rowid, label, slug, words)
+    VALUES (new.feature, new.label, new.slug, new.words);
+END;
+INSERT INTO features VALUES (
+  7, 'fog on the bay', 'fog', 0.5, 2.0, 0.5, 1.5, 'clamp', 1.0, NULL, '[[" mist",1.0]]', '[]', 1.0,
+  ' mist'
+);
+INSERT INTO features VALUES (9, 'sea', NULL, 0.1, 3.0, NULL, NULL, NULL, NULL, NULL, '[]', '[]',
+  NULL, '');
+"""
+FOG = Card(
+    7,
+    "fog on the bay",
+    "fog",
+    density=0.5,
+    maximum=2.0,
+    promoted=((" mist", 1.0),),
+    examples=(Example((" fog",), (2.0,)),),
+    onset=0.5,
+    breakdown=1.5,
+    op="clamp",
+    strength=1.0,
+)
+
+
+def test_a_file_of_version_1_is_read_as_it_is_and_grows_when_it_is_written(tmp_path):
+    path = tmp_path / "old.sqlite"
+    db = sqlite3.connect(path)
+    with db:
+        db.executescript(OLD)
+        body = zlib.compress(json.dumps([[[" fog"], [2.0]]]).encode())
+        db.execute("INSERT INTO examples VALUES (7, ?)", (body,))
+    db.close()
+    before = path.read_bytes()
+    with Cards.open(path) as old:
+        assert old.get(7) == old.by_slug("fog") == FOG
+        assert found(old, "mist") == [7]
+        assert found(old, sort="maximum") == [9, 7]
+        assert found(old, sort="output_score") == [9, 7], "nobody has one"
+        assert len(old) == 2
+    assert path.read_bytes() == before
+    with Cards.open(path, writable=True) as grown:
+        assert grown.get(7) == FOG
+        scored = replace(FOG, output_score=0.5, neighbours=((9, 0.25),))
+        grown.put([scored])
+        assert grown.get(7) == scored
+        assert found(grown, sort="output_score") == [7, 9]
+        assert found(grown, "fog") == [7]
+    with Cards.open(path) as reread:
+        assert reread.get(7) == scored
+
+
+def test_a_file_of_a_later_version_is_refused(cards):
+    with sqlite3.connect(cards.path) as db:
+        db.execute("PRAGMA user_version = 3")
+    db.close()
+    with pytest.raises(DictionaryError, match="3, not 0x53444b43, 1 to 2"):
+        Cards.open(cards.path)
 
 
 def test_cards_beside_the_weights_are_found(cards):

@@ -1,4 +1,4 @@
-"""How many threads a step runs on: the fastest number, by a clock that the steps themselves move."""
+"""How many threads a step runs on: the fastest, by a clock that the steps themselves move."""
 
 from __future__ import annotations
 

@@ -17,11 +17,16 @@ FEATURE: dict[str, Any] = {
     "slug": HOSTILE,
     "density": 0.0123,
     "maximum": 12.5,
+    "output_score": 0.375,
     "band": [1.5, 5.0],
     "promoted_logits": [{"token": HOSTILE, "logit": 2.0}, {"token": " \n", "logit": 1.0}],
     "suppressed": [{"token": HOSTILE, "logit": -1.0}],
     "histogram": {"edges": [0.0, 1.0, 2.0], "counts": [100, 3]},
-    "examples": [{"tokens": [HOSTILE, " gate"], "activations": [0.0, 9.5]}],
+    "examples": [
+        {"tokens": [HOSTILE, " gate"], "activations": [0.0, 9.5], "interval": [9.0, 12.5]},
+        {"tokens": [" tower"], "activations": [9.25], "interval": [9.0, 12.5]},
+        {"tokens": [" fog"], "activations": [2.5], "interval": [0.0, 3.0]},
+    ],
 }
 TAGS = {"button", "p", "h2", "h3", "section", "dl", "div", "dt", "dd", "svg", "rect", "title"}
 TAGS |= {"span", "ul", "li", "code", "i", "b"}
@@ -56,7 +61,7 @@ def test_a_hostile_label_or_token_makes_no_element_and_no_handler() -> None:
 
 def test_a_card_shows_what_is_known() -> None:
     html = card.html(FEATURE, [{"ref": "a/2", "label": "the sea", "cosine": 0.25}])
-    for told in ("1.2 % of tokens", "12.5", "1.5× to 5×", "+2.00", "0.25", "the sea", "·⏎"):
+    for told in ("1.2 % of tokens", "12.5", "1.5× to 5×", "+2.00", "0.25", "the sea", "·⏎", "0.38"):
         assert told in html
     assert html.count("<rect") == 2
 
@@ -73,6 +78,13 @@ def test_the_strongest_token_of_an_example_is_shaded_most() -> None:
     html = card.html(FEATURE, [])
     assert "--a:1.00" in html
     assert "--a:0.00" in html
+
+
+def test_examples_of_weaker_intervals_say_how_strong_they_are() -> None:
+    html = card.html(FEATURE, [])
+    assert html.count("activation 0 to 3<") == 1
+    assert "activation 9 to" not in html, "the strongest need no word"
+    assert html.index("tower") < html.index("activation 0 to 3") < html.index("fog</span>")
 
 
 def test_the_strip_keeps_the_features_of_the_rack_to_three_digits() -> None:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from .assets import script
 
+MOST_EXAMPLES = 16
 WIDTH, HEIGHT = 360, 96  # of the histogram, in SVG units
 
 
@@ -42,6 +43,8 @@ def _facts(feature: Mapping[str, Any]) -> str:
     band = feature.get("band")
     if isinstance(band, list) and len(band) == 2 and all(map(_is_number, band)):
         facts.append(("safe band", f"{band[0]:g}× to {band[1]:g}×"))
+    if _is_number(feature.get("output_score")):
+        facts.append(("output score", f"{feature['output_score']:.2g}"))
     if feature.get("slug"):
         facts.append(("name", str(feature["slug"])))
     cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
@@ -89,12 +92,18 @@ def _logits(pairs: object) -> str:
 
 
 def _examples(examples: object) -> str:
-    """Texts with each token shaded by its activation, relative to the strongest of the example."""
+    """Texts with each token shaded by its activation, relative to the strongest of the example;
+    over those that were picked among weaker ones it says how strong."""
     if not isinstance(examples, list):
         return ""
-    told = []
-    for example in examples[:6]:
+    told, before = [], examples[0].get("interval") if examples else None
+    for example in examples[:MOST_EXAMPLES]:
         values = example.get("activations") or []
+        interval = example.get("interval")
+        if interval != before and isinstance(interval, list) and all(map(_is_number, interval)):
+            low, high = interval
+            told.append(f"<p class='sd-over'>activation {low:.3g} to {high:.3g}</p>")
+        before = interval
         top = max(values, default=0) or 1
         told.append(
             "<p class='sd-example'>{}</p>".format(

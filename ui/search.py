@@ -15,7 +15,7 @@ from .errors import ApiError
 from .rack import Rack
 
 LIMIT = 50
-SORTS = ("relevance", "label", "density", "maximum", "steerability")
+SORTS = ("relevance", "label", "density", "maximum", "steerability", "output_score")
 SHOWN = ("ref", "label", "density", "maximum", "promoted", "band", "recommended")
 
 

@@ -18,7 +18,10 @@ app = typer.Typer(help="Search and look at the features of a running server.")
 def search(
     words: Annotated[list[str] | None, typer.Argument(help="Beginnings of words.")] = None,
     sort: Annotated[
-        str, typer.Option(help="relevance, label, feature, density, maximum, steerability.")
+        str,
+        typer.Option(
+            help="relevance, label, feature, density, maximum, steerability, output_score."
+        ),
     ] = "relevance",
     limit: Annotated[int, typer.Option(help="1 to 200.")] = 20,
     offset: Annotated[int, typer.Option(help="Results to skip.")] = 0,
@@ -85,6 +88,8 @@ def _facts(found: dict[str, Any]) -> list[str]:
         lines.append(f"maximum    {found['maximum']:.3g}")
     if found["density"] is not None:
         lines.append(f"density    {found['density']:.2%} of tokens")
+    if found["output_score"] is not None:
+        lines.append(f"says it    output score {found['output_score']:.2g} of 1")
     if found["band"]:
         low, high = found["band"]
         lines.append(f"safe band  {low:g} to {high:g} times the maximum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -36,6 +37,7 @@ def summary(deck: Deck, name: FeatureName) -> FeatureSummary:
         "slug": card.slug,
         "density": card.density,
         "maximum": card.maximum,
+        "output_score": card.output_score,
         "promoted": [token for token, _ in card.promoted[:PROMOTED]],
         "band": band,
         "recommended": {"op": str(card.op), "strength": card.strength or 0.0}
@@ -95,7 +97,9 @@ def neighbors(
 ) -> NeighbourList:
     """Most similar first, by the cosine of the decoder rows."""
     name = deck.find(ref)
-    near = deck.dictionaries[name.dictionary].neighbours(name.feature, n)
+    near: Sequence[tuple[int, float]] = name.card.neighbours[:n] if name.card else ()
+    if len(near) < n:  # the card has fewer: read the whole decoder
+        near = deck.dictionaries[name.dictionary].neighbours(name.feature, n)
     data = [
         {**summary(deck, deck.find(f"{name.dictionary}/{feature}")), "cosine": cosine}
         for feature, cosine in near
@@ -110,10 +114,16 @@ def feature(ref: Ref, deck: DeckDep) -> FeatureDetail:
     bars = card.histogram
     return {
         **summary(deck, name),
+        "labelled_by": card.labelled_by,
         "promoted_logits": [{"token": t, "logit": logit} for t, logit in card.promoted],
         "suppressed": [{"token": t, "logit": logit} for t, logit in card.suppressed],
         "histogram": {"edges": list(bars.edges), "counts": list(bars.counts)} if bars else None,
         "examples": [
-            {"tokens": list(e.tokens), "activations": list(e.activations)} for e in card.examples
+            {
+                "tokens": list(e.tokens),
+                "activations": list(e.activations),
+                "interval": list(e.interval) if e.interval else None,
+            }
+            for e in card.examples
         ],
     }

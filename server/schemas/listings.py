@@ -66,7 +66,10 @@ class Recommended(TypedDict):
 
 
 class FeatureSummary(TypedDict):
-    """A line of a search result. band: [onset, breakdown] in multiples of the maximum."""
+    """A line of a search result. band: [onset, breakdown] in multiples of the maximum.
+
+    output_score: 0 to 1, how surely steering brings the feature's own tokens on.
+    """
 
     object: Literal["feature"]
     id: int
@@ -76,6 +79,7 @@ class FeatureSummary(TypedDict):
     slug: str | None
     density: float | None
     maximum: float | None
+    output_score: float | None
     promoted: list[str]
     band: list[float] | None
     recommended: Recommended | None
@@ -96,8 +100,11 @@ class HistogramReply(TypedDict):
 
 
 class ExampleReply(TypedDict):
+    """interval: [low, high], the activations among which this text was picked."""
+
     tokens: list[str]
     activations: list[float]
+    interval: list[float] | None
 
 
 class LogitReply(TypedDict):
@@ -106,8 +113,9 @@ class LogitReply(TypedDict):
 
 
 class FeatureDetail(FeatureSummary):
-    """Everything known of one feature."""
+    """Everything known of one feature. labelled_by: concept, tokens, or a language model's name."""
 
+    labelled_by: str | None
     promoted_logits: list[LogitReply]
     suppressed: list[LogitReply]
     histogram: HistogramReply | None

@@ -56,7 +56,7 @@ const draw = () => {
   const results = answer.results || [];
   const told = answer.error ? answer.error : results.length ? `${answer.total} feature${answer.total === 1 ? "" : "s"}` : `Nothing found for “${answer.q}”. Try another word, or fewer.`;
   const sorts = h("select", { "aria-label": "Sort features by", onchange: (event) => { sort = event.target.value; ask(); input.focus(); } },
-    [["relevance", "best match"], ["steerability", "steers best"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === (answer.sort || sort) }, text)));
+    [["relevance", "best match"], ["steerability", "steers best"], ["output_score", "says it surest"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === (answer.sort || sort) }, text)));
   found.replaceChildren(
     h("div", { class: "sd-found-head" }, h("span", { role: "status" }, told), sorts),
     h("div", { role: "listbox", id: "sd-results", "aria-label": "Features found" }, results.map(option)));

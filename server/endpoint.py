@@ -1,0 +1,118 @@
+"""A patient client of any OpenAI-compatible chat endpoint, for the workshop; safe in threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx2
+
+from dictionaries.making.subject import Message
+
+from .errors import SteerdeckError
+
+_PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another try
+_LONGEST_WAIT = 60.0
+
+
+class Endpoint:
+    """Call it with messages, get the reply's text.
+
+    Busy and failing servers are asked again, `tries` times in all, after 1, 2, 4 … seconds or
+    what Retry-After says. Raises SteerdeckError when that is not enough, or for a refusal.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        max_tokens: int = 200,
+        timeout: float = 120.0,
+        tries: int = 6,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """base_url: up to and with /v1. model None: the first that the server lists."""
+        self._url = base_url.rstrip("/")
+        self._tries, self._sleep = tries, sleep
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx2.Client(headers=headers, timeout=timeout)
+        self._settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
+        self.model = model or self._first_model()
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        found = self._chat({"model": self.model, "messages": list(messages)})
+        try:
+            return str(found["choices"][0]["message"]["content"] or "")
+        except (KeyError, IndexError, TypeError):
+            raise SteerdeckError(
+                f"{self._url} sent no chat completion but {str(found)[:200]}: is it the base URL "
+                "of an OpenAI-compatible server, with /v1?"
+            ) from None
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _chat(self, body: dict[str, Any]) -> Any:
+        """Newer models refuse `max_tokens` and a temperature: then those go."""
+        for _ in range(3):
+            settings = dict(self._settings)
+            response = self._patiently("POST", "/chat/completions", json=body | settings)
+            said = response.text
+            if response.status_code != 400 or not settings:
+                break
+            if "max_completion_tokens" in said and "max_tokens" in settings:
+                limit = settings.pop("max_tokens")
+                self._settings = settings | {"max_completion_tokens": limit}
+            elif "temperature" in said and "temperature" in settings:
+                self._settings = {k: v for k, v in settings.items() if k != "temperature"}
+            else:
+                break
+        return self._json(response)
+
+    def _first_model(self) -> str:
+        listed = self._json(self._patiently("GET", "/models"))
+        try:
+            return str(listed["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            raise SteerdeckError(f"{self._url} lists no models: name one with --model") from None
+
+    def _patiently(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        for attempt in range(self._tries):
+            wait = 2.0**attempt
+            try:
+                response = self._http.request(method, self._url + path, **more)
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
+                raise SteerdeckError(f"{self._url} is no http:// URL: {exc}") from exc
+            except httpx2.TransportError as exc:
+                trouble: str = f"{type(exc).__name__}: {exc}"
+            else:
+                if response.status_code not in _PASSING:
+                    return response
+                trouble = f"{response.status_code}: {response.text[:200]}"
+                wait = _retry_after(response) or wait
+            if attempt + 1 < self._tries:
+                self._sleep(min(wait, _LONGEST_WAIT))
+        raise SteerdeckError(f"{self._url} did not answer in {self._tries} tries ({trouble})")
+
+    def _json(self, response: httpx2.Response) -> Any:
+        if response.status_code >= 400:
+            raise SteerdeckError(
+                f"{self._url} refused with {response.status_code}: {response.text[:300]}"
+            )
+        try:
+            return response.json()
+        except ValueError:
+            raise SteerdeckError(
+                f"{self._url} answered with something other than JSON: {response.text[:200]!r}"
+            ) from None
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds; a date, which is allowed too, is not worth reading."""
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
