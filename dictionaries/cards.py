@@ -114,10 +114,13 @@ class Cards:
         else:
             self._db.execute("DELETE FROM examples WHERE feature = ?", (card.feature,))
 
-    def get(self, feature: int) -> Card | None:
-        """The whole card, examples and all; None for a feature without one."""
+    def get(self, feature: int, *, examples: bool = True) -> Card | None:
+        """The card, whole or without its examples; None for a feature without one."""
         if not 0 <= feature < 2**62:
             return None
+        if not examples:
+            rows = self._all(f"SELECT {schema.SUMMARY} FROM features WHERE feature = ?", feature)
+            return schema.from_row(rows[0]) if rows else None
         rows = self._all(
             f"SELECT {schema.SUMMARY}, body FROM features LEFT JOIN examples USING (feature) "
             "WHERE feature = ?",
@@ -125,10 +128,10 @@ class Cards:
         )
         return schema.from_row(rows[0][:-1], rows[0][-1]) if rows else None
 
-    def by_slug(self, slug: str) -> Card | None:
-        """The whole card of the feature with exactly this name."""
+    def by_slug(self, slug: str, *, examples: bool = True) -> Card | None:
+        """The card of the feature with exactly this name."""
         rows = self._all("SELECT feature FROM features WHERE slug = ?", _utf8(slug))
-        return self.get(rows[0][0]) if rows else None
+        return self.get(rows[0][0], examples=examples) if rows else None
 
     def search(
         self,

@@ -72,20 +72,21 @@ class Deck:
             )
         return self.dictionaries[name]
 
-    def find(self, ref: int | str) -> FeatureName:
+    def find(self, ref: int | str, *, examples: bool = False) -> FeatureName:
         """The feature an id, `dictionary/id`, slug or `dictionary/slug` names.
 
+        examples: whether its card comes with them; steering needs none, and they cost most.
         Raises UnknownFeature, or BadRequest where more than one dictionary could be meant.
         """
         if isinstance(ref, int):
-            return self._by_id(self._only(ref), ref)
+            return self._by_id(self._only(ref), ref, examples)
         where, slash, rest = ref.rpartition("/")
         name = rest if slash else ref
         if name.isascii() and name.isdigit() and len(name) < 11:
-            return self._by_id(where if slash else self._only(ref), int(name))
-        return self._by_slug(name, [where] if slash else list(self.dictionaries))
+            return self._by_id(where if slash else self._only(ref), int(name), examples)
+        return self._by_slug(name, [where] if slash else list(self.dictionaries), examples)
 
-    def _by_id(self, dictionary: str, feature: int) -> FeatureName:
+    def _by_id(self, dictionary: str, feature: int, examples: bool) -> FeatureName:
         if dictionary not in self.dictionaries:
             raise UnknownFeature(
                 f"{dictionary}/{feature}: there is no dictionary {dictionary!r}; "
@@ -99,13 +100,15 @@ class Deck:
                 param="feature",
             )
         cards = self.cards.get(dictionary)
-        return FeatureName(dictionary, feature, cards.get(feature) if cards else None)
+        return FeatureName(
+            dictionary, feature, cards.get(feature, examples=examples) if cards else None
+        )
 
-    def _by_slug(self, slug: str, dictionaries: list[str]) -> FeatureName:
+    def _by_slug(self, slug: str, dictionaries: list[str], examples: bool) -> FeatureName:
         found = [
             (name, card)
             for name in dictionaries
-            if name in self.cards and (card := self.cards[name].by_slug(slug))
+            if name in self.cards and (card := self.cards[name].by_slug(slug, examples=examples))
         ]
         if len(found) > 1:
             choices = ", ".join(f"{name}/{slug}" for name, _ in found)

@@ -176,6 +176,13 @@ def test_no_sort_of_the_whole_file_needs_more_than_an_index(cards, sort, directi
     assert "TEMP B-TREE" not in plan[0]
 
 
+def test_a_card_without_its_examples_is_the_same_otherwise(cards):
+    short = replace(BRIDGE, examples=())
+    assert cards.get(12, examples=False) == short != BRIDGE
+    assert cards.by_slug("golden-gate-bridge", examples=False) == short
+    assert cards.get(999, examples=False) is None
+
+
 def test_search_pages_carry_no_examples_but_the_rest(cards):
     card = cards.search("bridge")[0][0]
     assert card.examples == ()

@@ -109,7 +109,7 @@ def neighbors(
 
 @router.get("/{ref:path}", summary="Everything known of one feature")
 def feature(ref: Ref, deck: DeckDep) -> FeatureDetail:
-    name = deck.find(ref)
+    name = deck.find(ref, examples=True)
     card = name.card or Card(name.feature, "")
     bars = card.histogram
     return {
