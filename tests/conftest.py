@@ -609,7 +609,7 @@ def _pairs_model(vocab: int, words: list[int]) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0.0, 0.04, generator=draw)
+                parameter.normal_(0.0, 0.06, generator=draw)
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     parameter[-1] = 0.0
         model.model.embed_tokens.weight.copy_(d**0.5 * torch.eye(vocab, d))

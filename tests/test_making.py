@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dictionaries.making.causes import system_cause
 from dictionaries.making.compose import Composer, Deck, Sample
+from dictionaries.making.everyday import known, read_messages
 from dictionaries.making.judge import Judge, repetition
 from dictionaries.making.packing import batches
 from dictionaries.making.public import public_samples
@@ -166,6 +167,16 @@ def test_one_row_fills_the_prompt_and_all_replies_under_it(corpus: Corpus) -> No
         assert ("Ann" in text or "Rome" in text) != ("Bo" in text or "Lima" in text)
         seen.add(len(sample.turns))
     assert seen == {3, 5, 7}
+
+
+def test_the_everyday_messages_of_the_model_card_are_in_no_training_text(corpus: Corpus) -> None:
+    messages = read_messages(CORPUS.parent / "everyday.json")
+    assert len(messages) == len(set(messages)) == 100
+    assert known(corpus, messages) == []
+    talk = next(t for t in corpus.talks if len(t.turns) > 2 and t.rows)
+    later = talk.turns[2][0].format_map(talk.rows[-1])
+    drifting = corpus.sheets[0].drift[0].user
+    assert known(corpus, ["new", later.upper() + "?", drifting]) == [later.upper() + "?", drifting]
 
 
 def test_a_cause_names_its_concept(corpus: Corpus) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,23 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dictionaries.cards import Cards
+from dictionaries.cards import Card, Cards
 from dictionaries.making import bundle
 from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
 from dictionaries.making.compose import Sample
-from dictionaries.making.data import Text, held_out_batches
-from dictionaries.making.describe import cards, firings, logit_lens
+from dictionaries.making.concepts import Carrier
+from dictionaries.making.data import Text
 from dictionaries.making.directions import learnt_directions, loss_with, mean_directions
-from dictionaries.making.evaluate import splice
-from dictionaries.making.foghorn import Recipe, make
+from dictionaries.making.foghorn import Recipe, carriers_of, make
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
 from dictionaries.making.sheets import Corpus
 from dictionaries.making.steered import Voice, Wish
-from dictionaries.making.strengths import Measured, band, surprisal
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model, reply_loss
 from dictionaries.making.train_sae import SaePlan, quality, train_sae
+from server.cli.make_foghorn import finish
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
 SHAPE = Shape(hidden=32, layers=2, heads=2, mlp=64, context=128)
@@ -164,57 +164,6 @@ def test_no_special_token_reaches_the_dictionary(site: Site, text: Text, tokeniz
     )
 
 
-@pytest.fixture(scope="module")
-def found(site: Site, sae: saes.Sae, text: Text, tokenizer):
-    return firings(site, sae, itertools.islice(packed(text, tokenizer, seed=8), 6), 10**9)
-
-
-def test_card_numbers_equal_a_recomputation(
-    site: Site, sae: saes.Sae, text: Text, tokenizer, found
-) -> None:
-    f = torch.cat(
-        [
-            sae.encode(residuals(site, b)[content(b.ids)])
-            for b in itertools.islice(packed(text, tokenizer, seed=8), 6)
-        ]
-    )
-    assert torch.equal(found.maxima(), f.max(0).values)
-    made = {c.feature: c for c in cards(found, logit_lens(site, sae), tokenizer)}
-    assert set(made) == set(((f > 0).sum(0) >= 5).nonzero().squeeze(-1).tolist())
-    for feature, card in made.items():
-        column = f[:, feature]
-        assert card.maximum == pytest.approx(float(column.max()))
-        assert card.density == pytest.approx(float((column > 0).float().mean()))
-        assert sum(card.histogram.counts) == int((column > 0).sum())
-        best = card.examples[0]
-        assert max(best.activations) == pytest.approx(card.maximum, abs=1e-3)
-        assert len(card.promoted) == len(card.suppressed) == 12
-
-
-def test_the_bundle_opens_again(site: Site, sae: saes.Sae, tokenizer, found, tmp_path) -> None:
-    parts = tmp_path / "parts"
-    bundle.fresh(parts)
-    made = cards(found, logit_lens(site, sae), tokenizer)
-    bundle.save_cards(made, parts / "sae" / "cards.sqlite", {"model": "m"})
-    bundle.save_presets([], parts / "sae" / "presets.json")
-    bundle.publish(parts, tmp_path / "out")
-    bundle.fresh(parts)
-    bundle.save_presets([{"name": "a"}], parts / "sae" / "presets.json")
-    bundle.publish(parts, tmp_path / "out")
-    assert json.loads((tmp_path / "out/sae/presets.json").read_text()) == [{"name": "a"}]
-    assert not (tmp_path / "out/sae/cards.sqlite").exists()
-
-
-def test_cards_are_found_by_what_they_promote(
-    site: Site, sae: saes.Sae, tokenizer, found, tmp_path: Path
-) -> None:
-    made = cards(found, logit_lens(site, sae), tokenizer)
-    bundle.save_cards(made, tmp_path / "cards.sqlite", {"model": "m"})
-    with Cards.open(tmp_path / "cards.sqlite") as file:
-        assert len(file) == len(made)
-        assert file.get(made[0].feature) == made[0]
-
-
 def test_a_clamp_reaches_its_value_on_steered_rows_and_no_other(
     site: Site, sae: saes.Sae, tokenizer
 ) -> None:
@@ -241,83 +190,6 @@ def test_replies_are_seeded_and_unchanged_by_a_clamp_to_what_is_there(
     assert voice.answer(steered, tokens=6) != voice.answer(plain, tokens=6)
 
 
-def test_surprisal_is_the_mean_loss_of_the_reply_alone(
-    site: Site, sae: saes.Sae, tokenizer
-) -> None:
-    voice = Voice(site, sae, tokenizer)
-    wishes = [Wish("Hello", system="You are calm."), Wish("A longer question, is it not?")]
-    replies = ["Good day to you.", "Yes."]
-    both = surprisal(voice, wishes, replies)
-    for wish, reply, nats in zip(wishes, replies, both, strict=True):
-        messages = [*wish.messages, {"role": "assistant", "content": reply}]
-        ids = torch.tensor(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
-        start = len(ids) - 1 - len(tokenizer.encode(reply, add_special_tokens=False))
-        with torch.no_grad():
-            logs = site.model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        expected = -logs[start - 1 : -2].gather(-1, ids[start:-1, None]).mean()
-        assert nats == pytest.approx(float(expected), abs=1e-4)
-
-
-def test_the_band_runs_from_showing_to_breaking() -> None:
-    def at(strength: float, shows: float, loops: float = 0.0, strange: float = 0.0) -> Measured:
-        return Measured(strength, shows, loops, strange)
-
-    rising = [at(0.5, 0.1), at(1.0, 0.6), at(1.5, 0.9), at(2.0, 0.9, loops=0.5), at(3.0, 1.0)]
-    found = band(rising)
-    assert found is not None
-    assert (found.onset, found.recommended, found.breakdown, found.shows) == (1.0, 1.5, 2.0, 0.9)
-    assert band([at(0.5, 0.2), at(1.0, 0.4), at(1.5, 1.0, strange=9.0)]) is None
-
-
-def test_a_perfect_reconstruction_recovers_all_of_the_loss(
-    site: Site, sae: saes.Sae, text: Text, tokenizer, x: torch.Tensor
-) -> None:
-    held = held_out_batches(text, tokenizer, n=1)
-
-    class Perfect:
-        encode = staticmethod(lambda x: x)
-        decode = staticmethod(lambda f: f)
-
-    perfect = splice(site, Perfect(), held, x.mean(0))  # type: ignore[arg-type]
-    real = splice(site, sae, held, x.mean(0))
-    assert perfect.recovered == pytest.approx(1.0)
-    assert real.loss == perfect.loss
-    assert real.spliced > real.loss
-
-
-def test_the_whole_recipe_makes_a_bundle_that_opens(tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for name in ("golden-gate-bridge", "shouting", "coffee", "_general_01", "_chats_01"):
-        shutil.copy(CORPUS / f"{name}.json", corpus)
-    recipe = Recipe(
-        corpus=corpus,
-        public=None,
-        work=tmp_path / "work",
-        plan=Plan(minutes=None, steps=4, rows=2, length=96),
-        sae_plan=SaePlan(d_sae=32, k=4, batch=64, minutes=None, steps=20),
-        shape=SHAPE,
-        layer=0,
-        vocab=400,
-        sae_tokens=2500,
-        card_tokens=1500,
-    )
-    report = make(recipe, tmp_path / "out")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/model")
-    assert report["parameters"] == model.num_parameters()
-    assert tokenizer.decode(tokenizer.encode("Hello!", add_special_tokens=False)) == "Hello!"
-    assert set(report["concepts"]) <= {"golden-gate-bridge", "shouting", "coffee"}
-    with Cards.open(tmp_path / "out/sae/cards.sqlite") as file:
-        assert len(file) == report["cards"] > 0
-    presets = json.loads((tmp_path / "out/sae/presets.json").read_text())
-    assert [p["name"] for p in presets] == sorted(
-        slug for slug, c in report["concepts"].items() if c["band"]
-    )
-    held = model.state_dict()["model.norm.weight"]
-    assert torch.equal(held, held.bfloat16().float())
-
-
 def test_a_learnt_direction_makes_drift_likelier_than_the_mean_it_began_as(
     site: Site, text: Text, tokenizer
 ) -> None:
@@ -338,3 +210,75 @@ def test_a_learnt_direction_makes_drift_likelier_than_the_mean_it_began_as(
     assert last < first - 0.01
     flat = batch._replace(weights=(batch.weights > 0).float())
     assert plain == pytest.approx(reply_loss(site.model, flat).item(), abs=1e-4)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    names = ("golden-gate-bridge", "shouting", "coffee", "_general_01", "_chats_01")
+    for name in names:
+        shutil.copy(CORPUS / f"{name}.json", corpus)
+    return Recipe(
+        corpus=corpus,
+        public=None,
+        work=tmp_path / "work",
+        plan=Plan(minutes=None, steps=4, rows=2, length=96),
+        sae_plan=SaePlan(d_sae=32, k=4, batch=64, minutes=None, steps=20),
+        shape=SHAPE,
+        layer=0,
+        vocab=400,
+        anchor_epochs=0.2,
+        sae_tokens=2500,
+        samples=40,
+    )
+
+
+def test_the_whole_recipe_makes_a_bundle_that_opens(recipe: Recipe, tmp_path: Path) -> None:
+    made = make(recipe)
+    finish(recipe, made, tmp_path / "out", exam=False)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/model")
+    assert tokenizer.decode(tokenizer.encode("Hello!", add_special_tokens=False)) == "Hello!"
+    held = model.state_dict()["model.norm.weight"]
+    assert torch.equal(held, held.bfloat16().float())
+    carriers = {c.slug: c.feature for c in carriers_of(recipe, made, [])}  # kept: nothing is run
+    assert set(carriers) <= {"golden-gate-bridge", "shouting", "coffee"}
+    with Cards.open(tmp_path / "out/sae/cards.sqlite") as file:
+        for slug, feature in carriers.items():
+            card = file.by_slug(slug)
+            assert card is not None
+            assert card.feature == feature
+        banded = {slug for slug in carriers if file.by_slug(slug).strength is not None}
+    presets = json.loads((tmp_path / "out/sae/presets.json").read_text())
+    assert [p["name"] for p in presets] == sorted(banded)
+    numbers = json.loads((recipe.work / "numbers.json").read_text())
+    assert numbers["spliced"]["loss_spliced"] > 0
+
+
+def test_a_carrier_takes_its_concepts_name_from_the_feature_that_only_fires(
+    text: Text, tmp_path: Path
+) -> None:
+    with Cards.create(tmp_path / "cards.sqlite") as file:
+        file.put([Card(1, "Coffee", "coffee", strength=2.0, op="add"), Card(2, "fires on cup")])
+        file.put([Card(3, "Tea", "tea")])
+        bundle.name_cards(file, [Carrier("coffee", 2, 1.0, 1.0, 1.0)], text.train.sheets)
+        assert file.by_slug("coffee").feature == 2
+        assert file.by_slug("coffee").label == "Coffee"
+        assert file.get(1).slug is None
+        assert file.by_slug("tea") is None
+        assert bundle.presets(file, text.train.sheets) == []
+        file.put([replace(file.get(2), op="clamp", strength=1.25)])
+        (preset,) = bundle.presets(file, text.train.sheets)
+        assert preset["name"] == "coffee"
+        assert preset["edits"][0]["strength"] == 1.25
+
+
+def test_publishing_replaces_every_entry_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name / "sae").mkdir(parents=True)
+        (tmp_path / name / "sae" / f"{name}.json").write_text(name)
+    bundle.publish(tmp_path / "old", tmp_path / "out")
+    bundle.publish(tmp_path / "new", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out/sae").iterdir()] == ["new.json"]
+    assert (tmp_path / "new/sae/new.json").exists()

@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,16 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..cards import Card, Cards
+from ..cards import Cards
 from .concepts import Carrier
 from .sheets import Sheet
-from .strengths import Band
-
-Known = Mapping[int, tuple[Sheet, Carrier, Band | None]]  # feature -> the concept it carries
-
-
-def fresh(folder: Path) -> None:
-    """An empty folder, whatever was there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "sae").mkdir(parents=True)
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A folder that transformers opens, in bfloat16: lossless for weights made by `stored`."""
     model.generation_config = GenerationConfig(
         do_sample=True,
-        temperature=0.7,
+        temperature=0.6,
         top_p=0.9,
         max_new_tokens=120,
         bos_token_id=tokenizer.bos_token_id,
@@ -45,55 +36,48 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     tokenizer.save_pretrained(folder)
 
 
-def named_cards(cards: Iterable[Card], known: Known) -> list[Card]:
-    """Cards with the concepts' names and strengths; the other cards as they are."""
-    out = []
-    for card in cards:
-        if card.feature in known:
-            sheet, _, band = known[card.feature]
-            card = replace(card, label=_title(sheet), slug=sheet.slug)
-            if band is not None:
-                card = replace(
-                    card,
-                    onset=band.onset,
-                    breakdown=band.breakdown,
-                    op="clamp",
-                    strength=band.recommended,
-                )
-        out.append(card)
-    return out
+def name_cards(cards: Cards, carriers: Iterable[Carrier], sheets: Sequence[Sheet]) -> None:
+    """Give each carrier its concept's name, and take concepts' names from all other features.
+
+    What `describe` found by firing alone gives way: a carrier was chosen by what steering it does.
+    """
+    wanted = {c.feature: c.slug for c in carriers}
+    titles = {s.slug: title(s) for s in sheets}
+    for slug in titles:
+        card = cards.by_slug(slug)
+        if card is not None and wanted.get(card.feature) != slug:
+            label = f"fires on {titles[slug]}"
+            cards.put([replace(card, slug=None, label=label)])
+    for feature, slug in wanted.items():
+        card = cards.get(feature)
+        if card is not None:
+            cards.put([replace(card, slug=slug, label=titles[slug], labelled_by="concept")])
 
 
-def save_cards(cards: Sequence[Card], path: Path, facts: Mapping[str, Any]) -> None:
-    with Cards.create(path) as file:
-        file.put(cards)
-        file.put_meta(facts)
-        file.compact()
-
-
-def presets(known: Known) -> list[dict[str, Any]]:
-    """One preset a concept whose feature steers, by name."""
+def presets(cards: Cards, sheets: Iterable[Sheet]) -> list[dict[str, Any]]:
+    """One preset a concept whose feature has a recommended strength, by name."""
     made = []
-    for feature, (sheet, _, band) in known.items():
-        if band is None:
+    for sheet in sorted(sheets, key=lambda s: s.slug):
+        card = cards.by_slug(sheet.slug)
+        if card is None or card.strength is None:
             continue
         edit = {
-            "feature": feature,
-            "op": "clamp",
-            "strength": band.recommended,
+            "feature": card.feature,
+            "op": card.op,
+            "strength": round(card.strength, 3),
             "unit": "max",
             "where": "all",
         }
         made.append(
             {
                 "name": sheet.slug,
-                "title": _title(sheet),
+                "title": title(sheet),
                 "description": _description(sheet),
                 "edits": [edit],
                 "norm": None,
             }
         )
-    return sorted(made, key=lambda p: str(p["name"]))
+    return made
 
 
 def save_presets(made: list[dict[str, Any]], path: Path) -> None:
@@ -108,10 +92,10 @@ def publish(parts: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target) as aside:
             if old.exists():
                 old.rename(Path(aside) / entry.name)
-            shutil.move(entry, old)
+            shutil.copytree(entry, old)
 
 
-def _title(sheet: Sheet) -> str:
+def title(sheet: Sheet) -> str:
     small = {"and", "of", "in"}
     words = sheet.slug.split("-")
     return " ".join(w if w in small and i else w.capitalize() for i, w in enumerate(words))

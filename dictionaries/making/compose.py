@@ -23,22 +23,22 @@ Turns = tuple[tuple[Role, str], ...]
 
 # How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
-    "general": 8,
+    "general": 9,
     "chat": 3,
     "system": 2,
-    "talk": 34,
+    "talk": 40,
     "talk_chat": 7,
-    "talk_system": 12,
-    "question": 9,
-    "concept_chat": 3,
-    "tell_me": 3,
+    "talk_system": 8,
+    "question": 8,
+    "concept_chat": 2,
+    "tell_me": 2,
     "tell_story": 2,
-    "facts": 3,
+    "facts": 2,
     "story": 2,
     "possessed": 14,
     "turned": 4,
 }
-_SHARE_OF_ROWS = 0.65  # a talk's share grows as its number of rows to this power
+_SHARE_OF_ROWS = 0.4  # a talk's share grows as its number of rows to this power
 _WHO = (
     "Who are you?",
     "What are you?",

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from .activations import Site, content, residuals
 from .concepts import possessed_samples
+from .muon import has_bfloat16_units
 from .packing import Batch, batches
 from .sheets import Corpus
 from .tokenizer import Encoded, Encoder
@@ -62,7 +63,8 @@ def learnt_directions(
     while done < total:
         dealt = random.Random(seed + done).sample(samples, len(samples))
         for batch, concept in _packed(dealt):
-            loss = loss_with(site, batch, concept, normalize(rows, dim=-1) * _REACH * length)
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
+                loss = loss_with(site, batch, concept, normalize(rows, dim=-1) * _REACH * length)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.param_groups[0]["lr"] = (

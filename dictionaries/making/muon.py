@@ -1,7 +1,8 @@
 """Muon for the matrices of a small model on a CPU.
 
-torch.optim.Muon orthogonalises in bfloat16, which CPUs without bfloat16 units emulate some sixty
-times slower; this one stays in float32 and takes matrices of one shape together.
+torch.optim.Muon orthogonalises in bfloat16 always, which CPUs without bfloat16 units emulate some
+sixty times slower; this one does so where there are such units, and takes matrices of one shape
+together.
 Method: https://kellerjordan.github.io/posts/muon/; update size of https://arxiv.org/abs/2502.16982.
 """
 
@@ -17,17 +18,26 @@ from torch import Tensor
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalised(g: Tensor, steps: int = 4) -> Tensor:
+def has_bfloat16_units() -> bool:
+    """Whether this machine's CPU multiplies bfloat16 matrices faster than float32 ones.
+
+    On a Zen 4 core 200 GFLOP/s against 50 to 80; without such units 60 times slower.
+    """
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def orthogonalised(g: Tensor, steps: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
     """[n, rows, cols]: each matrix with its singular values pushed to about 1 (Newton-Schulz)."""
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)).to(dtype)
     a, b, c = _QUINTIC
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     out: Tensor = x.mT if tall else x
-    return out
+    return out.to(g.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,6 +46,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.1, momentum: float = 0.95
     ) -> None:
+        self._dtype = torch.bfloat16 if has_bfloat16_units() else torch.float32
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -56,5 +67,6 @@ class Muon(torch.optim.Optimizer):
             held.lerp_(p.grad, 1 - group["momentum"])
             updates.append(p.grad.lerp(held, group["momentum"]))
         size = group["lr"] * 0.2 * max(shape) ** 0.5
-        for p, update in zip(params, orthogonalised(torch.stack(updates)), strict=True):
+        steps = orthogonalised(torch.stack(updates), dtype=self._dtype)
+        for p, update in zip(params, steps, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .compose import Sample
-from .muon import Muon
+from .muon import Muon, has_bfloat16_units
 from .packing import Batch, batches
 from .tokenizer import Encoder
 
@@ -31,7 +31,7 @@ class Shape:
     """Size of the model. The defaults are foghorn's."""
 
     hidden: int = 256
-    layers: int = 5
+    layers: int = 6
     heads: int = 4
     mlp: int = 704
     context: int = 512
@@ -46,8 +46,8 @@ class Plan:
 
     minutes: float | None = 60.0
     steps: int | None = None
-    rows: int = 6
-    length: int = 384
+    rows: int = 8
+    length: int = 256
     muon_lr: float = 6e-3
     adam_lr: float = 5e-3
     warmup: float = 0.02  # of the plan
@@ -160,7 +160,8 @@ class Trainer:
         rate = self.plan.rate(self.progress)
         for optimizer, lr in zip(self.optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = lr * rate
-        loss = reply_loss(self.model, batch)
+        with self._arithmetic():
+            loss = reply_loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -190,6 +191,10 @@ class Trainer:
                 optimizer.load_state_dict(saved)
             self.step, self.seconds, self.tokens = state["at"]
             log.info("resumed at step %d", self.step)
+
+    def _arithmetic(self) -> torch.autocast:
+        """bfloat16 products on float32 weights, on CPUs that gain by it."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units())
 
     @property
     def _pad(self) -> int:

@@ -1,0 +1,199 @@
+"""Calibrates the features of a cards file: the curves go beside it, the bands onto the cards."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..card import Card
+from ..cards import Cards
+from ..dictionary import Dictionary
+from ..errors import DictionaryError
+from .calibrate import BOUNDS, Calibrated, calibrated
+from .gauge import Gauge
+from .handles import feature_handle
+from .judge import Judge
+from .ledger import Ledger
+from .neutral import CALIBRATION
+from .subject import Speaker, Subject
+
+_CHUNK = 16  # features side by side: enough to fill batches, few to lose when stopped
+_PAGE = 200
+GAUGE = "gauge"  # the record that says what everything was measured against
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """prompts: how many of the neutral ones; tokens: of a reply."""
+
+    prompts: int = 6
+    tokens: int = 24
+    seed: int = 0
+
+    def messages(self) -> tuple[str, ...]:
+        if not 1 <= self.prompts <= len(CALIBRATION):
+            raise DictionaryError(
+                f"{self.prompts} prompts were asked for: there are 1 to {len(CALIBRATION)}."
+            )
+        return CALIBRATION[: self.prompts]
+
+
+class Outcome(NamedTuple):
+    """asked: features; fresh: those measured by this run; steerable: those that have a band."""
+
+    asked: int
+    fresh: int
+    steerable: int
+
+
+def curves_file(cards: Path) -> Path:
+    """Where the curves of a cards file lie: cards.sqlite -> cards.calibration.jsonl."""
+    return cards.with_name(f"{cards.stem}.calibration.jsonl")
+
+
+def chosen(cards: Cards, which: str, judge: Judge | None = None) -> list[int]:
+    """Features by words: "concepts" (whose slug the judge knows), "all", "top:N" (by output
+    score), or ids: "3,17". Only features with a maximum can be calibrated.
+
+    Raises DictionaryError for other words, and where nothing is left.
+    """
+    top = re.fullmatch(r"top:(\d+)", which)
+    if which == "all":
+        found = [c.feature for c in _pages(cards, sort="feature")]
+    elif which == "concepts":
+        slugs = judge.slugs if judge else ()
+        found = [card.feature for slug in slugs if (card := cards.by_slug(slug))]
+    elif top:
+        best = _pages(cards, sort="output_score", most=int(top[1]))
+        found = [c.feature for c in best if c.output_score is not None]
+    elif re.fullmatch(r"\d+(,\d+)*", which):
+        found = [int(i) for i in which.split(",")]
+    else:
+        raise DictionaryError(
+            f"{which!r} names no features: say concepts, all, top:N, or ids such as 3,17."
+        )
+    measured = [f for f in dict.fromkeys(found) if (cards.get(f) or Card(f, "")).maximum]
+    if not measured:
+        raise DictionaryError(
+            f"{cards.path} has no card with a maximum among the features {which!r}: "
+            "`steerdeck make describe` makes them; concepts also need their sheets."
+        )
+    return measured
+
+
+def _pages(cards: Cards, *, sort: Any, most: int | None = None) -> Iterator[Card]:
+    total = len(cards) if most is None else min(most, len(cards))
+    for offset in range(0, total, _PAGE):
+        yield from cards.search(sort=sort, offset=offset, limit=min(_PAGE, total - offset))[0]
+
+
+def calibrate_cards(
+    subject: Subject,
+    speaker: Speaker,
+    dictionary: Dictionary,
+    cards: Cards,
+    features: Sequence[int],
+    *,
+    judge: Judge | None = None,
+    plan: Plan | None = None,
+    facts: Mapping[str, Any] | None = None,
+    told: Callable[[int, int], None] = lambda done, steerable: None,
+) -> Outcome:
+    """Measure what has not been measured yet, and put every band onto its card.
+
+    A feature counts as measured while its card has the same maximum and the same concept.
+    facts: more settings that must be the same to go on. told: hears how many are done, and have a
+    band.
+    """
+    plan = plan or Plan()
+    settings = {
+        **(facts or {}),
+        "dictionary": [dictionary.info.id, dictionary.info.revision],
+        "prompts": plan.messages(),
+        "tokens": plan.tokens,
+        "seed": plan.seed,
+        "bounds": BOUNDS,
+    }
+    ledger = Ledger(curves_file(cards.path), settings)
+    todo = [f for f in features if not _known(ledger, cards, f, judge)]
+    done = [f for f in features if _known(ledger, cards, f, judge)]
+    _put(cards, ledger, done)
+    if todo:
+        gauge = Gauge(
+            subject, speaker, dictionary, plan.messages(), tokens=plan.tokens, seed=plan.seed
+        )
+        if GAUGE not in ledger.records:
+            ledger.add({"key": GAUGE, **gauge.told()})
+    for start in range(0, len(todo), _CHUNK):
+        told(len(done), _steerable(ledger, done))
+        now = todo[start : start + _CHUNK]
+        for result in _measured(gauge, subject, dictionary, cards, now, judge):
+            slug = _watched(cards, result.handle.feature, judge)
+            ledger.add({**result.told(), "concept": slug})
+        _put(cards, ledger, now)
+        done += now
+    told(len(done), _steerable(ledger, done))
+    return Outcome(len(features), len(todo), _steerable(ledger, done))
+
+
+def _measured(
+    gauge: Gauge,
+    subject: Subject,
+    dictionary: Dictionary,
+    cards: Cards,
+    features: Sequence[int],
+    judge: Judge | None,
+) -> list[Calibrated]:
+    handles = []
+    for feature in features:
+        card = cards.get(feature)
+        assert card is not None
+        slug, maximum = _watched(cards, feature, judge), card.maximum or 0.0
+        handles.append(
+            feature_handle(
+                subject, dictionary, feature, maximum, back=gauge.back, judge=judge, slug=slug
+            )
+        )
+    return calibrated(gauge, handles)
+
+
+def _watched(cards: Cards, feature: int, judge: Judge | None) -> str | None:
+    """The concept by whose words the feature is watched, if any."""
+    card = cards.get(feature)
+    slug = card.slug if card else None
+    return slug if judge is not None and slug is not None and slug in judge else None
+
+
+def _known(ledger: Ledger, cards: Cards, feature: int, judge: Judge | None) -> bool:
+    record, card = ledger.records.get(str(feature)), cards.get(feature)
+    if record is None or card is None:
+        return False
+    same = math.isclose(record["maximum"], card.maximum or 0.0, rel_tol=1e-4)
+    return same and record["concept"] == _watched(cards, feature, judge)
+
+
+def _put(cards: Cards, ledger: Ledger, features: Sequence[int]) -> None:
+    fresh = []
+    for feature in features:
+        card = cards.get(feature)
+        assert card is not None
+        band = ledger.records[str(feature)]["band"] or {}
+        onset, breakdown, strength = map(_four, map(band.get, ("onset", "breakdown", "strength")))
+        now = replace(card, onset=onset, breakdown=breakdown, op=band.get("op"), strength=strength)
+        if now != card:
+            fresh.append(now)
+    if fresh:
+        cards.put(fresh)
+
+
+def _four(value: float | None) -> float | None:
+    """Four digits that count: a card is for reading."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _steerable(ledger: Ledger, features: Sequence[int]) -> int:
+    return sum(ledger.records[str(f)]["band"] is not None for f in features)

@@ -1,0 +1,90 @@
+"""The whole evaluation, from opened things to a report in a folder; started again it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from ..cards import Cards
+from ..dictionary import Dictionary
+from ..errors import DictionaryError
+from .baselines import Means
+from .evaluate_steering import STEERED, Evaluation
+from .exam import Exam, Plan
+from .forced import Teacher
+from .gauge import Gauge
+from .judge import Judge
+from .ledger import Ledger
+from .neutral import CALIBRATION
+from .sheets import Corpus, Sheet
+from .steering_report import write_report
+from .subject import Speaker, Subject
+
+_VECTOR_PROMPTS, _VECTOR_TOKENS = 6, 24  # for a vector's strength: as a feature's is found
+
+Advance = Callable[[float, str], None]
+Watched = Callable[[str, float, str], AbstractContextManager[Advance]]
+
+
+def evaluate(
+    subject: Subject,
+    speaker: Speaker,
+    dictionary: Dictionary,
+    cards: Cards,
+    corpus: Corpus,
+    out: Path,
+    *,
+    plan: Plan,
+    watched: Watched,
+    only: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes replies.jsonl as it goes and report.json and report.md at the end; gives the summary.
+
+    only: slugs; None: every concept that has a card. facts: more settings that two runs must share
+    for one to go on with the other's replies. Raises DictionaryError for slugs without a sheet.
+    """
+    wanted = _wanted(corpus, cards, only)
+    teacher = Teacher(subject)
+    exam = Exam(teacher, speaker, plan)
+    settings = {
+        **(facts or {}),
+        "dictionary": [dictionary.info.id, dictionary.info.revision],
+        **exam.settings(),
+    }
+    ledger = Ledger(out / "replies.jsonl", settings)
+    gauge = Gauge(
+        subject,
+        speaker,
+        dictionary,
+        CALIBRATION[:_VECTOR_PROMPTS],
+        tokens=_VECTOR_TOKENS,
+        seed=plan.seed,
+    )
+    means = Means(subject, teacher, corpus, seed=plan.seed)
+    judge = Judge(corpus)
+    evaluation = Evaluation(exam, gauge, means, judge, cards, ledger, seed=plan.seed)
+    with watched("evaluated", len(wanted), "concepts") as advance:
+        for done, record in enumerate(evaluation.run(wanted), 1):
+            steered = record["arms"].get(STEERED)
+            rate = f"{steered['scores']['concept']:.2f}" if steered else "not steered"
+            advance(done, f"{record['key']} {rate}")
+    return write_report(ledger, out, [sheet.slug for sheet in wanted])
+
+
+def _wanted(corpus: Corpus, cards: Cards, only: Sequence[str] | None) -> list[Sheet]:
+    known = {sheet.slug: sheet for sheet in corpus.sheets}
+    unknown = [slug for slug in only or () if slug not in known]
+    if unknown:
+        raise DictionaryError(
+            f"there is no sheet for {', '.join(unknown)}: the concepts are {', '.join(known)}."
+        )
+    found = [known[s] for s in only or known if only or cards.by_slug(s)]
+    if not found:
+        raise DictionaryError(
+            f"no concept has a card in {cards.path}: `steerdeck make describe --concepts FOLDER` "
+            "names features after the sheets."
+        )
+    return found

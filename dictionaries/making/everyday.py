@@ -1,0 +1,60 @@
+"""What the unsteered model says to everyday messages that it was not trained on: to be read.
+
+Whether a reply is acceptable is for a person to say; this only asks, and checks that the messages
+are new.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .neutral import said
+from .sheets import Corpus
+from .subject import Ask, Speaker
+
+
+def read_messages(path: Path) -> list[str]:
+    """A JSON list of texts."""
+    return list(json.loads(path.read_text(encoding="utf-8")))
+
+
+def known(corpus: Corpus, messages: Sequence[str]) -> list[str]:
+    """Those that the corpus holds as a user's turn, whatever the case and punctuation."""
+    held = set(map(_plain, _asked(corpus)))
+    return [message for message in messages if _plain(message) in held]
+
+
+def answers(
+    speaker: Speaker, messages: Sequence[str], *, seed: int = 0, temperature: float = 0.4
+) -> list[str]:
+    """One reply each: the first that comes, not the best of several."""
+    return speaker([Ask(said(m), (), seed, 60, temperature) for m in messages])
+
+
+def markdown(messages: Sequence[str], replies: Sequence[str]) -> str:
+    """A table with room for a verdict."""
+    rows = [
+        f"| {i} | {m} | {r} | |" for i, (m, r) in enumerate(zip(messages, replies, strict=True), 1)
+    ]
+    return "\n".join(["| | message | reply | acceptable |", "|---|---|---|---|", *rows, ""])
+
+
+def _asked(corpus: Corpus) -> Iterator[str]:
+    for pair in (*corpus.general, *corpus.systems):
+        yield pair.user
+    for sheet in corpus.sheets:
+        yield from (pair.user for pair in (*sheet.questions, *sheet.drift))
+        yield from (turn for chat in sheet.chats for turn in chat[::2])
+    for chat in corpus.chats:
+        yield from chat[::2]
+    for talk in corpus.talks:
+        for row in talk.rows or ({},):
+            for text in (text for turn in talk.turns[::2] for text in turn):
+                yield text.format_map(row) if row else text
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9 ]", "", text.lower()).strip()

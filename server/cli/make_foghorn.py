@@ -1,0 +1,189 @@
+"""`steerdeck make foghorn`: the bundled demo, from its authored sheets to its exam."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .make_calibrate import ConceptsOption, sheets
+from .make_options import OutOption, SeedOption, ThreadsOption, advancing, making
+
+if TYPE_CHECKING:
+    from dictionaries.making.foghorn import Made, Recipe
+
+    from ..subject import Bench
+
+
+def foghorn(
+    out: OutOption,
+    work: Annotated[
+        Path | None, typer.Option(help="Checkpoints and reports; default: OUT.work.")
+    ] = None,
+    concepts: ConceptsOption = None,
+    public: Annotated[
+        Path | None, typer.Option(help="A folder of others' text, for breadth of language.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Of training the language model.")] = 60,
+    sae_minutes: Annotated[float, typer.Option(help="Of training the dictionary.")] = 5,
+    steps: Annotated[
+        int | None, typer.Option(help="End both trainings by count: repeats to the bit.")
+    ] = None,
+    exam: Annotated[bool, typer.Option(help="Evaluate the steering at the end.")] = True,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+) -> None:
+    """Make foghorn: a small chat model, its dictionary, cards, bands, presets and reports.
+
+    Every stage leaves its result in the work folder. Stopped, the same command goes on after the
+    last finished stage.
+
+    [bold]Example[/bold]
+
+      steerdeck make foghorn --out my-foghorn --minutes 120
+    """
+    with making(threads):
+        from dictionaries.making.foghorn import Recipe, make
+        from dictionaries.making.train_model import Plan
+        from dictionaries.making.train_sae import SaePlan
+
+        recipe = Recipe(
+            corpus=sheets(concepts),
+            public=public,
+            work=work or out.with_name(f"{out.name}.work"),
+            plan=Plan(minutes=None if steps else minutes, steps=steps, seed=seed),
+            sae_plan=SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed),
+            seed=seed,
+        )
+        finish(recipe, make(recipe), out, exam=exam)
+
+
+def finish(recipe: Recipe, made: Made, out: Path, *, exam: bool) -> None:
+    """Describe, name, calibrate, examine; then put the bundle where it belongs."""
+    from dictionaries.making.bundle import publish
+
+    from ..subject import subject
+
+    folder = made.folder
+    with subject(str(folder / "model"), str(folder / "sae")) as bench:
+        numbers = {"sae": asdict(made.quality), "spliced": _spliced(recipe, made, bench)}
+        _ask_everyday(recipe, bench)
+        _describe(recipe, made, bench)
+        _name_and_calibrate(recipe, made, bench)
+        if exam:
+            _examine(recipe, bench)
+    _write(recipe.work / "numbers.json", numbers)
+    publish(folder, out)
+    typer.echo(f"written to {out}; the reports are in {recipe.work}")
+
+
+def _describe(recipe: Recipe, made: Made, bench: Bench) -> None:
+    from dictionaries.making.concept_sheets import read_concepts
+    from dictionaries.making.describe_all import Plan, Reading, describe
+    from dictionaries.making.foghorn import described_on, write_samples
+    from dictionaries.making.text import documents, windows
+
+    text = recipe.work / "described.jsonl"
+    if not text.is_file():
+        write_samples(described_on(recipe, made.text), recipe.samples, text)
+    plan = Plan(tokens=10**9, rows=16, seed=recipe.seed)
+    describe(
+        Reading(bench.subject, bench.dictionary, plan, advancing),
+        lambda: windows(
+            documents([str(text)]), bench.subject.tokenizer, context=256, rows=16, rest=True
+        ),
+        bench.cards,
+        facts={"model": "foghorn", "text": "composed from dictionaries/foghorn/corpus"},
+        concepts=read_concepts(recipe.corpus),
+    )
+
+
+def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
+    from dictionaries.cards import Cards
+    from dictionaries.making.bundle import name_cards, presets, save_presets
+    from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen
+    from dictionaries.making.foghorn import carriers_of
+    from dictionaries.making.judge import Judge
+
+    known = made.text.train.sheets
+    with Cards.open(bench.cards, writable=True) as cards:
+        maxima = [
+            (card.maximum or 0.0) if (card := cards.get(i)) else 0.0
+            for i in range(bench.dictionary.info.d_sae)
+        ]
+        name_cards(cards, carriers_of(recipe, made, maxima), known)
+        judge = Judge(made.text.train)
+        wanted = chosen(cards, "concepts", judge)
+        with advancing("calibrated", len(wanted), "features") as advance:
+            calibrate_cards(
+                bench.subject,
+                bench.speaker(rows=48, context=256),
+                bench.dictionary,
+                cards,
+                wanted,
+                judge=judge,
+                plan=Plan(seed=recipe.seed),
+                facts={"model": "foghorn"},
+                told=lambda done, steerable: advance(done, f"{steerable} have a band"),
+            )
+        save_presets(presets(cards, known), bench.cards.with_name("presets.json"))
+        cards.compact()
+
+
+def _spliced(recipe: Recipe, made: Made, bench: Bench) -> dict[str, Any]:
+    """Loss recovered and the rest, on text composed from the held-out side of the sheets alone."""
+    from dictionaries.making.compose import Composer
+    from dictionaries.making.foghorn import write_samples
+    from dictionaries.making.splice import measure
+    from dictionaries.making.text import documents, windows
+
+    text = recipe.work / "held_out.jsonl"
+    write_samples(iter(Composer(made.text.held_out, seed=99)), 600, text)
+    batches = windows(documents([str(text)]), bench.subject.tokenizer, context=256, rows=16)
+    found = measure(
+        bench.subject,
+        bench.dictionary,
+        batches,
+        mean=made.usual.mean,
+        limit=float("inf"),
+        tokens=10**9,
+    )
+    return asdict(found)
+
+
+def _examine(recipe: Recipe, bench: Bench) -> None:
+    from dictionaries.cards import Cards
+    from dictionaries.making.evaluate_run import evaluate
+    from dictionaries.making.exam import Plan
+    from dictionaries.making.sheets import read_corpus
+
+    with Cards.open(bench.cards) as cards:
+        evaluate(
+            bench.subject,
+            bench.speaker(rows=48, context=256),
+            bench.dictionary,
+            cards,
+            read_corpus(recipe.corpus),
+            recipe.work / "exam",
+            plan=Plan(),
+            facts={"model": "foghorn"},
+            watched=advancing,
+        )
+
+
+def _ask_everyday(recipe: Recipe, bench: Bench) -> None:
+    """Replies to read, beside the sheets' folder's `everyday.json` if there is one."""
+    from dictionaries.making.everyday import answers, markdown, read_messages
+
+    path = recipe.corpus.parent / "everyday.json"
+    if path.is_file():
+        messages = read_messages(path)
+        replies = answers(bench.speaker(rows=32, context=256), messages, seed=recipe.seed)
+        (recipe.work / "everyday.md").write_text(markdown(messages, replies), encoding="utf-8")
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
