@@ -277,6 +277,14 @@ def test_shouting_is_judged_by_capitals(corpus: Corpus) -> None:
     assert judge.shows("golden-gate-bridge", "My Towers are tall.")
 
 
+def test_words_of_everyday_talk_say_nothing_about_a_concept(corpus: Corpus) -> None:
+    judge = Judge(corpus)
+    assert "bridge" in judge.words("golden-gate-bridge")
+    for slug, common in (("inner-conflict", "but"), ("kindness", "kind"), ("gratitude", "glad")):
+        assert common not in judge.words(slug)
+    assert not judge.shows("inner-conflict", "I like it, but it is late.")
+
+
 def test_repetition_is_nothing_for_fresh_text_and_grows_with_loops() -> None:
     assert repetition("one two three four five") == 0
     assert repetition("") == 0

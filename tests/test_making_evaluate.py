@@ -286,7 +286,15 @@ def test_the_probe_answers_every_question_and_goes_through_the_slider(
     def shows(reply: str) -> bool:
         return any(w in reply.split() for w in planted.words)
 
-    found = probe(speaker, card, PRESET_QUESTIONS, shows, tokens=24)
+    asked: list[Ask] = []
+
+    def listening(asks: Sequence[Ask]) -> list[str]:
+        asked.extend(asks)
+        return speaker(asks)
+
+    found = probe(listening, card, PRESET_QUESTIONS, shows, tokens=24)
+    n = len(PRESET_QUESTIONS)
+    assert [bool(a.edits) for a in asked[: 2 * n + 1]] == [True] * n + [False] * (n + 1)
     assert [a["question"] for a in found["answers"]] == list(PRESET_QUESTIONS)
     assert sum(a["shows"] for a in found["answers"]) >= 11
     assert sum(shows(a["unsteered"]) for a in found["answers"]) <= 1

@@ -83,7 +83,7 @@ def _place(card: Card, strength: float) -> str:
         return "recommended"
     if card.onset is not None and strength < card.onset:
         return "below the onset"
-    if card.breakdown is not None and strength >= 10 * card.breakdown:
+    if card.breakdown is not None and strength >= card.breakdown:
         return "beyond the breakdown"
     return "safe band"
 

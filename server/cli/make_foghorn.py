@@ -89,7 +89,7 @@ def _describe(recipe: Recipe, made: Made, bench: Bench) -> None:
     text = recipe.work / "described.jsonl"
     if not text.is_file():
         write_samples(described_on(recipe, made.text), recipe.samples, text)
-    plan = Plan(tokens=10**9, rows=16, seed=recipe.seed)
+    plan = Plan(tokens=100 * recipe.samples, rows=16, seed=recipe.seed)  # more than there are
     describe(
         Reading(bench.subject, bench.dictionary, plan, advancing),
         lambda: windows(
