@@ -87,7 +87,7 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 def test_every_make_target_exists():
-    targets = set(re.findall(r"\bmake ([a-z]+)", CODE))
+    targets = set(re.findall(r"(?<!steerdeck )\bmake ([a-z]+)", CODE))
     assert {"serve", "test", "bench"} <= targets
     for target in targets:
         run(["make", "--dry-run", target])
