@@ -28,7 +28,12 @@ serve: .venv/.serve
 	@exec $(BIN)/python -m server serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest $(or $(T),-n 2 --dist loadfile)
+ifdef T
+	$(BIN)/python -m pytest $(T)
+else
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not e2e"
+	$(BIN)/python -m pytest -m "e2e and not slow and not gpu" # a browser wants the machine to itself
+endif
 
 check: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
