@@ -13,6 +13,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 TORCH_INDEX ?=
 BIN := .venv/bin
+E2E := e2e and not slow and not gpu
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help serve test check bench docker
@@ -32,7 +33,7 @@ ifdef T
 	$(BIN)/python -m pytest $(T)
 else
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not e2e"
-	$(BIN)/python -m pytest -m "e2e and not slow and not gpu" # a browser wants the machine to itself
+	$(BIN)/python -m pytest -m "$(E2E)" || $(BIN)/python -m pytest -m "$(E2E)" --last-failed # a busy machine can be too slow once
 endif
 
 check: .venv/.dev
