@@ -33,7 +33,7 @@ ifdef T
 	$(BIN)/python -m pytest $(T)
 else
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not e2e"
-	$(BIN)/python -m pytest -m "$(E2E)" || $(BIN)/python -m pytest -m "$(E2E)" --last-failed # a busy machine can be too slow once
+	$(BIN)/python -m pytest -m "$(E2E)" # a browser wants the machine to itself
 endif
 
 check: .venv/.dev

@@ -246,6 +246,7 @@ def test_a_copied_link_restores_the_rack_for_someone_else(
 ) -> None:
     page = visit(f"{site.url}/?steer=fog:a:-1.5:o-,tiny/3:c:2&norm=keep")
     expect(page.locator("#rack .sd-name")).to_have_count(2)
+    expect(page).to_have_url(re.compile("tiny/5"))  # the page has named every feature by its id
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy link").first.click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()

@@ -3,9 +3,10 @@ const root = element.querySelector(".sd-export");
 let tab = "curl";
 const link = () => {
   const address = new URL(window.location.href);
+  // Until the rack's own link has come, what the page was opened with says the same.
+  const query = props.value?.link ?? address.search.slice(1);
   address.search = "";
   address.hash = "";
-  const query = (props.value || {}).link || "";
   return address.href.replace(/\/$/, "/") + (query ? `?${query}` : "");
 };
 const draw = () => {
