@@ -21,23 +21,27 @@ class Rows(RuleBasedStateMachine):
         self.scheduler: Scheduler[Ticket] = Scheduler(ROWS, WAITING, CHUNK)
         self.living: list[Ticket] = []
         self.store: dict[int, Ticket] = {}  # what lies in each row
-        self.waited: dict[Ticket, int] = {}
+        self.beside: dict[Ticket, Ticket] = {}  # the paced ticket of one that leads
 
-    @rule(length=st.integers(1, 20))
-    def arrive(self, length: int) -> None:
-        ticket = Ticket(length)
-        if len(self.living) == ROWS + WAITING:
+    @rule(length=st.integers(1, 20), beside=st.booleans())
+    def arrive(self, length: int, beside: bool) -> None:
+        group = [Ticket(length)] + [Ticket(length, paced=True)] * beside
+        if len(self.living) + len(group) > ROWS + WAITING:
             with pytest.raises(Busy):
-                self.scheduler.add(ticket)
+                self.scheduler.add(*group)
         else:
-            self.scheduler.add(ticket)
-            self.living.append(ticket)
+            self.scheduler.add(*group)
+            self.living += group
+            if beside:
+                self.beside[group[0]] = group[1]
 
     @rule()
     def step(self) -> None:
         before = {ticket: ticket.done for ticket in self.living}
         step = self.scheduler.next_step()
-        assert sum(chunk.stop - chunk.start for chunk in step.chunks) <= CHUNK
+        running = self.scheduler.running
+        leading = [chunk for chunk in step.chunks if not running[chunk.row].paced]
+        assert sum(chunk.stop - chunk.start for chunk in leading) <= CHUNK
         for chunk in step.chunks:
             ticket = self.scheduler.running[chunk.row]
             assert chunk.row >= step.decoding
@@ -51,18 +55,27 @@ class Rows(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         if self.living:
-            ticket = data.draw(st.sampled_from(self.living))
-            moves = self.scheduler.leave(ticket)
-            for source, target in moves:
-                self.store[target] = self.store[source]
-            self.living.remove(ticket)
-            assert ticket.row == -1
+            leading = [ticket for ticket in self.living if not ticket.paced]
+            lead = data.draw(st.sampled_from(leading))
+            for ticket in filter(None, (lead, self.beside.get(lead))):
+                moves = self.scheduler.leave(ticket)
+                for source, target in moves:
+                    self.store[target] = self.store[source]
+                self.living.remove(ticket)
+                assert ticket.row == -1
+
+    @invariant()
+    def what_is_paced_keeps_step(self) -> None:
+        for lead, ticket in self.beside.items():
+            assert (ticket.done, ticket.row < 0) == (lead.done, lead.row < 0)
 
     @invariant()
     def nobody_is_lost_and_arrival_order_holds(self) -> None:
-        running, waiting = self.scheduler.running, list(self.scheduler.waiting)
+        running = self.scheduler.running
+        waiting = [ticket for group in self.scheduler.waiting for ticket in group]
         assert set(running) | set(waiting) == set(self.living)
         assert len(running) + len(waiting) == len(self.living)
+        assert len(waiting) == self.scheduler.queued
         rank = {ticket: i for i, ticket in enumerate(self.living)}
         unfinished = [*running[self.scheduler.decoding :], *waiting]
         assert unfinished == sorted(unfinished, key=rank.__getitem__)
