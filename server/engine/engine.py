@@ -20,7 +20,7 @@ from dictionaries.dictionary import Dictionary
 
 from ..errors import BadRequest, EngineDead, TooLong, UnknownGeneration
 from .decoding import Vocabulary
-from .reply import Reply, Turn
+from .reply import Reply, Shadow, Turn
 from .runner import Runner
 from .scheduler import Scheduler
 from .sites import longest_context, text_config
@@ -79,7 +79,7 @@ class SlotEngine:
             d_model=config.hidden_size,
             vocab_size=config.vocab_size,
         )
-        self._scheduler: Scheduler[Reply] = Scheduler(max_rows, max_waiting, chunk)
+        self._scheduler: Scheduler[Reply | Shadow] = Scheduler(max_rows, max_waiting, chunk)
         eos = _eos(model, tokenizer)
         self._steps = Steps(self._runner, self._scheduler, self._vocabulary, eos)
         self._changed = threading.Condition()
@@ -111,7 +111,7 @@ class SlotEngine:
             self._alive()
             if request.id in self._steps.replies:
                 raise BadRequest(f"A generation {request.id!r} is already under way.", param="id")
-            self._scheduler.add(reply)
+            self._scheduler.add(*reply.rows)
             self._steps.replies[request.id] = reply
             self._changed.notify()
         return stream
@@ -133,8 +133,8 @@ class SlotEngine:
 
     def stats(self) -> Stats:
         with self._changed:
-            running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-            return Stats(running, waiting, self._death is None)
+            running, queued = len(self._scheduler.running), self._scheduler.queued
+            return Stats(running, queued, self._death is None)
 
     def close(self) -> None:
         """End every reply with a Failure and join the engine thread."""
@@ -192,6 +192,12 @@ class SlotEngine:
                 f"{prompt + wanted} in all; the context holds {caps.max_context}. "
                 "Shorten the prompt or lower max_completion_tokens.",
                 param="max_completion_tokens",
+            )
+        if request.shadowed and caps.max_rows < 2:
+            raise BadRequest(
+                "To compare with the unsteered model takes a second row, and this server has one: "
+                'leave "kl" and "top" out of trace, or start it with more --max-rows.',
+                param="steering.trace",
             )
 
     def _run(self) -> None:

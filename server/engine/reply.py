@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
 from .steering import Prepared
 from .stream import Stream
-from .types import Change, Delta, Finish, FinishReason, Likely, Reading, Request, Token
+from .types import Change, Contrast, Delta, Finish, FinishReason, Likely, Reading, Request, Token
 
 
 class Turn(NamedTuple):
@@ -37,6 +39,7 @@ class Reply(Ticket):
         self.in_flight = False  # the step under way makes its next token
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
+        self.shadow = Shadow(self) if request.shadowed else None
         self._vocabulary = vocabulary
         self._writer = Writer(vocabulary, request.sampling.stop)
 
@@ -45,9 +48,21 @@ class Reply(Ticket):
         """Positions whose keys and values are in the cache."""
         return self.done if self.count == 0 else self.length + self.count - 1
 
+    @property
+    def rows(self) -> tuple[Reply | Shadow, ...]:
+        """All that the scheduler has of it."""
+        return (self,) if self.shadow is None else (self, self.shadow)
+
+    @property
+    def untouched(self) -> bool:
+        """No edit has been in force so far: this is the unsteered model."""
+        return not any(change.steering.edits for change in self.timeline)
+
     def start_over_if_asked(self) -> None:
         if self.restart:
-            self.restart, self.done, self.edited = False, 0, 0
+            self.restart, self.edited = False, 0
+            for ticket in self.rows:
+                ticket.done = 0
 
     def computed_to(self, stop: int | None, special: frozenset[int]) -> None:
         """A step ran: over the prompt up to `stop`, or (None) over the newest token."""
@@ -83,7 +98,11 @@ class Reply(Ticket):
         return at
 
     def accept(
-        self, choice: Choice, eos: frozenset[int], readings: tuple[Reading, ...]
+        self,
+        choice: Choice,
+        eos: frozenset[int],
+        readings: tuple[Reading, ...],
+        difference: Difference | None,
     ) -> tuple[Delta | None, FinishReason | None]:
         """Take the next token: what it adds to the reply, and whether it ends it."""
         sampling = self.request.sampling
@@ -99,18 +118,25 @@ class Reply(Ticket):
             reason = FinishReason.STOP
         elif self.count == sampling.max_tokens:
             reason, text = FinishReason.LENGTH, text + self.rest()
-        return Delta(text, (self._token(choice, readings),)), reason
+        return Delta(text, (self._token(choice, readings, difference),)), reason
 
-    def _token(self, choice: Choice, readings: tuple[Reading, ...]) -> Token:
+    def _token(
+        self, choice: Choice, readings: tuple[Reading, ...], difference: Difference | None
+    ) -> Token:
         own = self._vocabulary.bytes_of(choice.token)
         text = own.decode("utf-8", "replace")
-        if choice.logprob is None:
-            return Token(choice.token, text, own, readings=readings)
-        top = tuple(
+        contrast = None
+        if difference is not None:
+            *numbers, top, unsteered_top = difference
+            contrast = Contrast(*numbers, self._likely(top), self._likely(unsteered_top))
+        likely = self._likely(choice.top)
+        return Token(choice.token, text, own, choice.logprob, likely, readings, contrast)
+
+    def _likely(self, found: Sequence[tuple[int, float]]) -> tuple[Likely, ...]:
+        return tuple(
             Likely(i, self._vocabulary.text(i), self._vocabulary.bytes_of(i), logprob)
-            for i, logprob in choice.top
+            for i, logprob in found
         )
-        return Token(choice.token, text, own, choice.logprob, top, readings)
 
     def rest(self) -> str:
         """Text that was held back."""
@@ -118,3 +144,16 @@ class Reply(Ticket):
 
     def finish(self, reason: FinishReason) -> Finish:
         return Finish(reason, self.length, self.count, self.edited, tuple(self.timeline))
+
+
+class Shadow(Ticket):
+    """The unsteered row beside a reply: it is fed the reply's tokens and chooses none itself."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(length=reply.length, paced=True)
+        self.reply = reply
+
+    @property
+    def computed(self) -> int:
+        """Positions whose keys and values are in the cache."""
+        return self.done if self.reply.count == 0 else self.reply.computed

@@ -67,7 +67,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     greedy = [i for i, sampler in enumerate(samplers) if sampler.greedy]
     drawn = [i for i, sampler in enumerate(samplers) if not sampler.greedy]
     if greedy:
-        part = _rows(scores, greedy)
+        part = rows(scores, greedy)
         best = part.argmax(-1, keepdim=True)
         value = part.gather(-1, best)
         for i, token, finite in zip(
@@ -77,21 +77,22 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     if drawn:
         own = [samplers[i].sampling for i in drawn]
         numbers = np.array([samplers[i].draw() for i in drawn])
-        for i, token in zip(drawn, invert(_rows(scores, drawn), own, numbers), strict=True):
+        for i, token in zip(drawn, invert(rows(scores, drawn), own, numbers), strict=True):
             tokens[i] = token
     choices = [Choice(token) for token in tokens]
     asked = [i for i, s in enumerate(samplers) if s.sampling.logprobs is not None]
     asked = [i for i in asked if tokens[i] >= 0]
     if asked:
         wanted = [samplers[i].sampling.logprobs or 0 for i in asked]
-        found = _with_logprobs(_rows(logits, asked), [tokens[i] for i in asked], wanted)
+        found = _with_logprobs(rows(logits, asked), [tokens[i] for i in asked], wanted)
         for i, choice in zip(asked, found, strict=True):
             choices[i] = choice
     return choices
 
 
-def _rows(logits: Tensor, rows: list[int]) -> Tensor:
-    return logits if len(rows) == len(logits) else logits[rows]
+def rows(logits: Tensor, wanted: list[int]) -> Tensor:
+    """Some rows of the logits, in ascending order; all of them are not copied."""
+    return logits if len(wanted) == len(logits) else logits[wanted]
 
 
 def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:

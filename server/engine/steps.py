@@ -7,15 +7,18 @@ without it and does all the work, including the housekeeping that replies left b
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from torch import Tensor
+
 from .batch import Batch, Span
+from .contrast import Difference, Pair, differences
 from .decoding import Vocabulary
-from .reply import Reply
+from .reply import Reply, Shadow
 from .runner import Runner
-from .sampling import Choice, choose
+from .sampling import Choice, choose, rows
 from .scheduler import Chunk, Scheduler
 from .stream import Post
 from .types import Delta, Failure, Finish, FinishReason, Reading
@@ -29,21 +32,36 @@ NOT_FINITE = (
 
 
 class Job(NamedTuple):
-    """A reply's part of a step: its next token, or a chunk of its prompt."""
+    """A row's part of a step: its reply's next token, or a chunk of the prompt."""
 
-    reply: Reply
+    ticket: Reply | Shadow
     chunk: Chunk | None
 
     @property
-    def samples(self) -> bool:
-        return self.chunk is None or self.chunk.stop == self.reply.length
+    def reply(self) -> Reply:
+        return self.ticket.reply if isinstance(self.ticket, Shadow) else self.ticket
+
+    @property
+    def leads(self) -> bool:
+        """Whether the row is the reply itself, and not its shadow."""
+        return isinstance(self.ticket, Reply)
+
+    @property
+    def ends(self) -> bool:
+        """Whether it gives the distribution of a next token."""
+        return self.chunk is None or self.chunk.stop == self.ticket.length
 
 
 class Made(NamedTuple):
-    """What a job gave: a choice if it samples. `error` instead, if it raised."""
+    """What a job gave: a choice if it ends and leads. `error` instead, if it raised.
+
+    logits: [vocab], where the two rows of a reply are to be compared.
+    """
 
     choice: Choice | None = None
     readings: tuple[Reading, ...] = ()
+    logits: Tensor | None = None
+    difference: Difference | None = None
     error: str | None = None
 
 
@@ -51,7 +69,7 @@ class Steps:
     def __init__(
         self,
         runner: Runner,
-        scheduler: Scheduler[Reply],
+        scheduler: Scheduler[Reply | Shadow],
         vocabulary: Vocabulary,
         eos: frozenset[int],
     ) -> None:
@@ -76,14 +94,17 @@ class Steps:
     def plan(self) -> list[Job]:
         """Admit, switch steering that is due, and say who does what in this step."""
         running = self.scheduler.running
-        for reply in running[self.scheduler.decoding :]:
-            reply.start_over_if_asked()
+        for ticket in running[self.scheduler.decoding :]:
+            if isinstance(ticket, Reply):
+                ticket.start_over_if_asked()
         step = self.scheduler.next_step()
-        jobs = [Job(reply, None) for reply in running[: step.decoding]]
+        jobs = [Job(ticket, None) for ticket in running[: step.decoding]]
         jobs += [Job(running[chunk.row], chunk) for chunk in step.chunks]
         for job in jobs:
             reply = job.reply
-            reply.in_flight = job.samples
+            if not job.leads:
+                continue
+            reply.in_flight = job.ends
             steering = reply.due()
             if steering is not None:
                 write = self.runner.steerer.write
@@ -95,7 +116,7 @@ class Steps:
         for task in self._housekeeping:
             task()
         self._housekeeping.clear()
-        return self._attempt(jobs) if jobs else []
+        return self._compared(jobs, self._attempt(jobs)) if jobs else []
 
     def _attempt(self, jobs: list[Job]) -> list[Made]:
         try:
@@ -103,26 +124,59 @@ class Steps:
         except Exception as error:
             if len(jobs) == 1:
                 log.exception("a step of generation %s failed", jobs[0].reply.request.id)
-                return [Made(error=f"A step of this reply failed: {error or type(error).__name__}")]
+                return [Made(error=_failed(error))]
             return [made for job in jobs for made in self._attempt([job])]
 
     def _forward(self, jobs: list[Job]) -> list[Made]:
-        decoding = [job.reply for job in jobs if job.chunk is None]
+        decoding = [job for job in jobs if job.chunk is None]
         batch = Batch(
-            first=decoding[0].row if decoding else 0,
-            tokens=[reply.last for reply in decoding],
-            positions=[reply.computed for reply in decoding],
-            steerable=[reply.last not in self._special for reply in decoding],
+            first=decoding[0].ticket.row if decoding else 0,
+            tokens=[job.reply.last for job in decoding],
+            positions=[job.ticket.computed for job in decoding],
+            steerable=[job.reply.last not in self._special for job in decoding],
             spans=tuple(_span(job.reply, job.chunk) for job in jobs if job.chunk is not None),
             traced=any(job.reply.request.trace for job in jobs),
         )
         logits = self.runner.forward(batch)
-        sampling = [job.reply for job in jobs if job.samples]
-        choices = iter(choose(logits, [reply.sampler for reply in sampling]) if sampling else ())
-        return [
-            Made(next(choices), self._readings(job.reply)) if job.samples else Made()
-            for job in jobs
-        ]
+        ending = [job for job in jobs if job.ends]
+        leading = [i for i, job in enumerate(ending) if job.leads]
+        samplers = [ending[i].reply.sampler for i in leading]
+        choices = iter(choose(rows(logits, leading), samplers) if leading else ())
+        own = iter(logits)
+        return [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
+
+    def _made(self, job: Job, logits: Tensor, choices: Iterator[Choice]) -> Made:
+        kept = logits if job.reply.shadow is not None else None
+        if not job.leads:
+            return Made(logits=kept)
+        return Made(next(choices), self._readings(job.reply), kept)
+
+    def _compared(self, jobs: list[Job], made: list[Made]) -> list[Made]:
+        """What was made, with the difference between the two rows of a reply that has a shadow.
+
+        If either failed, or they cannot be compared, the reply does.
+        """
+        beside = {job.reply: one for job, one in zip(jobs, made, strict=True) if not job.leads}
+        pairs: dict[int, Pair] = {}
+        for i, job in enumerate(jobs):
+            if not job.leads or job.reply not in beside:
+                continue
+            other, own = beside[job.reply], made[i]
+            if other.error is not None and own.error is None:
+                made[i] = Made(error=other.error)
+            elif own.choice is not None and own.choice.token >= 0:
+                assert own.logits is not None
+                assert other.logits is not None  # both end in the same step
+                unsteered = own.logits if job.reply.untouched else other.logits
+                pairs[i] = Pair(own.logits, unsteered, own.choice.token, job.reply.request.top)
+        try:
+            found = differences(list(pairs.values()))
+        except Exception as error:
+            log.exception("replies could not be compared with the unsteered model")
+            return [Made(error=_failed(error)) if i in pairs else m for i, m in enumerate(made)]
+        for i, difference in zip(pairs, found, strict=True):
+            made[i] = made[i]._replace(difference=difference)
+        return made
 
     def _readings(self, reply: Reply) -> tuple[Reading, ...]:
         return self.runner.steerer.readings(reply.row) if reply.request.trace else ()
@@ -132,6 +186,10 @@ class Steps:
         posts: list[Post] = []
         ends: list[tuple[Reply, Finish | Failure]] = []
         for job, made in zip(jobs, results, strict=True):
+            if isinstance(job.ticket, Shadow):
+                if job.chunk is not None:
+                    job.ticket.done = job.chunk.stop
+                continue
             job.reply.in_flight = False
             delta, end = self._take(job, made)
             if delta is not None:
@@ -146,7 +204,7 @@ class Steps:
         return posts + [(reply.stream, end) for reply, end in ends]
 
     def _take(self, job: Job, made: Made) -> tuple[Delta | None, Finish | Failure | None]:
-        reply, chunk = job
+        reply, chunk = job.reply, job.chunk
         if made.error is not None:
             return None, Failure(made.error)
         reply.computed_to(chunk.stop if chunk else None, self._special)
@@ -154,24 +212,30 @@ class Steps:
             return None, None
         if made.choice.token < 0:
             return None, Failure(NOT_FINITE)
-        delta, reason = reply.accept(made.choice, self._eos, made.readings)
+        delta, reason = reply.accept(made.choice, self._eos, made.readings, made.difference)
         return delta, None if reason is None else reply.finish(reason)
 
     def _clear(self, reply: Reply) -> None:
         """Its keys and values may not be finite; nobody after it may meet them."""
-        if reply.row >= 0:
-            written = reply.length + reply.count
-            self._housekeeping.append(partial(self.runner.cache.clear, reply.row, written))
+        written = reply.length + reply.count
+        for ticket in reply.rows:
+            if ticket.row >= 0:
+                self._housekeeping.append(partial(self.runner.cache.clear, ticket.row, written))
 
     def _leave(self, reply: Reply) -> None:
         del self.replies[reply.request.id]
-        ran = reply.row >= 0
-        for source, target in self.scheduler.leave(reply):
-            length = self.scheduler.running[target].computed
-            self._housekeeping.append(partial(self.runner.move, source, target, length))
-        if ran:
-            freed = len(self.scheduler.running)
-            self._housekeeping.append(partial(self.runner.steerer.write, freed, None))
+        for ticket in reply.rows:
+            ran = ticket.row >= 0
+            for source, target in self.scheduler.leave(ticket):
+                length = self.scheduler.running[target].computed
+                self._housekeeping.append(partial(self.runner.move, source, target, length))
+            if ran:
+                freed = len(self.scheduler.running)
+                self._housekeeping.append(partial(self.runner.steerer.write, freed, None))
+
+
+def _failed(error: Exception) -> str:
+    return f"A step of this reply failed: {error or type(error).__name__}"
 
 
 def _span(reply: Reply, chunk: Chunk) -> Span:

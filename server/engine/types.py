@@ -71,6 +71,8 @@ class Request:
     changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
     that was steered live is replayed.
     trace: report each edit's activation before and after with every token.
+    kl, top: report how every token's distribution differs from the unsteered model's on the same
+    tokens, with that many of the likeliest tokens of each. Either takes a second row.
     """
 
     id: str
@@ -80,6 +82,13 @@ class Request:
     steering: Steering = Steering()
     changes: tuple[Change, ...] = ()
     trace: bool = False
+    kl: bool = False
+    top: int = 0
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether an unsteered row is computed beside it."""
+        return self.kl or self.top > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +112,29 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """The steered model beside the unsteered one, each asked what comes after the same tokens.
+
+    Both are the models' own distributions, before penalties and temperature.
+    kl: KL(steered || unsteered) in nats; exactly 0 as long as nothing was edited in this reply.
+    logprob, unsteered_logprob: of the token that came.
+    top, unsteered_top: the likeliest tokens of each, as many as asked for.
+    """
+
+    kl: float
+    logprob: float
+    unsteered_logprob: float
+    top: tuple[Likely, ...] = ()
+    unsteered_top: tuple[Likely, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. `logprob` and `top` only when asked for, `readings` only when traced."""
+    """One generated token.
+
+    `logprob` and `top` only when asked for, `readings` only when traced, `contrast` only when the
+    request is `shadowed`.
+    """
 
     id: int
     text: str
@@ -112,6 +142,7 @@ class Token:
     logprob: float | None = None
     top: tuple[Likely, ...] = ()
     readings: tuple[Reading, ...] = ()
+    contrast: Contrast | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +215,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A reading of the engine for /metrics."""
+    """A reading of the engine for /metrics: rows that are computed, and that are waited for."""
 
     running: int
     waiting: int
