@@ -24,6 +24,7 @@ from dictionaries.formats import open_dictionary
 from dictionaries.making.subject import Change, Windows
 
 from .engine.load import load_model
+from .engine.proof import prove
 from .engine.sites import attach, decoder_layers, heads_width, output_projection, text_config
 from .errors import BadRequest, SteerdeckError
 from .lens import final_gain, unembedding
@@ -121,7 +122,8 @@ class ModelSubject:
 
     dictionary: whose input normalisation and TopK cutoff a Change is read with; without one, rows
     are read as they are. Tensors go to the model's device and stay there.
-    Raises SteerdeckError for a model that is not a decoder, Unsteerable for one without the site,
+    Raises SteerdeckError for a model that is not a decoder, Unsteerable where the site is not there
+    or not what its name says,
     DictionaryError for a dictionary of another model.
     """
 
@@ -140,6 +142,7 @@ class ModelSubject:
         self._site, self._dictionary = site, dictionary
         # Of the thread that runs a pass: a speaker's engine runs the same layers' hooks in its own.
         self._act: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("act", default=None)
+        prove(self._blocks[site.layer], site.hook, self._short_pass)
         attach(self._blocks[site.layer], site.hook, self._at_site)
 
     @property
@@ -228,6 +231,10 @@ class ModelSubject:
             self._act.reset(token)
         logits: Tensor = output.logits
         return logits.float()
+
+    def _short_pass(self) -> None:
+        with torch.no_grad():
+            self._model(input_ids=torch.arange(6, device=self._model.device)[None], use_cache=False)
 
     def _at_site(self, x: Tensor) -> Tensor:
         act = self._act.get()

@@ -59,10 +59,10 @@ def change(dictionary: Dictionary, features: list[int], ops: list[tuple[Op, floa
 def test_the_residual_is_the_layers_output_and_nothing_later_runs(family, make_model, tokenizer):
     model = make_model(family)
     plain = model(input_ids=windows(9).ids, output_hidden_states=True).hidden_states[2]
+    made: Subject = ModelSubject(model, tokenizer, SITE)
     ran: list[int] = []
     for i, layer in enumerate(decoder_layers(model)):
         layer.register_forward_hook(lambda *_, i=i: ran.append(i))
-    made: Subject = ModelSubject(model, tokenizer, SITE)
     x = made.residual(windows(9))
     assert torch.allclose(x, plain, atol=1e-5)
     assert not x.requires_grad

@@ -11,9 +11,12 @@ from dictionaries.dictionary import Info
 from dictionaries.errors import DictionaryError
 
 from ..errors import Unsteerable
-from .sites import heads_width
+from .sites import heads_width, post_normed
 from .tables import only_adds
 from .types import FeatureEdit, Steering, Where
+
+# Their hook point is a module's output, whatever follows it; elsewhere it is what is added.
+_OF_MODULES = ("sparsify", "dictionary_learning")
 
 
 def check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:
@@ -29,6 +32,13 @@ def check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:
                 f"Dictionary {info.id!r} at hook_z reads vectors of {info.d_in} numbers, but the "
                 f"heads of this model are {width} wide together: it was made for another model."
             )
+    of_module = info.format in _OF_MODULES and info.site.hook in ("attn_out", "mlp_out")
+    if of_module and post_normed(layers[info.site.layer]):
+        raise Unsteerable(
+            f"Dictionary {info.id!r} ({info.format}) was trained on what the module itself puts "
+            f"out, and this model normalises that before it is added: its {info.site.hook} is "
+            "another vector. Use a dictionary of the residual stream."
+        )
 
 
 def check_steering(steering: Steering, loaded: Mapping[str, Info], max_edits: int) -> None:

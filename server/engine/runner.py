@@ -48,7 +48,12 @@ class Runner:
         self.cache = SlotCache(rows, max(capacity, len(_ONE)))
         self._prove()
         self.steerer = Steerer(
-            model, dictionaries, rows=rows, max_edits=max_edits, device=self.device
+            model,
+            dictionaries,
+            rows=rows,
+            max_edits=max_edits,
+            device=self.device,
+            run=self._short_pass,
         )
         self.threads = threads or self._threads()
 
@@ -127,6 +132,12 @@ class Runner:
                 )
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, len(one))
+
+    def _short_pass(self) -> None:
+        """A prompt of some tokens in row 0, which is left as it was."""
+        ids = tuple(i % self.model.get_input_embeddings().weight.shape[0] for i in _TWO)
+        self._logits(Batch(0, [], [], [], (Span(0, 0, ids, (True,) * len(ids), True),)))
+        self.cache.clear(0, len(ids))
 
     def _slotted(self, one: list[int], two: list[int]) -> list[Tensor]:
         """The last logits of both: one in row 0, in pieces; two in row 1 (0 if there is none)."""

@@ -5,11 +5,13 @@ TransformerLens' hook points, as transformers modules:
     resid_pre   input of the layer
     resid_mid   resid_pre + attn_out, where the model has that point
     resid_post  output of the layer
-    attn_out    what attention adds to the residual (after a sandwich norm, as in Gemma 2)
+    attn_out    what attention adds to the residual: after the norm that follows it in Gemma 2 and
+                3, OLMo 2 and GLM-4, as TransformerLens has it ("that which is added")
     mlp_out     the same for the MLP
-    hook_z      input of attention's output projection
+    hook_z      input of attention's output projection, heads x d_head wide
 
-A site's function gets x [1, tokens, d] and returns the x to go on with.
+A site's function gets x [1, tokens, d] and returns the x to go on with. Whether a model's modules
+keep what these names promise is measured by proof.py.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import SteerdeckError, Unsteerable
 
@@ -78,30 +81,34 @@ def heads_width(layer: nn.Module) -> int:
     return int(out.in_features if isinstance(out, nn.Linear) else out.weight.shape[0])
 
 
-def attach(layer: nn.Module, hook: str, edited: Edited) -> None:
-    """Put `edited` at the hook point of one decoder layer.
+def attach(layer: nn.Module, hook: str, edited: Edited) -> list[RemovableHandle]:
+    """Put `edited` at the hook point of one decoder layer; the handles take it away again.
 
     Raises Unsteerable if the layer has no such point.
     """
     if hook == "resid_pre":
-        layer.register_forward_pre_hook(_on_input(edited), with_kwargs=True)
-    elif hook == "resid_post":
-        layer.register_forward_hook(_on_output(edited))
-    elif hook == "resid_mid":
-        _attach_between(layer, edited)
-    elif hook == "attn_out":
-        _adds_attention(layer).register_forward_hook(_on_output(edited))
-    elif hook == "mlp_out":
-        _adds_mlp(layer).register_forward_hook(_on_output(edited))
-    elif hook == "hook_z":
+        return [layer.register_forward_pre_hook(_on_input(edited), with_kwargs=True)]
+    if hook == "resid_post":
+        return [layer.register_forward_hook(_on_output(edited))]
+    if hook == "resid_mid":
+        return _attach_between(layer, edited)
+    if hook == "attn_out":
+        return [_adds_attention(layer).register_forward_hook(_on_output(edited))]
+    if hook == "mlp_out":
+        return [_adds_mlp(layer).register_forward_hook(_on_output(edited))]
+    if hook == "hook_z":
         out = output_projection(layer)
-        out.register_forward_pre_hook(_on_input(edited), with_kwargs=True)
-    else:
-        raise Unsteerable(f"Hook point {hook!r} is not known; known are {', '.join(HOOKS)}.")
+        return [out.register_forward_pre_hook(_on_input(edited), with_kwargs=True)]
+    raise Unsteerable(f"Hook point {hook!r} is not known; known are {', '.join(HOOKS)}.")
 
 
 def output_projection(layer: nn.Module) -> Any:
     return _child(_attention(layer), "hook_z", "o_proj", "c_proj", "out_proj", "dense", "wo")
+
+
+def post_normed(layer: nn.Module) -> bool:
+    """Whether a norm follows attention and MLP before they are added (Gemma 2, OLMo 2, GLM-4)."""
+    return hasattr(layer, "post_feedforward_layernorm") or hasattr(layer, "post_mlp_layernorm")
 
 
 def _child(parent: nn.Module | None, hook: str, *names: str) -> nn.Module:
@@ -114,33 +121,24 @@ def _child(parent: nn.Module | None, hook: str, *names: str) -> nn.Module:
     )
 
 
-def _sandwiched(layer: nn.Module) -> bool:
-    """Whether a second norm follows attention and MLP, before they are added (Gemma 2, OLMo 2)."""
-    return hasattr(layer, "post_feedforward_layernorm") or hasattr(layer, "post_mlp_layernorm")
-
-
 def _adds_attention(layer: nn.Module) -> nn.Module:
-    if _sandwiched(layer):
+    if post_normed(layer):
         names = ("post_self_attn_layernorm", "post_attention_layernorm")
         return _child(layer, "attn_out", *names)
-    return _child(layer, "attn_out", "self_attn", "attn", "attention")
+    attention = _attention(layer)
+    if attention is None:
+        raise Unsteerable(f"{type(layer).__name__} has no attn_out: no attention is inside it.")
+    return attention
 
 
 def _adds_mlp(layer: nn.Module) -> nn.Module:
-    if _sandwiched(layer):
+    if post_normed(layer):
         return _child(layer, "mlp_out", "post_mlp_layernorm", "post_feedforward_layernorm")
-    return _child(layer, "mlp_out", "mlp", "feed_forward", "block_sparse_moe")
+    return _child(layer, "mlp_out", "mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
 
 
-def _attach_between(layer: nn.Module, edited: Edited) -> None:
+def _attach_between(layer: nn.Module, edited: Edited) -> list[RemovableHandle]:
     """resid_mid is a sum that no module outputs: edit it through what attention adds to it."""
-    norms = ("post_attention_layernorm", "pre_feedforward_layernorm", "ln_2")
-    if getattr(layer, "use_parallel_residual", False) or not any(
-        hasattr(layer, name) for name in norms
-    ):
-        raise Unsteerable(
-            f"{type(layer).__name__} runs attention and MLP side by side: it has no resid_mid."
-        )
     entering: list[Tensor] = []
 
     def enter(x: Tensor) -> Tensor:
@@ -148,12 +146,14 @@ def _attach_between(layer: nn.Module, edited: Edited) -> None:
         return x
 
     def between(added: Tensor) -> Tensor:
-        middle = entering[0] + added
+        middle = entering.pop() + added
         after = edited(middle)
         return added if after is middle else added + (after - middle)
 
-    layer.register_forward_pre_hook(_on_input(enter), with_kwargs=True)
-    _adds_attention(layer).register_forward_hook(_on_output(between))
+    return [
+        layer.register_forward_pre_hook(_on_input(enter), with_kwargs=True),
+        _adds_attention(layer).register_forward_hook(_on_output(between)),
+    ]
 
 
 def _on_input(edited: Edited) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ tokens nothing moves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +25,7 @@ from .batch import Batch
 from .checks import check_fit, check_steering
 from .hook import Part, SiteHook
 from .mount import Mount
+from .proof import prove
 from .sites import attach, decoder_layers, text_config
 from .tables import Entries, Phase, entries
 from .types import FeatureEdit, Reading, Steering, Where
@@ -42,7 +43,10 @@ class Prepared:
 
 
 class Steerer:
-    """All dictionaries of one model. Raises Unsteerable for one that does not fit the model."""
+    """All dictionaries of one model. Raises Unsteerable for one that does not fit the model.
+
+    run: one forward pass of a few tokens, by which the sites are proved.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Steerer:
         rows: int,
         max_edits: int,
         device: torch.device,
+        run: Callable[[], object],
     ) -> None:
         self.max_edits = max_edits
         self._device = device
@@ -67,6 +72,8 @@ class Steerer:
             mount = self._mounts[name] = Mount(dictionary, rows, max_edits, device)
             sites.setdefault(dictionary.info.site, []).append(mount)
         self._hooks = [SiteHook(mounts) for mounts in sites.values()]
+        for site in sites:
+            prove(layers[site.layer], site.hook, run)
         for site, hook in zip(sites, self._hooks, strict=True):
             attach(layers[site.layer], site.hook, hook)
 
