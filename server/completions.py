@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 from .engine.types import Delta, Finish, Token
 from .jobs import Job
 from .receipt import applied, fingerprint, receipt
-from .schemas.replies import SteeringTold, TokenLogprob, TokenReading, TopLogprob, Usage
-
-LOWEST = -9999.0  # OpenAI's stand-in for the log probability of the impossible
+from .schemas.replies import SteeringTold, TokenLogprob, TopLogprob, Usage
+from .trace import possible, traced
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Writer:
         self.job, self.ask = job, job.ask
         self.rows = [Row() for _ in job.requests]
         self.logprobs = job.requests[0].sampling.logprobs is not None
-        self.trace = job.requests[0].trace
+        self.trace = job.ask.trace
         self._fingerprint = fingerprint(job.deck)
 
     def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
@@ -64,9 +62,12 @@ class Writer:
             self.choice(i, "".join(row.texts), row.tokens, _reason(row))
             for i, row in enumerate(self.rows)
         ]
-        told: SteeringTold = {"id": self.ask.id, "applied": self._applied()}
-        if self.trace:
-            told["activations"] = [r for row in self.rows for r in readings(row.tokens)]
+        tokens = [token for row in self.rows for token in row.tokens]
+        told: SteeringTold = {
+            "id": self.ask.id,
+            "applied": self._applied(),
+            **traced(tokens, self.trace),
+        }
         receipts = [self._receipt(i, row) for i, row in enumerate(self.rows)]
         told["receipt"] = receipts[0]
         if len(receipts) > 1:
@@ -93,7 +94,7 @@ class Writer:
             return None
         chunk = self._chunk([self.delta_choice(row, event.text, event.tokens, None)])
         if self.trace:
-            chunk["steering"] = {"activations": readings(event.tokens)}
+            chunk["steering"] = traced(event.tokens, self.trace)
         return chunk
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -184,40 +185,13 @@ def _reason(row: Row) -> str:
     return str(row.finish.reason)
 
 
-def finite(value: float | None) -> float | None:
-    """JSON has no infinity."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def readings(tokens: Sequence[Token]) -> list[TokenReading]:
-    return [
-        {
-            "token": token.text,
-            "features": [
-                {
-                    "feature": f"{r.dictionary}/{r.feature}",
-                    "before": finite(r.before),
-                    "after": finite(r.after),
-                }
-                for r in token.readings
-            ],
-        }
-        for token in tokens
-    ]
-
-
-def _logprob(value: float | None) -> float:
-    found = finite(value)
-    return LOWEST if found is None else found
-
-
 def chat_logprob(token: Token) -> TokenLogprob:
     top: list[TopLogprob] = [
-        {"token": t.text, "logprob": _logprob(t.logprob), "bytes": list(t.bytes)} for t in token.top
+        {"token": t.text, "logprob": possible(t.logprob), "bytes": list(t.bytes)} for t in token.top
     ]
     return {
         "token": token.text,
-        "logprob": _logprob(token.logprob),
+        "logprob": possible(token.logprob),
         "bytes": list(token.bytes),
         "top_logprobs": top,
     }
@@ -231,7 +205,7 @@ def text_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
         offset += len(token.text)
     return {
         "tokens": [token.text for token in tokens],
-        "token_logprobs": [_logprob(token.logprob) for token in tokens],
-        "top_logprobs": [{t.text: _logprob(t.logprob) for t in token.top} for token in tokens],
+        "token_logprobs": [possible(token.logprob) for token in tokens],
+        "top_logprobs": [{t.text: possible(t.logprob) for t in token.top} for token in tokens],
         "text_offset": offsets,
     }

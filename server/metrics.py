@@ -58,8 +58,8 @@ class Metrics:
             "cancelled", "Replies cut off: hung_up by their reader, or asked by DELETE", "by"
         )
         self.failed = self._counter("failed", "Replies that ended in an error")
-        self.running = Gauge("steerdeck_running", "Replies being made", registry=registry)
-        self.waiting = Gauge("steerdeck_waiting", "Replies in the queue", registry=registry)
+        self.running = Gauge("steerdeck_running", "Rows being computed", registry=registry)
+        self.waiting = Gauge("steerdeck_waiting", "Rows in the queue", registry=registry)
         self.ready = Gauge("steerdeck_ready", "1 once the model is loaded", registry=registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:

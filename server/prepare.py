@@ -14,6 +14,7 @@ from .errors import BadRequest, TooLong
 from .schemas.requests import ChatRequest, CompletionRequest
 from .steering import Resolved, resolve
 
+TOP = 5  # alternatives reported by the trace "top", of each model
 COLDEST = 1e-5  # below it logits / temperature overflows, and the likeliest token is chosen anyway
 
 
@@ -22,6 +23,7 @@ class Ask:
     """What one HTTP request wants: one row for each choice of its reply.
 
     prompts: how many different prompts; row i answers prompt i // n.
+    trace: what is told of every token.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Ask:
     requests: tuple[Request, ...]
     resolved: Resolved
     prompts: int = 1
+    trace: frozenset[str] = frozenset()
 
 
 def prepare_chat(deck: Deck, body: ChatRequest) -> Ask:
@@ -53,6 +56,7 @@ def _ask(
     name = asked.id if asked and asked.id else f"{kind}-{secrets.token_hex(12)}"
     seed = body.seed if body.seed is not None else secrets.randbits(31)
     n = body.n or 1
+    trace = frozenset(asked.trace if asked else ())
     requests = []
     for index in range(len(prompts) * n):
         prompt = prompts[index // n]
@@ -64,11 +68,13 @@ def _ask(
                 sampling=replace(_sampling(deck, body, len(prompt.ids)), seed=_seed(seed + index)),
                 steering=resolved.steering,
                 changes=resolved.changes,
-                trace=bool(asked and asked.trace),
+                trace="activations" in trace,
+                kl="kl" in trace,
+                top=TOP if "top" in trace else 0,
             )
         )
     model = body.model or deck.model
-    return Ask(name, int(time.time()), model, tuple(requests), resolved, len(prompts))
+    return Ask(name, int(time.time()), model, tuple(requests), resolved, len(prompts), trace)
 
 
 def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> Sampling:

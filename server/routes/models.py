@@ -96,7 +96,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
         "units": ["max", "raw"],
         "where": ["all", "prompt", "generated"],
         "norm": ["keep"],
-        "trace": ["activations"],
+        "trace": ["activations", "kl", "top"],
         "defaults": {
             "temperature": deck.defaults.temperature,
             "top_p": deck.defaults.top_p,

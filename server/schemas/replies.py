@@ -35,12 +35,43 @@ class TokenReading(TypedDict):
     features: list[FeatureReading]
 
 
+class TokenKl(TypedDict):
+    """KL(steered || unsteered) after the same tokens, in nats; null if not finite."""
+
+    token: str
+    kl: float | None
+
+
+class Alternative(TypedDict):
+    token: str
+    logprob: float
+
+
+class Outlook(TypedDict):
+    """A model's log probability of the token that came, and its likeliest tokens."""
+
+    logprob: float
+    top: list[Alternative]
+
+
+class TokenTop(TypedDict):
+    """What was likely with and without steering, after the same tokens."""
+
+    token: str
+    steered: Outlook
+    unsteered: Outlook
+
+
 class SteeringTold(TypedDict, total=False):
-    """The `steering` of a reply or chunk."""
+    """The `steering` of a reply or chunk. activations, kl and top: as asked by `trace`, one line a
+    token; with n > 1 in one piece, choice after choice.
+    """
 
     id: str
     applied: list[AppliedEdit]
     activations: list[TokenReading]
+    kl: list[TokenKl]
+    top: list[TokenTop]
     receipt: dict[str, Any]
     receipts: list[dict[str, Any]]
 

@@ -106,11 +106,13 @@ class WireSteering(Wire):
         None, description="a preset whose edits come first; `model` = `name@preset` does the same"
     )
     norm: Norm = Field(None, description=NORM)
-    trace: list[Literal["activations"]] = Field(
+    trace: list[Literal["activations", "kl", "top"]] = Field(
         [],
         max_length=8,
         fail_fast=True,
-        description="activations: report each edited feature before and after, token by token",
+        description="what to report token by token. activations: each edited feature before and "
+        "after; kl: KL divergence from the unsteered model after the same tokens, in nats; top: "
+        "the likeliest tokens with and without steering. The last two compute a second row",
     )
     id: GenerationId | None = Field(
         None, description="name of this generation, to change or stop it; drawn if absent"
@@ -122,14 +124,7 @@ class WireSteering(Wire):
         description="steering to switch to later: how receipts are replayed",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, body: Any) -> Any:
-        if isinstance(body, dict) and isinstance(body.get("trace"), list):
-            for word in ("kl", "top"):
-                if word in body["trace"]:
-                    raise refuse(f'trace: "{word}" is not yet built; "activations" is')
-        return refuse_unbuilt(body)
+    _unbuilt = model_validator(mode="before")(refuse_unbuilt)
 
     @model_validator(mode="after")
     def _in_order(self) -> WireSteering:
