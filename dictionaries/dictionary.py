@@ -13,9 +13,12 @@ from torch import Tensor
 
 from .edits import FeatureRows, Norm, frame, read, topk_cutoff
 from .errors import DictionaryError
-from .weights import Weights
+from .memory import room
+from .scan import largest, nearest
+from .weights import Matrix, Weights
 
-BLOCK = 8 * 2**20  # bytes of float32 rows streamed at a time
+BLOCK = 8 * 2**20  # bytes of float32 rows streamed at a time ..
+STRIDED = 64 * 2**20  # .. and where a row lies in pieces, so that each piece is long enough
 CACHE = 64 * 2**20  # bytes of folded rows kept for the next request
 
 
@@ -83,7 +86,8 @@ class Dictionary:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, FeatureRows] = OrderedDict()
         self._room = max(1, CACHE // (8 * info.d_in))  # features: two float32 rows each
-        self._encoders: dict[torch.device, FeatureRows] = {}
+        self._encoders: dict[torch.device, FeatureRows] = {}  # TopK: see `hold`
+        self._holding = threading.Lock()
 
     def rows(self, ids: Sequence[int]) -> FeatureRows:
         """Folded rows of these features, in this order, on the CPU: [k, d_in] and [k].
@@ -109,7 +113,7 @@ class Dictionary:
     def encode(self, x: Tensor) -> Tensor:
         """Every activation, exactly as the format defines it: [.., d_in] -> [.., d_sae] float32.
 
-        W_enc is streamed in blocks (TopK: kept, see `cutoff`).
+        W_enc is streamed in blocks, for a TopK that is not held twice (see `cutoff`).
         """
         out = torch.empty(*x.shape[:-1], self.info.d_sae, device=x.device)
         for start, f in self.encoded(x):
@@ -121,16 +125,19 @@ class Dictionary:
         self._reads()
         h, _ = frame(x, self.info.norm)
         cutoff = self.cutoff(h)
-        for start, stop in self._blocks():
-            if cutoff is None:
-                rows = _map(self._weights.encoder(start, stop), lambda t: t.to(h.device))
-            else:
-                rows = _part(self._encoder(h.device), slice(start, stop))
+        for start, rows in self._encoder(h.device):
             yield start, read(h, rows, cutoff)
+
+    def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """The n largest activations of each vector, and their features: both [.., n].
+
+        x: [.., d_in]. Largest first; the last may be 0. Memory holds one block of activations.
+        """
+        return largest(self.encoded(x), n)
 
     def directions(self) -> Iterator[tuple[int, Tensor]]:
         """Every decoder row, a block of features at a time: (id of its first, [features, d_in])."""
-        for start, stop in self._blocks():
+        for start, stop in self._blocks(self._weights.dec):
             yield start, self._weights.directions(start, stop)
 
     def decode(self, f: Tensor, x: Tensor) -> Tensor:
@@ -139,7 +146,7 @@ class Dictionary:
         x: the vectors that were encoded; SAEs that normalise each token decode to its scale.
         """
         out = torch.zeros(*f.shape[:-1], self.info.d_in, device=f.device)
-        for start, stop in self._blocks():
+        for start, stop in self._blocks(self._weights.dec):
             part = f[..., start:stop].float()
             if part.any():
                 out += part @ self._weights.directions(start, stop).to(f.device)
@@ -154,37 +161,58 @@ class Dictionary:
     def cutoff(self, h: Tensor) -> Tensor | None:
         """TopK: the threshold [.., 1] of each token that its k largest exceed. None for others.
 
-        h: [.., d_in], from `edits.frame`. It takes the whole encoder, which is loaded the first
-        time (4 * d_in * d_sae bytes on h's device) and then kept.
+        h: [.., d_in], from `edits.frame`. It takes the whole encoder: held (see `hold`) if it fits
+        into memory, else streamed from disk every time.
         """
         if self.info.k is None:
             return None
         self._reads()
-        encoder = self._encoder(h.device)
-        tokens = h.reshape(-1, self.info.d_in)
+        if self.holdable(h.device):
+            self.hold(h.device)
+        held = self._encoders.get(h.device)
+        if held is None:
+            z = ((start, h @ rows.enc.T + rows.gate) for start, rows in self._encoder(h.device))
+            return topk_cutoff(largest(z, self.info.k + 1)[0], self.info.k)
         at_once = max(1, BLOCK // (4 * self.info.d_sae))
         found = [
-            topk_cutoff(part @ encoder.enc.T + encoder.gate, self.info.k)
-            for part in torch.split(tokens, at_once)
+            topk_cutoff(part @ held.enc.T + held.gate, self.info.k)
+            for part in torch.split(h.reshape(-1, self.info.d_in), at_once)
         ]
         return torch.cat(found).view(*h.shape[:-1], 1)
+
+    def holdable(self, device: torch.device) -> bool:
+        """Whether the encoder, 4 * d_in * d_sae bytes, is held or could be."""
+        return device in self._encoders or 4 * self.info.d_in * self.info.d_sae <= room(device)
+
+    def hold(self, device: torch.device) -> None:
+        """Load the encoder of a TopK dictionary, once: it takes all of it to read one activation.
+
+        Raises DictionaryError if it is larger than half of what memory the device has.
+        """
+        with self._holding:
+            if device in self._encoders:
+                return
+            if not self.holdable(device):
+                raise DictionaryError(
+                    f"reading an activation of the TopK dictionary {self.info.id!r} takes its "
+                    f"whole encoder, {4e-9 * self.info.d_in * self.info.d_sae:.1f} GB, and half "
+                    f"of the memory is {1e-9 * room(device):.1f} GB. Use the op 'add'."
+                )
+            enc = torch.empty(self.info.d_sae, self.info.d_in, device=device)
+            rest = []
+            for start, rows in self._encoder(device):
+                enc[start : start + len(rows.enc)] = rows.enc
+                rest.append(replace(rows, enc=rows.enc[:, :0]))
+            self._encoders[device] = replace(_joined(rest), enc=enc)
 
     def neighbours(self, feature: int, n: int = 10) -> list[tuple[int, float]]:
         """The n other features whose decoder rows point most nearly the same way: (id, cosine).
 
-        The decoder is streamed in blocks: a second or so a gigabyte.
+        The decoder is streamed in blocks: a second or so a gigabyte. `scan.nearest` is for many.
         """
         self._check(feature)
-        own = _unit(self._weights.directions(feature, feature + 1))[0]
-        best: list[tuple[int, float]] = []
-        for start, rows in self.directions():
-            cosines = _unit(rows) @ own
-            if start <= feature < start + len(rows):
-                cosines[feature - start] = -2.0
-            top = cosines.topk(min(max(n, 0), len(cosines)))
-            found = zip((start + top.indices).tolist(), top.values.tolist(), strict=True)
-            best = sorted([*best, *found], key=lambda pair: (-pair[1], pair[0]))[: max(n, 0)]
-        return [(i, cosine) for i, cosine in best if i != feature]
+        own = self._weights.directions(feature, feature + 1)
+        return nearest(self.directions(), own, [feature], max(n, 0))[0]
 
     def _check(self, feature: int) -> None:
         if not 0 <= feature < self.info.d_sae:
@@ -197,23 +225,20 @@ class Dictionary:
         if not self.info.reads_exactly:
             raise DictionaryError(self.info.why_not)
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        step = max(1, BLOCK // (4 * self.info.d_in))
+    def _blocks(self, matrix: Matrix) -> Iterator[tuple[int, int]]:
+        at_once = BLOCK if matrix.contiguous else STRIDED
+        step = max(1, at_once // (4 * matrix.width))
         for start in range(0, self.info.d_sae, step):
             yield start, min(start + step, self.info.d_sae)
 
-    def _encoder(self, device: torch.device) -> FeatureRows:
-        with self._lock:
-            if device not in self._encoders:
-                enc = torch.empty(self.info.d_sae, self.info.d_in, device=device)
-                rest = []
-                for start, stop in self._blocks():
-                    rows = self._weights.encoder(start, stop)
-                    enc[start:stop] = rows.enc
-                    rest.append(replace(rows, enc=rows.enc[:, :0]))
-                whole = _map(_joined(rest), lambda t: t.to(device))
-                self._encoders[device] = replace(whole, enc=enc)
-            return self._encoders[device]
+    def _encoder(self, device: torch.device) -> Iterator[tuple[int, FeatureRows]]:
+        """Every encoder row, a block of features at a time, from memory or from disk."""
+        held = self._encoders.get(device)
+        for start, stop in self._blocks(self._weights.enc or self._weights.dec):
+            if held is not None:
+                yield start, _part(held, slice(start, stop))
+            else:
+                yield start, _map(self._weights.encoder(start, stop), lambda t: t.to(device))
 
 
 def _map(rows: FeatureRows, change: Callable[[Tensor], Tensor]) -> FeatureRows:
@@ -234,8 +259,3 @@ def _joined(parts: Sequence[FeatureRows]) -> FeatureRows:
     return FeatureRows(
         *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(FeatureRows))
     )
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of length 1; a dead feature's zero row stays zero, and is like no other."""
-    return torch.nn.functional.normalize(rows, dim=-1)

@@ -44,6 +44,14 @@ class Stored(ABC):
     def block(self, axis: int, start: int, stop: int) -> Tensor:
         """[stop - start, other axis]: neighbouring rows or columns of a matrix."""
 
+    @abstractmethod
+    def contiguous(self, axis: int) -> bool:
+        """Whether a row (axis 0) or column (axis 1) of a matrix lies in one piece."""
+
+    @abstractmethod
+    def span(self, start: int, stop: int) -> Tensor:
+        """[stop - start]: neighbouring numbers of a vector."""
+
 
 class File:
     """An open file read only at given places, so that many threads may share it."""
@@ -107,19 +115,22 @@ class FileTensor(Stored):
     def gather(self, axis: int, ids: Sequence[int]) -> Tensor:
         if not ids:
             return torch.empty(0, self.shape[1 - axis])
-        if self._contiguous(axis):
+        if self.contiguous(axis):
             width = self.shape[1 - axis]
             return torch.stack([self._elements(i * width, width).float() for i in ids])
         spans, pick = _spans(ids, GAP // self.dtype.itemsize)
         return self._columns(axis, spans, torch.tensor(pick))
 
     def block(self, axis: int, start: int, stop: int) -> Tensor:
-        if self._contiguous(axis):
+        if self.contiguous(axis):
             width = self.shape[1 - axis]
             return self._elements(start * width, (stop - start) * width).float().view(-1, width)
         return self._columns(axis, [(start, stop)], None)
 
-    def _contiguous(self, axis: int) -> bool:
+    def span(self, start: int, stop: int) -> Tensor:
+        return self._elements(start, stop - start).float()
+
+    def contiguous(self, axis: int) -> bool:
         return (axis == 0) != self._fortran
 
     def _columns(self, axis: int, spans: list[tuple[int, int]], pick: Tensor | None) -> Tensor:
@@ -168,6 +179,12 @@ class MappedTensor(Stored):
     def block(self, axis: int, start: int, stop: int) -> Tensor:
         part = self._tensor.narrow(axis, start, stop - start)
         return (part if axis == 0 else part.T).to(torch.float32, copy=True).contiguous()
+
+    def contiguous(self, axis: int) -> bool:
+        return self._tensor.stride(1 - axis) == 1
+
+    def span(self, start: int, stop: int) -> Tensor:
+        return self._tensor[start:stop].to(torch.float32, copy=True)
 
 
 def _spans(ids: Sequence[int], gap: int) -> tuple[list[tuple[int, int]], list[int]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .edits import FeatureRows
 from .errors import DictionaryError
+from .per_feature import PerFeature
 from .tensors import Stored
 
 
@@ -28,6 +29,11 @@ class Matrix(NamedTuple):
     @property
     def width(self) -> int:
         return self.stored.shape[1 - self.axis]
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether a feature's numbers lie in one piece on disk."""
+        return self.stored.contiguous(self.axis)
 
     def rows(self, ids: Sequence[int]) -> Tensor:
         """[len(ids), width] float32."""
@@ -60,14 +66,14 @@ class Weights:
     enc: Matrix | None  # None: activations cannot be read feature by feature
     dec: Matrix
     b_dec: Tensor  # [d_in]
-    gate: Tensor  # [d_sae]
-    offset: Tensor | None = None  # [d_sae]; None: same as gate
-    gain: Tensor | None = None  # [d_sae]; None: 1
-    threshold: Tensor | None = None  # [d_sae]; None: 0
+    gate: PerFeature  # [d_sae]
+    offset: PerFeature | None = None  # [d_sae]; None: same as gate
+    gain: PerFeature | None = None  # [d_sae]; None: 1
+    threshold: PerFeature | None = None  # [d_sae]; None: 0
     centred: bool = False
     mean_free: bool = False  # the encoder sees h minus its mean over d_in
     enc_scale: float = 1.0
-    dec_scale: Tensor | None = None  # [d_sae]; None: 1
+    dec_scale: PerFeature | None = None  # [d_sae]; None: 1
     decoder_norm: DecoderNorm = DecoderNorm.IGNORED
 
     @property

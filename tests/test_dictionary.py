@@ -20,6 +20,7 @@ from dictionaries.edits import Norm
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import common, open_dictionary
 from dictionaries.formats.common import revision
+from dictionaries.per_feature import OnDisk
 
 D_IN, D_SAE = 24, 300
 
@@ -217,7 +218,7 @@ def test_other_kinds_of_file_hold_no_tensors(tmp_path):
 
 def test_steering_one_feature_of_a_huge_dictionary_reads_a_sliver_of_it(tmp_path, counted):
     """16 GB of weights (a sparse file): opening and reading one feature takes kilobytes of W."""
-    d_in, d_sae = 2048, 1_000_000
+    d_in, d_sae = 2048, 1_100_000
     sizes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
     header, end = {}, 0
     for name, shape in sizes.items():
@@ -230,11 +231,10 @@ def test_steering_one_feature_of_a_huge_dictionary_reads_a_sliver_of_it(tmp_path
     (tmp_path / "cfg.json").write_text('{"hook_name": "blocks.3.hook_resid_post"}')
 
     dictionary = open_dictionary(tmp_path)
-    vectors = 4 * (d_sae + d_in)
-    assert sum(length for _, length in counted) < 2 * vectors
+    assert sum(length for _, length in counted) < 2 * 4 * d_in, "the header and b_dec"
     counted.clear()
     dictionary.rows([777_777])
-    assert sum(length for _, length in counted) == 2 * 4 * d_in, "its two rows, nothing else"
+    assert sum(length for _, length in counted) == 2 * 4 * d_in + 4, "its rows and its bias"
     counted.clear()
     dictionary.rows([777_777, 777_777])
     assert counted == [], "rows are kept"
@@ -279,6 +279,7 @@ def test_blocks_do_not_change_what_is_encoded_or_decoded(folder, monkeypatch):
     f = open_dictionary(folder).encode(x)
     recon = open_dictionary(folder).decode(f, x)
     monkeypatch.setattr(module, "BLOCK", 4 * D_IN * 7)
+    monkeypatch.setattr(module, "STRIDED", 4 * D_IN * 11)
     torch.testing.assert_close(open_dictionary(folder).encode(x), f)
     again = open_dictionary(folder).decode(f, x)
     torch.testing.assert_close(again, recon, atol=1e-4, rtol=1e-4)  # other order of summing
@@ -300,11 +301,59 @@ def test_topk_has_a_cutoff_and_loads_its_encoder_once(folder, counted):
     counted.clear()
     f = dictionary.encode(x)
     assert counted == []
-    z = dictionary._encoder(x.device)
+    z = open_dictionary(folder).rows(range(D_SAE))
     pre = x @ z.enc.T + z.gate
     assert ((pre > cutoff).sum(-1) == 7).all()
     assert torch.equal(f > 0, (pre > cutoff) & (pre > 0))
     assert open_dictionary(folder).info.k == 7
+
+
+def test_a_topk_too_large_to_hold_is_streamed_to_the_same_activations(folder, monkeypatch):
+    from dictionaries import dictionary as module
+
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**config, "architecture": "topk"}))
+    x = torch.randn(3, 4, D_IN)
+    wanted = open_dictionary(folder).encode(x)
+    monkeypatch.setattr(module, "room", lambda device: 4 * D_IN * D_SAE - 1)
+    monkeypatch.setattr(module, "STRIDED", 4 * D_IN * 13)
+    large = open_dictionary(folder)
+    torch.testing.assert_close(large.encode(x), wanted)
+    with pytest.raises(DictionaryError, match=r"takes its whole encoder, 0\.0 GB.*'add'"):
+        large.hold(x.device)
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk"])
+def test_the_top_features_are_those_of_the_whole_encode(architecture, folder, monkeypatch):
+    from dictionaries import dictionary as module
+
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**config, "architecture": architecture}))
+    monkeypatch.setattr(module, "STRIDED", 4 * D_IN * 7)
+    dictionary, x = open_dictionary(folder), torch.randn(2, 5, D_IN)
+    f = dictionary.encode(x)
+    values, ids = dictionary.top(x, 6)
+    torch.testing.assert_close(values, f.topk(6).values)
+    torch.testing.assert_close(f.gather(-1, ids), values)
+    assert dictionary.top(x, 10 * D_SAE)[0].shape == (2, 5, D_SAE)
+
+
+def test_long_vectors_are_read_number_by_number_to_the_same_rows(folder, monkeypatch):
+    wanted, x = open_dictionary(folder), torch.randn(5, D_IN)
+    monkeypatch.setattr(common, "HELD", 10)
+    lazy = open_dictionary(folder)
+    assert isinstance(lazy._weights.gate, OnDisk)
+    for ids in ([7], [299, 0, 7, 7], list(range(40, 60)), []):
+        for name in ("enc", "gain", "offset", "gate", "threshold", "dec"):
+            assert torch.equal(getattr(lazy.rows(ids), name), getattr(wanted.rows(ids), name))
+    assert torch.equal(lazy.encode(x), wanted.encode(x))
+    damaged = torch.zeros(D_SAE)
+    damaged[41] = float("nan")
+    write_sae(folder, threshold=damaged)
+    lazy = open_dictionary(folder)
+    lazy.rows([40])
+    with pytest.raises(DictionaryError, match=r"'threshold'.*NaN or infinity at feature 41"):
+        lazy.rows([40, 41])
 
 
 def test_other_architectures_have_no_cutoff(folder):

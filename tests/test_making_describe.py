@@ -379,7 +379,8 @@ KILLED = """
     from dictionaries import dictionary as dictionaries
     from dictionaries.cards import Cards
     from dictionaries.making import exemplars, matching, write_cards
-    dictionaries.BLOCK, write_cards._CHUNK = 4 * 32 * 12, 24
+    dictionaries.BLOCK = dictionaries.STRIDED = 4 * 32 * 12
+    write_cards._CHUNK = 24
     tokenizer = PreTrainedTokenizerFast.from_pretrained({model!r})
     model = AutoModelForCausalLM.from_pretrained({model!r}, attn_implementation="eager").eval()
     sae = t.open_dictionary({sae!r}, id="tiny")

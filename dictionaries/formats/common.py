@@ -16,6 +16,7 @@ from ..containers import open_tensors
 from ..dictionary import HOOKS, Dictionary, Info, Site
 from ..edits import Norm
 from ..errors import DictionaryError
+from ..per_feature import HELD, OnDisk, PerFeature
 from ..weights import Matrix, Weights
 
 Config = Mapping[str, Any]
@@ -88,14 +89,24 @@ class Tensors:
         return self._stored[name].shape
 
     def vector(self, name: str, length: int | None = None) -> Tensor:
-        """[length] float32; any length if None."""
+        """[length] float32; any length if None. For what has d_in numbers; see `per_feature`."""
+        self._check_vector(name, length)
+        return self._finite(name, self._stored[name].load())
+
+    def per_feature(self, name: str, length: int | None = None) -> PerFeature:
+        """A vector of d_sae numbers, checked at once if it is short and read on demand if not."""
+        self._check_vector(name, length)
+        if self.shape(name)[0] > HELD:
+            return OnDisk(self._stored[name], self.path)
+        return self.vector(name)
+
+    def _check_vector(self, name: str, length: int | None) -> None:
         shape = self.shape(name)
         if len(shape) != 1 or shape[0] < 1 or (length is not None and shape[0] != length):
             wanted = "a vector" if length is None else f"{length} numbers"
             raise DictionaryError(
                 f"tensor {name!r} of {self.path} has shape {list(shape)}; wanted {wanted}."
             )
-        return self._finite(name, self._stored[name].load())
 
     def scalar(self, name: str) -> float:
         """A single number, whatever its shape."""
@@ -174,7 +185,8 @@ def revision(files: Sequence[Path]) -> str:
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
             if size <= _HASHED_WHOLE:
-                digest.update(file.read())
+                while piece := file.read(_SAMPLE):
+                    digest.update(piece)
                 continue
             samples = _HASHED_WHOLE // _SAMPLE
             for i in range(samples):

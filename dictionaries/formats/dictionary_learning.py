@@ -15,6 +15,7 @@ import torch
 
 from ..dictionary import Dictionary, Site
 from ..errors import DictionaryError
+from ..per_feature import Constant, PerFeature, mapped
 from ..weights import Weights
 from .common import (
     Config,
@@ -77,11 +78,11 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
     kind = _kind(trainer, path)
     site = _site(trainer, section(config, "buffer"), path)
     tensors = Tensors(folder / "ae.pt")
-    b_dec, gate = tensors.vector(kind.b_dec), tensors.vector(kind.b_enc)
+    b_dec, gate = tensors.vector(kind.b_dec), tensors.per_feature(kind.b_enc)
     d_in, d_sae = len(b_dec), len(gate)
     declared(trainer, "activation_dim", d_in, path)
     declared(trainer, "dict_size", d_sae, path)
-    raw = kind.W_enc == "W_enc"
+    raw, gated = kind.W_enc == "W_enc", kind.architecture == "gated"
     threshold = _threshold(tensors, kind, d_sae)
     why_not = _NO_THRESHOLD if kind.architecture == "batchtopk" and threshold is None else ""
     weights = Weights(
@@ -89,8 +90,8 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
         dec=tensors.matrix(kind.W_dec, d_sae, d_in, axis=int(not raw)),
         b_dec=b_dec,
         gate=gate,
-        offset=tensors.vector("mag_bias", d_sae) if kind.architecture == "gated" else None,
-        gain=tensors.vector("r_mag", d_sae).exp() if kind.architecture == "gated" else None,
+        offset=tensors.per_feature("mag_bias", d_sae) if gated else None,
+        gain=mapped(tensors.per_feature("r_mag", d_sae), torch.exp) if gated else None,
         threshold=threshold,
         centred=kind.centred,
     )
@@ -133,14 +134,14 @@ def _site(trainer: Config, buffer: Config, path: Path) -> Site:
     return Site(int(found[2]), _HOOKS[found[1]])
 
 
-def _threshold(tensors: Tensors, kind: _Class, d_sae: int) -> torch.Tensor | None:
-    """[d_sae]; None where there is none, or where it was never estimated (-1)."""
+def _threshold(tensors: Tensors, kind: _Class, d_sae: int) -> PerFeature | None:
+    """None where there is none, or where it was never estimated (-1)."""
     if kind.architecture == "jumprelu":
-        return tensors.vector("threshold", d_sae)
+        return tensors.per_feature("threshold", d_sae)
     if kind.architecture != "batchtopk" or "threshold" not in tensors:
         return None
     value = tensors.scalar("threshold")
-    return torch.full((d_sae,), value) if value >= 0 else None
+    return Constant(d_sae, value) if value >= 0 else None
 
 
 def _k(tensors: Tensors, trainer: Config, path: Path) -> int:

@@ -28,14 +28,14 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
     path = folder / "params.npz"
     model, site = _told_by_path(folder)
     tensors = Tensors(path)
-    b_dec, b_enc = tensors.vector("b_dec"), tensors.vector("b_enc")
+    b_dec, b_enc = tensors.vector("b_dec"), tensors.per_feature("b_enc")
     d_in, d_sae = len(b_dec), len(b_enc)
     weights = Weights(
         enc=tensors.matrix("W_enc", d_sae, d_in, axis=1),
         dec=tensors.matrix("W_dec", d_sae, d_in, axis=0),
         b_dec=b_dec,
         gate=b_enc,
-        threshold=tensors.vector("threshold", d_sae),
+        threshold=tensors.per_feature("threshold", d_sae),
     )
     return assemble(
         folder,

@@ -41,7 +41,7 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
     tensors = Tensors(folder / "params.safetensors")
     if "affine_skip_connection" in tensors or config.get("affine_connection") is True:
         raise DictionaryError(f"{folder} has an affine skip connection: it is a transcoder.")
-    b_dec, b_enc = tensors.vector("b_dec"), tensors.vector("b_enc")
+    b_dec, b_enc = tensors.vector("b_dec"), tensors.per_feature("b_enc")
     d_in, d_sae = len(b_dec), len(b_enc)
     declared(config, "width", d_sae, path)
     if config.get("architecture", "jump_relu") != "jump_relu":
@@ -53,7 +53,7 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
         dec=tensors.matrix("w_dec", d_sae, d_in, axis=0),
         b_dec=b_dec,
         gate=b_enc,
-        threshold=tensors.vector("threshold", d_sae),
+        threshold=tensors.per_feature("threshold", d_sae),
     )
     model = text(config.get("model_name"))
     return assemble(

@@ -16,6 +16,7 @@ import torch
 
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
+from ..per_feature import Constant, mapped
 from ..weights import DecoderNorm, Weights
 from .common import (
     Config,
@@ -101,10 +102,10 @@ def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
             enc=weights.enc,
             dec=weights.dec,
             b_dec=weights.b_dec / s_out,
-            gate=weights.gate / s_in * (ratio if by_length else 1.0),
-            threshold=torch.full((weights.d_sae,), float(threshold)),
+            gate=mapped(weights.gate, lambda b: b / s_in * (ratio if by_length else 1.0)),
+            threshold=Constant(weights.d_sae, float(threshold)),
             enc_scale=ratio if by_length else 1.0,
-            dec_scale=None if by_length else torch.full((weights.d_sae,), ratio),
+            dec_scale=None if by_length else Constant(weights.d_sae, ratio),
             decoder_norm=DecoderNorm.IN_ACTIVATIONS if by_length else DecoderNorm.IGNORED,
         ),
     }
@@ -120,7 +121,7 @@ def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     if act == "jumprelu":
         name = "log_jumprelu_threshold"
         prefix = "" if name in tensors else "activation_function."
-        threshold = tensors.vector(prefix + name, d_sae).exp()
+        threshold = mapped(tensors.per_feature(prefix + name, d_sae), torch.exp)
     elif act == "batchtopk":
         why_not = (
             "this BatchTopK SAE was saved without a threshold, so which features fire depends on "
@@ -142,7 +143,7 @@ def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
             gate=weights.gate,
             threshold=threshold,
             enc_scale=scale,
-            dec_scale=torch.full((d_sae,), 1 / scale),
+            dec_scale=Constant(d_sae, 1 / scale),
             decoder_norm=DecoderNorm.IN_GATE if by_length else DecoderNorm.IGNORED,
         ),
     }
@@ -154,7 +155,7 @@ def _linear(tensors: Tensors) -> Weights:
         names, axis = ("W_E", "W_D", "b_E", "b_D"), 1
     else:
         names, axis = ("encoder.weight", "decoder.weight", "encoder.bias", "decoder.bias"), 0
-    b_enc, b_dec = tensors.vector(names[2]), tensors.vector(names[3])
+    b_enc, b_dec = tensors.per_feature(names[2]), tensors.vector(names[3])
     return Weights(
         enc=tensors.matrix(names[0], len(b_enc), len(b_dec), axis=axis),
         dec=tensors.matrix(names[1], len(b_enc), len(b_dec), axis=1 - axis),

@@ -16,6 +16,7 @@ import torch
 from ..dictionary import Dictionary
 from ..edits import Norm
 from ..errors import DictionaryError
+from ..per_feature import Constant, PerFeature, mapped
 from ..weights import DecoderNorm, Weights
 from .common import (
     Config,
@@ -74,7 +75,7 @@ def open(
         mean_free=section(config, "model_from_pretrained_kwargs").get("center_writing_weights")
         is True,
         enc_scale=scale,
-        dec_scale=_finetuned(tensors, d_sae) / scale,
+        dec_scale=_finetuned(tensors, d_sae, scale),
         decoder_norm=DecoderNorm.IN_ACTIVATIONS
         if config.get("rescale_acts_by_decoder_norm") is True
         else DecoderNorm.IGNORED,
@@ -125,35 +126,35 @@ def _architecture(config: Config, path: Path) -> str:
 def _features(tensors: Tensors, architecture: str) -> int:
     if architecture == "matching_pursuit":
         return tensors.shape("W_dec")[0]
-    return len(tensors.vector("b_gate" if architecture == "gated" else "b_enc"))
+    return len(tensors.per_feature("b_gate" if architecture == "gated" else "b_enc"))
 
 
 def _biases(
     tensors: Tensors, architecture: str, d_sae: int
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+) -> tuple[PerFeature, PerFeature | None, PerFeature | None]:
     """(gate, offset, gain) of Weights."""
     if architecture == "gated":
-        gain = tensors.vector("r_mag", d_sae).exp()
-        return tensors.vector("b_gate", d_sae), tensors.vector("b_mag", d_sae), gain
+        gain = mapped(tensors.per_feature("r_mag", d_sae), torch.exp)
+        return tensors.per_feature("b_gate", d_sae), tensors.per_feature("b_mag", d_sae), gain
     if architecture == "matching_pursuit":
-        return torch.zeros(d_sae), None, None
-    return tensors.vector("b_enc", d_sae), None, None
+        return Constant(d_sae, 0.0), None, None
+    return tensors.per_feature("b_enc", d_sae), None, None
 
 
-def _threshold(tensors: Tensors, architecture: str, d_sae: int) -> torch.Tensor | None:
+def _threshold(tensors: Tensors, architecture: str, d_sae: int) -> PerFeature | None:
     if architecture == "jumprelu":
-        return tensors.vector("threshold", d_sae)
+        return tensors.per_feature("threshold", d_sae)
     if architecture in ("batchtopk", "matryoshka_batchtopk"):
-        return torch.full((d_sae,), tensors.scalar("topk_threshold"))
+        return Constant(d_sae, tensors.scalar("topk_threshold"))
     return None
 
 
-def _finetuned(tensors: Tensors, d_sae: int) -> torch.Tensor:
-    """A factor on each decoder row that some old checkpoints were finetuned with."""
+def _finetuned(tensors: Tensors, d_sae: int, scale: float) -> PerFeature:
+    """The factor on each decoder row, which some old checkpoints were finetuned with, by scale."""
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in tensors:
-            return tensors.vector(name, d_sae)
-    return torch.ones(d_sae)
+            return mapped(tensors.per_feature(name, d_sae), lambda factor: factor / scale)
+    return Constant(d_sae, 1 / scale)
 
 
 def _norm(config: Config, factor: float | None, path: Path) -> tuple[Norm, float]:

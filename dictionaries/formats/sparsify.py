@@ -44,7 +44,7 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
     training = read_config(above) if above.is_file() else {}
     tensors = Tensors(folder / "sae.safetensors")
     _only_saes(folder, config, training, tensors)
-    b_dec, bias = tensors.vector("b_dec"), tensors.vector("encoder.bias")
+    b_dec, bias = tensors.vector("b_dec"), tensors.per_feature("encoder.bias")
     d_in, d_sae = len(b_dec), len(bias)
     declared(config, "d_in", d_in, path)
     if config.get("num_latents"):

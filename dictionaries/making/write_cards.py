@@ -13,8 +13,8 @@ from ..card import Card, Example
 from ..cards import Cards
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
+from ..scan import nearest
 from .exemplars import Exemplar
-from .neighbours import nearest
 from .output_score import PROMISED, OutputScore
 from .subject import Subject
 from .tally import Tally
@@ -64,8 +64,9 @@ def write_cards(
             live = [i for i in range(start, stop) if tally.fired[i]]
             if live:
                 said = list(_lens(subject, dictionary, live, texts))
-                scores = score(dictionary.rows(live), torch.stack([s.promised for s in said]))
-                near = nearest(dictionary, live, NEIGHBOURS)
+                rows = dictionary.rows(live)
+                scores = score(rows, torch.stack([s.promised for s in said]))
+                near = nearest(dictionary.directions(), rows.dec, live, NEIGHBOURS)
                 cards.put(
                     _card(i, tally, tokens, s, float(grade), n, names.get(i), texts)
                     for i, s, grade, n in zip(live, said, scores, near, strict=True)

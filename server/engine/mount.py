@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dictionaries.dictionary import Dictionary
 from dictionaries.edits import delta, edited, frame, read
 
-from .tables import Phase, Table, View
+from .tables import Entries, Phase, Table, View, entries
+from .types import FeatureEdit
 
 
 class Mount:
@@ -18,8 +21,24 @@ class Mount:
         self.table = Table(rows, width, self.info.d_in, device)
         # row -> (before, after) of its entries at the last token of the pass; only when traced
         self.readings: dict[int, tuple[list[float], list[float]]] = {}
-        if self.info.k is not None and self.info.reads_exactly:
-            dictionary.cutoff(torch.zeros(1, self.info.d_in, device=device))  # loads W_enc, once
+        self._device = device
+
+    def prepare(self, edits: Sequence[FeatureEdit]) -> Entries:
+        """The rows of the edited features, read from disk: from any thread, not from a step's.
+
+        The first reading of a TopK dictionary loads its encoder. Raises DictionaryError.
+        """
+        made = entries(self.dictionary.rows([edit.feature for edit in edits]), edits)
+        topk = self.info.k is not None and self.info.reads_exactly
+        if topk and (made.reads or self.dictionary.holdable(self._device)):
+            self.dictionary.hold(self._device)
+        return made
+
+    @property
+    def reads(self) -> bool:
+        """Whether an activation can be read within a step; add-only edits make do without."""
+        fits = self.info.k is None or self.dictionary.holdable(self._device)
+        return self.info.reads_exactly and fits
 
     def delta(
         self, x: Tensor, rows: slice, phase: Phase, steerable: Tensor | None, traced: bool
@@ -44,10 +63,10 @@ class Mount:
         """TopK: each token's own threshold, found only for rows that read an activation."""
         if self.info.k is None:
             return None
-        entries = self.table.rows[rows]
-        reading = [i for i, e in enumerate(entries) if e is not None and (traced or e.reads)]
+        steered = self.table.rows[rows]
+        reading = [i for i, e in enumerate(steered) if e is not None and (traced or e.reads)]
         cutoff = torch.full_like(h[..., :1], torch.inf)
-        if reading and self.info.reads_exactly:
+        if reading and self.reads:
             found = self.dictionary.cutoff(h[reading])
             assert found is not None
             cutoff[reading] = found

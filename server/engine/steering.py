@@ -27,7 +27,7 @@ from .hook import Part, SiteHook
 from .mount import Mount
 from .proof import prove
 from .sites import attach, decoder_layers, text_config
-from .tables import Entries, Phase, entries
+from .tables import Entries, Phase
 from .types import FeatureEdit, Reading, Steering, Where
 
 _REMEMBERED = 64  # steerings whose rows are held ready
@@ -90,10 +90,9 @@ class Steerer:
         prepared: dict[str, Entries] = {}
         for name, edits in by_dictionary.items():
             try:
-                rows = self._mounts[name].dictionary.rows([edit.feature for edit in edits])
+                prepared[name] = self._mounts[name].prepare(edits)
             except DictionaryError as error:
                 raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error
-            prepared[name] = entries(rows, edits)
         places = {edit.where for edit in steering.edits}
         acts = places & {Where.ALL, Where.PROMPT}, places & {Where.ALL, Where.GENERATED}
         return Prepared(steering, prepared, (bool(acts[0]), bool(acts[1])))
@@ -147,7 +146,7 @@ class Steerer:
         for edit in prepared.steering.edits:
             at[edit.dictionary] += 1
             mount = self._mounts[edit.dictionary]
-            if mount.info.reads_exactly and row in mount.readings:
+            if mount.reads and row in mount.readings:
                 before, after = mount.readings[row]
                 i = at[edit.dictionary]
                 found.append(Reading(edit.dictionary, edit.feature, before[i], after[i]))

@@ -1,0 +1,60 @@
+"""The most of something over a whole dictionary, read a block of features at a time.
+
+Memory stays at one block and the answer, whatever the number of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+Blocks = Iterable[tuple[int, Tensor]]  # (id of its first feature, [.., features])
+
+
+def largest(blocks: Blocks, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest numbers of each row and their features, [.., n], largest first.
+
+    Fewer than n where there are fewer features. Among equals any may come.
+    """
+    values = ids = torch.empty(0)
+    for start, block in blocks:
+        top = block.topk(min(n, block.shape[-1]), dim=-1)
+        if values.numel():
+            found = torch.cat([values, top.values], -1), torch.cat([ids, start + top.indices], -1)
+            best = found[0].topk(min(n, found[0].shape[-1]), dim=-1)
+            values, ids = best.values, found[1].gather(-1, best.indices)
+        else:
+            values, ids = top.values, start + top.indices
+    return values, ids
+
+
+def nearest(
+    blocks: Blocks, own: Tensor, features: Sequence[int], n: int
+) -> list[list[tuple[int, float]]]:
+    """For each feature the n others with the largest cosines: (id, cosine), nearest first.
+
+    blocks: every decoder row, [features, d_out] a block. own: those of `features`, on the device
+    that is to compute. One pass for all of them: ask for many in one call.
+    """
+    own = normalize(own, dim=-1)
+    ids = torch.tensor(features, dtype=torch.long, device=own.device)
+    found, which = largest(_cosines(blocks, own, ids), n + 1)  # itself, at -2, may be among them
+    return [
+        sorted(
+            ((i, c) for i, c in zip(near, cosines, strict=True) if c > -2.0),
+            key=lambda pair: (-pair[1], pair[0]),
+        )[:n]
+        for near, cosines in zip(which.tolist(), found.tolist(), strict=True)
+    ]
+
+
+def _cosines(blocks: Blocks, own: Tensor, ids: Tensor) -> Blocks:
+    """[len(ids), features] a block. A dead feature's zero row has cosine 0 with every other."""
+    for start, rows in blocks:
+        cosines = own @ normalize(rows.to(own.device), dim=-1).T
+        mine = ((ids >= start) & (ids < start + len(rows))).nonzero()[:, 0]
+        cosines[mine, ids[mine] - start] = -2.0
+        yield start, cosines
