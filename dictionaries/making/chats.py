@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..contents import contents
 from ..errors import DictionaryError
 from .subject import Message
 
@@ -42,7 +43,7 @@ class Renderer:
         Raises DictionaryError once it has refused every one of the first hundred.
         """
         try:
-            whole, spans = self._rendered(messages)
+            whole, spans = contents(self._template, messages)
         except Exception as error:  # a template raises what its author liked
             self._refuse(error)
             return None
@@ -52,36 +53,12 @@ class Renderer:
         )
         ids = encoded["input_ids"]
         content = [
-            token not in self._special and any(a < stop and b > start for a, b in spans)
+            token not in self._special and any(s.start < stop and s.stop > start for s in spans)
             for token, (start, stop) in zip(ids, encoded["offset_mapping"], strict=True)
         ]
         return Encoding(ids, content)
 
-    def _rendered(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and where the contents lie in it.
-
-        The template is rendered once more with a marker for each content, and what stands between
-        the markers tells where the contents are; templates that strip them included. One that
-        changes them otherwise has its contents searched for in order.
-        """
-        contents = [m["content"] for m in messages]
-        whole = self._template(messages)
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        marked = self._template(
-            [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        )
-        for put in (contents, [c.strip() for c in contents]):
-            spans, text, rest = [], "", marked
-            for mark, content in zip(marks, put, strict=True):
-                before, found, rest = rest.partition(mark)
-                start = len(text) + len(before)
-                text += before + (content if found else "")
-                spans.append((start, len(text)))
-            if text + rest == whole:
-                return whole, spans
-        return whole, _searched(contents, whole)
-
-    def _template(self, messages: Sequence[Message]) -> str:
+    def _template(self, messages: Sequence[Mapping[Any, str]]) -> str:
         return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
 
     def _refuse(self, error: Exception) -> None:
@@ -95,13 +72,3 @@ class Renderer:
                 f"the model's chat template refused the first {_PATIENCE} chats: {error}. Give "
                 "text, or chats with the roles it knows."
             ) from error
-
-
-def _searched(contents: Sequence[str], whole: str) -> list[tuple[int, int]]:
-    spans, position = [], 0
-    for content in map(str.strip, contents):
-        start = whole.find(content, position)
-        if start >= 0:
-            position = start + len(content)
-            spans.append((start, position))
-    return spans
