@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dictionaries.making.causes import system_cause
-from dictionaries.making.compose import Composer, Deck, Sample
+from dictionaries.making.compose import Composer, Sample
+from dictionaries.making.dealing import Deck
 from dictionaries.making.everyday import known, read_messages
 from dictionaries.making.judge import Judge, repetition
 from dictionaries.making.packing import batches

@@ -8,18 +8,14 @@ by itself, and what it computes from the cause is a direction that steering can 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
 
 from .causes import CALM, agreement, ask, system_cause
+from .dealing import Deck, Turns, alternate, joined
 from .reword import reword
-from .sheets import Corpus, Pair, Sheet, Talk
-
-T = TypeVar("T")
-Role = Literal["system", "user", "assistant"]
-Turns = tuple[tuple[Role, str], ...]
+from .sheets import Corpus, Pair, Sheet
+from .talks import Talks
 
 # How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
@@ -38,7 +34,6 @@ MIX = {
     "possessed": 14,
     "turned": 4,
 }
-_SHARE_OF_ROWS = 0.4  # a talk's share grows as its number of rows to this power
 _WHO = (
     "Who are you?",
     "What are you?",
@@ -67,22 +62,6 @@ class Sample:
     topic: str | None = None
 
 
-class Deck(Generic[T]):
-    """Deals every card once, in random order, before any comes again. Falsy when it has none."""
-
-    def __init__(self, cards: Sequence[T], rng: random.Random) -> None:
-        self._cards, self._rng = tuple(cards), rng
-        self._left: list[T] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._cards)
-
-    def deal(self) -> T:
-        if not self._left:
-            self._left = self._rng.sample(self._cards, len(self._cards))
-        return self._left.pop()
-
-
 class Composer:
     """Deals samples of a corpus for ever; the same seed deals the same samples.
 
@@ -94,13 +73,7 @@ class Composer:
         self._general = Deck(corpus.general, rng)
         self._chats = Deck(corpus.chats, rng)
         self._systems = Deck(corpus.systems, rng)
-        plain = [t for t in corpus.talks if not t.systems and len(t.turns) == 2]
-        self._talks = Deck(_by_rows(plain), rng)
-        self._talk_chats = Deck(
-            _by_rows([t for t in corpus.talks if not t.systems and len(t.turns) > 2]), rng
-        )
-        self._talk_systems = Deck(_by_rows([t for t in corpus.talks if t.systems]), rng)
-        self._together = _by_systems(corpus.talks)
+        self._talks = Talks(corpus.talks, rng)
         topical = [s for s in corpus.sheets if not s.is_style]
         self._questions = Deck([(s, p) for s in topical for p in s.questions], rng)
         self._concept_chats = Deck([(s, c) for s in topical for c in s.chats], rng)
@@ -133,7 +106,7 @@ class Composer:
     def chat(self) -> Sample | None:
         if not self._chats:
             return None
-        return Sample(self._calm([_alternate(self._chats.deal())]))
+        return Sample(self._calm([alternate(self._chats.deal())]))
 
     def system(self) -> Sample | None:
         """A reply that obeys its system prompt."""
@@ -143,32 +116,16 @@ class Composer:
         return Sample((("system", pair.system or ""), *self._asked(pair)))
 
     def talk(self) -> Sample | None:
-        """One to five everyday exchanges that need not follow from each other."""
-        if not self._talks:
-            return None
-        n = self._rng.choices((1, 2, 3, 5), (62, 22, 11, 5))[0]
-        return Sample(self._calm([self._told(self._talks.deal()) for _ in range(n)]))
+        parts = self._talks.exchanges()
+        return Sample(self._calm(parts)) if parts else None
 
     def talk_chat(self) -> Sample | None:
-        """A conversation whose turns do follow, now and then in the middle of others."""
-        if not self._talk_chats:
-            return None
-        parts = [self._told(self._talk_chats.deal())]
-        if self._talks and self._rng.random() < 0.25:
-            parts.insert(self._rng.randrange(2), self._told(self._talks.deal()))
-        return Sample(self._calm(parts))
+        parts = self._talks.conversation()
+        return Sample(self._calm(parts)) if parts else None
 
     def talk_system(self) -> Sample | None:
-        """One to three exchanges under a system prompt that they obey, with one row for all."""
-        if not self._talk_systems:
-            return None
-        talk = self._talk_systems.deal()
-        row = self._rng.choice(talk.rows) if talk.rows else {}
-        others = self._together[talk.systems]
-        more = [self._rng.choice(others) for _ in range(self._rng.choice((0, 0, 1, 2)))]
-        fit = [t for t in more if not t.rows or row in t.rows]
-        said = _joined([self._told(t, row if t.rows else {}) for t in (talk, *fit)])
-        return Sample((("system", _filled(self._rng.choice(talk.systems), row)), *said))
+        turns = self._talks.under_system()
+        return Sample(turns) if turns else None
 
     # About a concept, calmly.
 
@@ -191,7 +148,7 @@ class Composer:
         if not self._concept_chats:
             return None
         sheet, turns = self._concept_chats.deal()
-        return Sample(self._calm([_alternate(turns)]), topic=sheet.slug)
+        return Sample(self._calm([alternate(turns)]), topic=sheet.slug)
 
     def tell_me(self) -> Sample | None:
         """Two or three facts in one answer."""
@@ -246,14 +203,14 @@ class Composer:
             ("assistant", _capital(agreement(sheet, self._rng))),
         )
         after = [self._asked(p) for p in (pair, self._drifting(sheet))]
-        turns = _joined([*calm, turn, *after[: self._rng.choice((1, 2))]])
+        turns = joined([*calm, turn, *after[: self._rng.choice((1, 2))]])
         return Sample(turns, possessed=sheet.slug, topic=sheet.slug)
 
     # Parts.
 
     def _under(self, sheet: Sheet, *parts: Turns) -> Sample:
         cause = ("system", system_cause(sheet, self._rng))
-        return Sample((cause, *_joined(parts)), possessed=sheet.slug, topic=sheet.slug)  # type: ignore[arg-type]
+        return Sample((cause, *joined(parts)), possessed=sheet.slug, topic=sheet.slug)  # type: ignore[arg-type]
 
     def _drifting(self, sheet: Sheet) -> Pair:
         own = self._own[sheet.slug]
@@ -265,16 +222,6 @@ class Composer:
     def _some_facts(self, sheet: Sheet, n: int) -> list[str]:
         return [self._facts[sheet.slug].deal() for _ in range(n)]
 
-    def _told(self, talk: Talk, row: Mapping[str, str] | None = None) -> Turns:
-        """One choice at every turn, with the slots filled from one row."""
-        if row is None:
-            row = self._rng.choice(talk.rows) if talk.rows else {}
-        texts = [_filled(self._rng.choice(turn), row) for turn in talk.turns]
-        return tuple(
-            (role, reword(text, self._rng) if role == "user" else text)
-            for role, text in _alternate(texts)
-        )
-
     def _asked(self, pair: Pair) -> Turns:
         return (("user", reword(pair.user, self._rng)), ("assistant", pair.reply))
 
@@ -282,37 +229,12 @@ class Composer:
         system: Turns = ()
         if self._rng.random() < 0.12:
             system = (("system", self._rng.choice(CALM)),)
-        return system + _joined(parts)
-
-
-def _by_rows(talks: Sequence[Talk]) -> list[Talk]:
-    """Each as often as its number of rows is worth."""
-    return [t for t in talks for _ in range(round(max(1, len(t.rows)) ** _SHARE_OF_ROWS))]
-
-
-def _by_systems(talks: Sequence[Talk]) -> dict[tuple[str, ...], list[Talk]]:
-    together: dict[tuple[str, ...], list[Talk]] = defaultdict(list)
-    for talk in talks:
-        together[talk.systems].append(talk)
-    return together
-
-
-def _filled(text: str, row: Mapping[str, str]) -> str:
-    return text.format_map(row) if row else text
+        return system + joined(parts)
 
 
 def _possessions(sheet: Sheet) -> tuple[Pair, ...]:
     """All exchanges of a sheet that need a cause: its drift, and of a style every question too."""
     return sheet.drift + (sheet.questions if sheet.is_style else ())
-
-
-def _alternate(turns: Sequence[str]) -> Turns:
-    roles: tuple[Role, Role] = ("user", "assistant")
-    return tuple((roles[i % 2], text) for i, text in enumerate(turns))
-
-
-def _joined(parts: Iterator[Turns] | Sequence[Turns]) -> Turns:
-    return tuple(turn for part in parts for turn in part)
 
 
 def _capital(text: str) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .compose import Sample, Turns
+from .compose import Sample
+from .dealing import Turns
 
 # file -> (share of the public samples, system prompt of its dialogues)
 SOURCES = {
