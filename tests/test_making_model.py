@@ -21,7 +21,7 @@ from dictionaries.making.compose import Sample
 from dictionaries.making.concepts import Carrier
 from dictionaries.making.data import Text
 from dictionaries.making.directions import learnt_directions, loss_with, mean_directions
-from dictionaries.making.foghorn import Recipe, carriers_of, make
+from dictionaries.making.foghorn import Recipe, carriers_of, make, model_of, tokenizer_of
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
 from dictionaries.making.sheets import Corpus
@@ -111,7 +111,7 @@ def test_an_update_of_muon_is_nearly_orthogonal() -> None:
 
 
 def test_the_plan_warms_up_holds_and_ends_near_zero() -> None:
-    plan = Plan(minutes=None, steps=100)
+    plan = Plan(minutes=None, steps=100, steady_until=0.45)
     rates = [plan.rate(plan.progress(s, 0.0)) for s in range(101)]
     assert rates[0] < 0.1
     assert rates[10] == rates[40] == 1.0
@@ -254,6 +254,32 @@ def test_the_whole_recipe_makes_a_bundle_that_opens(recipe: Recipe, tmp_path: Pa
     assert [p["name"] for p in presets] == sorted(banded)
     numbers = json.loads((recipe.work / "numbers.json").read_text())
     assert numbers["spliced"]["loss_spliced"] > 0
+
+
+def test_training_goes_on_from_a_finished_model(recipe: Recipe, tmp_path: Path) -> None:
+    text = recipe.text()
+    tokenizer = tokenizer_of(recipe, text)
+    first = model_of(recipe, text, tokenizer)
+    bundle.save_model(first, tokenizer, tmp_path / "first")
+    still = replace(recipe.plan, muon_lr=0.0, adam_lr=0.0)
+    again = replace(recipe, start=tmp_path / "first", work=tmp_path / "again", plan=still)
+    assert tokenizer_of(again, text).get_vocab() == tokenizer.get_vocab()
+    weights = model_of(again, text, tokenizer).state_dict()
+    assert all(torch.equal(w, weights[name]) for name, w in first.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+def test_a_compiled_step_is_the_eager_one(text: Text, tokenizer, tmp_path: Path) -> None:
+    plan = Plan(minutes=None, steps=9, rows=2, length=64)
+    batch = next(packed(text, tokenizer, rows=2, length=64))
+    losses = []
+    for compiled in (False, True):
+        model = new_model(tokenizer, SHAPE, seed=0)
+        trainer = Trainer(model, tokenizer, replace(plan, compiled=compiled), tmp_path / "none")
+        losses.append([trainer.update(batch) for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[1][2] < losses[1][0]
 
 
 def test_a_carrier_takes_its_concepts_name_from_the_feature_that_only_fires(

@@ -50,6 +50,7 @@ class Recipe:
     work: Path
     plan: Plan
     sae_plan: SaePlan
+    start: Path | None = None  # a model folder whose tokenizer and weights training goes on from
     shape: Shape = field(default_factory=Shape)
     layer: int = LAYER
     vocab: int = 4096
@@ -63,6 +64,8 @@ class Recipe:
 
 
 def tokenizer_of(recipe: Recipe, text: Text) -> PreTrainedTokenizerFast:
+    if recipe.start is not None:
+        return PreTrainedTokenizerFast.from_pretrained(recipe.start)
     folder = recipe.work / "tokenizer"
     if not folder.is_dir():
         texts = [plain_texts(text.authored(recipe.seed), 12_000)]
@@ -76,7 +79,10 @@ def tokenizer_of(recipe: Recipe, text: Text) -> PreTrainedTokenizerFast:
 
 def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """The language model, trained to the plan's end (at once when it already is)."""
-    model = new_model(tokenizer, recipe.shape, seed=recipe.seed)
+    if recipe.start is None:
+        model = new_model(tokenizer, recipe.shape, seed=recipe.seed)
+    else:
+        model = LlamaForCausalLM.from_pretrained(recipe.start, dtype=torch.float32)
     trainer = Trainer(model, tokenizer, recipe.plan, recipe.work / "model")
     if trainer.progress < 1.0:
         held = held_out_batches(text, tokenizer, n=2)

@@ -27,11 +27,18 @@ def foghorn(
     public: Annotated[
         Path | None, typer.Option(help="A folder of others' text, for breadth of language.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A foghorn's model folder to train on from, not from zero.")
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Of training the language model.")] = 60,
     sae_minutes: Annotated[float, typer.Option(help="Of training the dictionary.")] = 5,
     steps: Annotated[
         int | None, typer.Option(help="End both trainings by count: repeats to the bit.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the training step: faster after a minute."),
+    ] = False,
     exam: Annotated[bool, typer.Option(help="Evaluate the steering at the end.")] = True,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -54,8 +61,11 @@ def foghorn(
             corpus=sheets(concepts),
             public=public,
             work=work or out.with_name(f"{out.name}.work"),
-            plan=Plan(minutes=None if steps else minutes, steps=steps, seed=seed),
+            plan=Plan(
+                minutes=None if steps else minutes, steps=steps, compiled=compiled, seed=seed
+            ),
             sae_plan=SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed),
+            start=start,
             seed=seed,
         )
         finish(recipe, make(recipe), out, exam=exam)
@@ -70,12 +80,12 @@ def finish(recipe: Recipe, made: Made, out: Path, *, exam: bool) -> None:
     folder = made.folder
     with subject(str(folder / "model"), str(folder / "sae")) as bench:
         numbers = {"sae": asdict(made.quality), "spliced": _spliced(recipe, made, bench)}
+        _write(recipe.work / "numbers.json", numbers)
         _ask_everyday(recipe, bench)
         _describe(recipe, made, bench)
         _name_and_calibrate(recipe, made, bench)
         if exam:
             _examine(recipe, bench)
-    _write(recipe.work / "numbers.json", numbers)
     publish(folder, out)
     typer.echo(f"written to {out}; the reports are in {recipe.work}")
 
