@@ -127,8 +127,13 @@ class Reply(Ticket):
         text = own.decode("utf-8", "replace")
         contrast = None
         if difference is not None:
-            *numbers, top, unsteered_top = difference
-            contrast = Contrast(*numbers, self._likely(top), self._likely(unsteered_top))
+            contrast = Contrast(
+                difference.kl,
+                difference.logprob,
+                difference.unsteered_logprob,
+                self._likely(difference.top),
+                self._likely(difference.unsteered_top),
+            )
         likely = self._likely(choice.top)
         return Token(choice.token, text, own, choice.logprob, likely, readings, contrast)
 
