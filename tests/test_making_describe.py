@@ -100,6 +100,7 @@ def _many_blocks() -> Iterator[None]:
     """Blocks of 12 features and chunks of 24, so that 64 of them take several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dictionaries, "BLOCK", 4 * 32 * 12)
+        patch.setattr(dictionaries, "STRIDED", 4 * 32 * 12)
         patch.setattr(tensors, "BUFFER", 4096)  # else its 8 MiB would hide what memory does
         patch.setattr(write_cards, "_CHUNK", 24)
         yield
