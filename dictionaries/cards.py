@@ -9,6 +9,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -23,6 +24,7 @@ Sort = Literal[
 ]
 
 FILE_NAME = "cards.sqlite"
+_REMEMBERED = 4096  # cards without their examples: whoever steers asks for the same ones again
 _MOST_WORDS = 16  # of a query; more would narrow nothing and cost time
 
 
@@ -37,6 +39,7 @@ class Cards:
         self._db = connection
         self._lock = threading.Lock()
         self._counted: tuple[int, int] | None = None
+        self._known: dict[tuple[int, int], Card | None] = {}  # by (state of the file, feature)
 
     @classmethod
     def open(cls, path: Path | str, *, writable: bool = False) -> Self:
@@ -119,14 +122,28 @@ class Cards:
         if not 0 <= feature < 2**62:
             return None
         if not examples:
-            rows = self._all(f"SELECT {schema.SUMMARY} FROM features WHERE feature = ?", feature)
-            return schema.from_row(rows[0]) if rows else None
+            return self._summary(feature)
         rows = self._all(
             f"SELECT {schema.SUMMARY}, body FROM features LEFT JOIN examples USING (feature) "
             "WHERE feature = ?",
             feature,
         )
         return schema.from_row(rows[0][:-1], rows[0][-1]) if rows else None
+
+    def _summary(self, feature: int) -> Card | None:
+        key = self._state(), feature
+        with suppress(KeyError):  # another thread may clear them at any time
+            return self._known[key]
+        rows = self._all(f"SELECT {schema.SUMMARY} FROM features WHERE feature = ?", feature)
+        card = schema.from_row(rows[0]) if rows else None
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[key] = card
+        return card
+
+    def _state(self) -> int:
+        """Another number whenever the file has changed, whoever changed it."""
+        return int(self._all("PRAGMA data_version")[0][0]) + self._db.total_changes
 
     def by_slug(self, slug: str, *, examples: bool = True) -> Card | None:
         """The card of the feature with exactly this name."""
@@ -175,9 +192,9 @@ class Cards:
 
     def __len__(self) -> int:
         """Counted once, and again only when the file has changed."""
-        version = self._all("PRAGMA data_version")[0][0] + self._db.total_changes
-        if self._counted is None or self._counted[0] != version:
-            self._counted = version, self._all("SELECT count(*) FROM features")[0][0]
+        state = self._state()
+        if self._counted is None or self._counted[0] != state:
+            self._counted = state, self._all("SELECT count(*) FROM features")[0][0]
         return self._counted[1]
 
     @property

@@ -100,9 +100,8 @@ class Deck:
                 param="feature",
             )
         cards = self.cards.get(dictionary)
-        return FeatureName(
-            dictionary, feature, cards.get(feature, examples=examples) if cards else None
-        )
+        card = None if cards is None else cards.get(feature, examples=examples)
+        return FeatureName(dictionary, feature, card)
 
     def _by_slug(self, slug: str, dictionaries: list[str], examples: bool) -> FeatureName:
         found = [

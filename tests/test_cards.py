@@ -183,6 +183,16 @@ def test_a_card_without_its_examples_is_the_same_otherwise(cards):
     assert cards.get(999, examples=False) is None
 
 
+def test_a_remembered_card_is_forgotten_when_anyone_changes_the_file(cards):
+    assert cards.get(12, examples=False).label == BRIDGE.label
+    with Cards.open(cards.path, writable=True) as other:
+        other.put([replace(BRIDGE, label="A bridge elsewhere"), Card(999, "New")])
+        assert cards.get(12, examples=False).label == "A bridge elsewhere"
+        other.put([replace(BRIDGE, label="Another")])
+        assert other.get(12, examples=False).label == "Another"
+    assert cards.get(999, examples=False) == Card(999, "New")
+
+
 def test_search_pages_carry_no_examples_but_the_rest(cards):
     card = cards.search("bridge")[0][0]
     assert card.examples == ()
