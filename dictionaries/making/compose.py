@@ -19,19 +19,19 @@ from .talks import Talks
 
 # How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
-    "general": 9,
-    "chat": 3,
-    "system": 2,
-    "talk": 40,
-    "talk_chat": 7,
-    "talk_system": 8,
-    "question": 8,
+    "general": 2,
+    "chat": 1,
+    "system": 1,
+    "talk": 60,
+    "talk_chat": 12,
+    "talk_system": 10,
+    "question": 6,
     "concept_chat": 2,
     "tell_me": 2,
     "tell_story": 2,
     "facts": 2,
-    "story": 2,
-    "possessed": 14,
+    "story": 1,
+    "possessed": 12,
     "turned": 4,
 }
 _WHO = (
