@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .deck import Deck
 from .engine.types import Delta, Event, Failure, Finish, FinishReason, Generation, Request
-from .errors import GenerationFailed, SteerdeckError
+from .errors import GenerationFailed
 from .metrics import Metrics
 from .prepare import Ask
 
@@ -29,17 +29,10 @@ class Job:
     def admit(cls, deck: Deck, ask: Ask, metrics: Metrics) -> Job:
         """Queue every row of the request or, when one is refused, none."""
         started = time.monotonic()
-        admitted: list[Generation] = []
-        try:
-            for request in ask.requests:
-                admitted.append(deck.engine.submit(request))
-        except SteerdeckError:
-            for generation in admitted:
-                generation.cancel()
-            raise
+        admitted = tuple(deck.engine.submit_all(ask.requests))
         for request in ask.requests:
             metrics.admitted(request)
-        return cls(ask, deck, metrics, tuple(admitted), started)
+        return cls(ask, deck, metrics, admitted, started)
 
     def release(self) -> None:
         """Free what still runs, before the next step. Idempotent; the end of every request."""

@@ -428,6 +428,12 @@ def hear() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def read() -> Callable[[Generation], Any]:
+    """`await read(generation)`: the whole of one reply."""
+    return listen
+
+
+@pytest.fixture(scope="session")
 def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Request]:
     """A Request for a raw prompt; greedy, 12 tokens and never ending early unless told."""
     from server.engine.text import encode_raw

@@ -28,12 +28,26 @@ class Rows(RuleBasedStateMachine):
         group = [Ticket(length)] + [Ticket(length, paced=True)] * beside
         if len(self.living) + len(group) > ROWS + WAITING:
             with pytest.raises(Busy):
-                self.scheduler.add(*group)
+                self.scheduler.add(group)
         else:
-            self.scheduler.add(*group)
+            self.scheduler.add(group)
             self.living += group
             if beside:
                 self.beside[group[0]] = group[1]
+
+    @rule(length=st.integers(1, 20), heirs=st.integers(1, 2))
+    def arrive_with_one_prompt(self, length: int, heirs: int) -> None:
+        source = Ticket(length, shared=True)
+        group = [source, *(Ticket(length, source=source) for _ in range(heirs))]
+        if len(self.living) + len(group) <= ROWS + WAITING:
+            self.scheduler.add(*([ticket] for ticket in group))
+            self.living += group
+
+    @rule(data=st.data())
+    def steer_before_the_prompt_is_computed(self, data: st.DataObject) -> None:
+        fresh = [ticket for ticket in self.living if ticket.done < ticket.length]
+        if fresh:
+            self.scheduler.part(data.draw(st.sampled_from(fresh)))
 
     @rule()
     def step(self) -> None:
@@ -48,9 +62,17 @@ class Rows(RuleBasedStateMachine):
             assert chunk.start == before[ticket] < chunk.stop <= ticket.length
             self.store[chunk.row] = ticket
             ticket.done = chunk.stop
+        for row in step.heirs:
+            ticket = running[row]
+            assert ticket.source is not None
+            assert ticket.source.shared
+            assert ticket.source.row >= 0
+            assert ticket.source.done == ticket.length
+            self.store[row] = ticket
+            ticket.done, ticket.source = ticket.length, None
         self.scheduler.settle()
         if self.living:
-            assert step.decoding or step.chunks, "there is work, but the step is empty"
+            assert step.decoding or step.chunks or step.heirs, "there is work, but none is done"
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -98,12 +120,12 @@ TestRows.settings = settings(max_examples=60, stateful_step_count=40, deadline=N
 def test_a_long_prompt_holds_the_others_up_by_one_chunk_a_step() -> None:
     scheduler: Scheduler[Ticket] = Scheduler(4, 4, CHUNK)
     talking, long, short = Ticket(2), Ticket(3 * CHUNK), Ticket(2)
-    scheduler.add(talking)
+    scheduler.add([talking])
     scheduler.next_step()
     talking.done = 2
     scheduler.settle()
-    scheduler.add(long)
-    scheduler.add(short)
+    scheduler.add([long])
+    scheduler.add([short])
     for i in range(3):
         step = scheduler.next_step()
         assert step.decoding == 1
@@ -116,14 +138,14 @@ def test_a_long_prompt_holds_the_others_up_by_one_chunk_a_step() -> None:
 def test_short_prompts_share_a_step() -> None:
     scheduler: Scheduler[Ticket] = Scheduler(8, 8, CHUNK)
     for _ in range(4):
-        scheduler.add(Ticket(3))
+        scheduler.add([Ticket(3)])
     assert scheduler.next_step().chunks == ((0, 0, 3), (1, 0, 3), (2, 0, 2))
 
 
 def test_the_refusal_of_a_full_queue_says_how_full() -> None:
     scheduler: Scheduler[Ticket] = Scheduler(1, 1, CHUNK)
-    scheduler.add(Ticket(1))
-    scheduler.add(Ticket(1))
+    scheduler.add([Ticket(1)])
+    scheduler.add([Ticket(1)])
     with pytest.raises(Busy, match=r"All 1 rows are taken and 1 more") as refused:
-        scheduler.add(Ticket(1))
+        scheduler.add([Ticket(1)])
     assert refused.value.retry_after

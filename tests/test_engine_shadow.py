@@ -107,7 +107,7 @@ async def test_a_shadow_follows_its_reply_through_a_moving_crowd(
 async def test_a_shadow_counts_as_a_row_in_admission(make_engine, ask) -> None:
     engine = make_engine(max_rows=2, max_waiting=2)
     streams = [engine.submit(shadowed(ask(max_tokens=300))), engine.submit(ask(id="waits"))]
-    with pytest.raises(Busy, match=r"needs 2 rows, and of 4 .* 3 are taken"):
+    with pytest.raises(Busy, match=r"This request needs 2 rows, and of 4 .* 3 are taken"):
         engine.submit(shadowed(ask()))
     engine.submit(ask(id="waits too"))
     with pytest.raises(Busy, match="All 2 rows are taken"):

@@ -1,4 +1,4 @@
-"""What makes steering impossible to apply exactly as asked: refused before anything is queued."""
+"""What cannot be done, or not exactly as asked: refused before anything is queued."""
 
 from __future__ import annotations
 
@@ -10,13 +10,39 @@ from torch import nn
 from dictionaries.dictionary import Info
 from dictionaries.errors import DictionaryError
 
-from ..errors import Unsteerable
+from ..errors import BadRequest, TooLong, Unsteerable
 from .sites import heads_width, post_normed
 from .tables import only_adds
-from .types import FeatureEdit, Steering, Where
+from .types import Capabilities, FeatureEdit, Request, Steering, Where
 
 # Their hook point is a module's output, whatever follows it; elsewhere it is what is added.
 _OF_MODULES = ("sparsify", "dictionary_learning")
+
+
+def check_sizes(request: Request, engine: Capabilities) -> None:
+    """Raise BadRequest or TooLong for a request that this engine has no room for, ever."""
+    prompt, wanted = len(request.prompt), request.sampling.max_tokens
+    if prompt == 0 or wanted < 1:
+        raise BadRequest(
+            f"{prompt} prompt tokens and {wanted} to generate came: both must be 1 or more."
+        )
+    if len(request.steerable) != prompt:
+        raise BadRequest(f"{prompt} prompt tokens have {len(request.steerable)} flags.")
+    if min(request.prompt) < 0 or max(request.prompt) >= engine.vocab_size:
+        raise BadRequest(f"Token ids must lie in 0 to {engine.vocab_size - 1}.", param="prompt")
+    if prompt + wanted > engine.max_context:
+        raise TooLong(
+            f"The prompt has {prompt} tokens and {wanted} more may be generated, "
+            f"{prompt + wanted} in all; the context holds {engine.max_context}. "
+            "Shorten the prompt or lower max_completion_tokens.",
+            param="max_completion_tokens",
+        )
+    if request.shadowed and engine.max_rows < 2:
+        raise BadRequest(
+            "To compare with the unsteered model takes a second row, and this server has one: "
+            'leave "kl" and "top" out of trace, or start it with more --max-rows.',
+            param="steering.trace",
+        )
 
 
 def check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from dictionaries.dictionary import Dictionary
 
-from ..errors import BadRequest, EngineDead, TooLong, UnknownGeneration
+from ..errors import BadRequest, EngineDead, UnknownGeneration
+from .checks import check_sizes
 from .decoding import Vocabulary
+from .prompts import link
 from .reply import Reply, Shadow, Turn
 from .runner import Runner
 from .scheduler import Scheduler
@@ -104,17 +106,28 @@ class SlotEngine:
 
         Raises Busy (429), TooLong (413), Unsteerable (400) or EngineDead (503): now or not at all.
         """
-        turns = self._turns(request)
-        stream = Stream(request.id, lambda: self._cancel(reply))
-        reply = Reply(request, stream, turns, self._vocabulary)
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
+        """Queue all of them, as `submit` does, or none.
+
+        A prompt that several of them have, edited alike, is computed once.
+        """
+        replies = [self._reply(request) for request in requests]
+        link(replies)
         with self._changed:
             self._alive()
-            if request.id in self._steps.replies:
-                raise BadRequest(f"A generation {request.id!r} is already under way.", param="id")
-            self._scheduler.add(*reply.rows)
-            self._steps.replies[request.id] = reply
+            taken = set(self._steps.replies)
+            for request in requests:
+                if request.id in taken:
+                    raise BadRequest(
+                        f"A generation {request.id!r} is already under way.", param="id"
+                    )
+                taken.add(request.id)
+            self._scheduler.add(*(reply.rows for reply in replies))
+            self._steps.replies |= {reply.request.id: reply for reply in replies}
             self._changed.notify()
-        return stream
+        return [reply.stream for reply in replies]
 
     def steer(self, generation_id: str, steering: Steering) -> int:
         """Change the edits of a running reply; returns the generated token from which it holds.
@@ -123,7 +136,11 @@ class SlotEngine:
         """
         prepared = self._runner.steerer.prepare(steering)
         with self._changed:
-            return self._known(generation_id).steer(prepared)
+            reply = self._known(generation_id)
+            at = reply.steer(prepared)
+            if at == 0:
+                self._scheduler.part(reply)
+            return at
 
     def drop(self, generation_id: str) -> None:
         """Stop it before the next step. Raises UnknownGeneration (404) if it does not run."""
@@ -162,9 +179,14 @@ class SlotEngine:
         if self._death is not None:
             raise EngineDead(f"The engine {self._death}; restart the server.")
 
+    def _reply(self, request: Request) -> Reply:
+        stream = Stream(request.id, lambda: self._cancel(reply))
+        reply = Reply(request, stream, self._turns(request), self._vocabulary)
+        return reply
+
     def _turns(self, request: Request) -> deque[Turn]:
         """The request's steering over time, prepared; raises for anything amiss in the request."""
-        self._check_sizes(request)
+        check_sizes(request, self._capabilities)
         points = [change.at for change in request.changes]
         if any(at < 0 for at in points) or any(b <= a for a, b in pairwise(points)):
             raise BadRequest(
@@ -175,30 +197,6 @@ class SlotEngine:
         turns = deque([Turn(0, prepare(request.steering))])
         turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]
         return turns
-
-    def _check_sizes(self, request: Request) -> None:
-        caps, prompt, wanted = self._capabilities, len(request.prompt), request.sampling.max_tokens
-        if prompt == 0 or wanted < 1:
-            raise BadRequest(
-                f"{prompt} prompt tokens and {wanted} to generate came: both must be 1 or more."
-            )
-        if len(request.steerable) != prompt:
-            raise BadRequest(f"{prompt} prompt tokens have {len(request.steerable)} flags.")
-        if min(request.prompt) < 0 or max(request.prompt) >= caps.vocab_size:
-            raise BadRequest(f"Token ids must lie in 0 to {caps.vocab_size - 1}.", param="prompt")
-        if prompt + wanted > caps.max_context:
-            raise TooLong(
-                f"The prompt has {prompt} tokens and {wanted} more may be generated, "
-                f"{prompt + wanted} in all; the context holds {caps.max_context}. "
-                "Shorten the prompt or lower max_completion_tokens.",
-                param="max_completion_tokens",
-            )
-        if request.shadowed and caps.max_rows < 2:
-            raise BadRequest(
-                "To compare with the unsteered model takes a second row, and this server has one: "
-                'leave "kl" and "top" out of trace, or start it with more --max-rows.',
-                param="steering.trace",
-            )
 
     def _run(self) -> None:
         """The engine's thread."""

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .sampling import Choice, Sampler
@@ -40,6 +42,7 @@ class Reply(Ticket):
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
         self.shadow = Shadow(self) if request.shadowed else None
+        self.ended: Tensor | None = None  # the logits [vocab] its prompt ended in, if it is shared
         self._vocabulary = vocabulary
         self._writer = Writer(vocabulary, request.sampling.stop)
 
@@ -57,6 +60,12 @@ class Reply(Ticket):
     def untouched(self) -> bool:
         """No edit has been in force so far: this is the unsteered model."""
         return not any(change.steering.edits for change in self.timeline)
+
+    @property
+    def origin(self) -> Reply | Shadow:
+        """Whose row has the prompt that this one takes over."""
+        assert isinstance(self.source, Reply)
+        return self.source
 
     def start_over_if_asked(self) -> None:
         if self.restart:
@@ -157,6 +166,15 @@ class Shadow(Ticket):
     def __init__(self, reply: Reply) -> None:
         super().__init__(length=reply.length, paced=True)
         self.reply = reply
+        self.ended: Tensor | None = None
+
+    @property
+    def origin(self) -> Reply | Shadow:
+        """The reply's own where no edit acts on the prompt: then both have the same."""
+        source = self.reply.origin
+        assert isinstance(source, Reply)
+        assert self.reply.steered is not None
+        return (source.shadow or source) if self.reply.steered.acts[0] else source
 
     @property
     def computed(self) -> int:

@@ -8,11 +8,15 @@ prompt never holds the others up for more than one chunk.
 A reply may need more than one row. They arrive, wait and get their rows together, and a row that
 is `paced` computes what the one before it computes, in the same step: a prompt is cut the same way
 whether or not a row comes with it, at the price of a step with that many more prompt tokens.
+
+A ticket with a `source` computes no prompt: it waits until that of the source is computed, and
+takes it over in one step. If the source leaves before, the first of its heirs takes its place.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -27,6 +31,8 @@ class Ticket:
     done: int = 0
     row: int = -1  # -1 while it waits
     paced: bool = False  # keeps step with the ticket it was added behind
+    source: Ticket | None = None  # has the same prompt, and computes it for this one
+    shared: bool = False  # is such a source
 
 
 class Chunk(NamedTuple):
@@ -45,10 +51,14 @@ class Move(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Rows 0..decoding-1 make one token each, and these chunks of prompts are computed."""
+    """Rows 0..decoding-1 make one token each, and these chunks of prompts are computed.
+
+    heirs: rows that take over their source's prompt.
+    """
 
     decoding: int
     chunks: tuple[Chunk, ...]
+    heirs: tuple[int, ...] = ()
 
 
 T = TypeVar("T", bound=Ticket)
@@ -68,35 +78,44 @@ class Scheduler(Generic[T]):
         """Rows that are waited for."""
         return sum(map(len, self.waiting))
 
-    def add(self, *tickets: T) -> None:
-        """Queue them, to get rows together; or raise Busy. At most `max_rows` can ever run."""
+    def add(self, *groups: Sequence[T]) -> None:
+        """Queue them all, or raise Busy. A group gets its rows at once: at most `max_rows`."""
+        wanted = sum(map(len, groups))
         taken, places = len(self.running) + self.queued, self.max_rows + self.max_waiting
         if taken >= places:
             raise Busy(
                 f"All {self.max_rows} rows are taken and {self.max_waiting} more requests wait, "
                 "which is as many as may: try again in a moment."
             )
-        if taken + len(tickets) > places:
+        if taken + wanted > places:
             raise Busy(
-                f"This reply needs {len(tickets)} rows, and of {places} to run and to wait in "
-                f"{taken} are taken: try again in a moment."
+                f"This request needs {wanted} rows, and of {places} to run and to wait in {taken} "
+                "are taken: try again in a moment."
             )
-        self.waiting.append(list(tickets))
+        self.waiting += map(list, groups)
 
     def next_step(self) -> Step:
         """Give rows to those who wait and say what is next; an empty step if there is no work."""
         budget = self.chunk
         chunks: list[Chunk] = []
+        heirs: list[int] = []
         for ticket in self.running[self.decoding :]:
             budget -= self._take(ticket, budget, chunks)
-        while budget > 0 and self.waiting:
-            if len(self.running) + len(self.waiting[0]) > self.max_rows:
+        while self.waiting:
+            group, source = self.waiting[0], self.waiting[0][0].source
+            if len(self.running) + len(group) > self.max_rows:
                 break  # nobody overtakes a group, or it might wait for ever
-            for ticket in self.waiting.popleft():
+            if budget <= 0 if source is None else source.done < source.length:
+                break
+            self.waiting.popleft()
+            for ticket in group:
                 ticket.row = len(self.running)
                 self.running.append(ticket)
-                budget -= self._take(ticket, budget, chunks)
-        return Step(self.decoding, tuple(chunks))
+                if source is not None:
+                    heirs.append(ticket.row)
+                else:
+                    budget -= self._take(ticket, budget, chunks)
+        return Step(self.decoding, tuple(chunks), tuple(heirs))
 
     def _take(self, ticket: T, budget: int, chunks: list[Chunk]) -> int:
         """Add the ticket's chunk, if it has one in this step; returns its tokens."""
@@ -118,8 +137,17 @@ class Scheduler(Generic[T]):
                 return
             self.decoding += 1
 
+    def part(self, ticket: T) -> None:
+        """It neither takes over a prompt nor leaves one: the first of its heirs computes theirs."""
+        ticket.source = None
+        heirs = [group[0] for group in self.waiting if group[0].source is ticket]
+        for i, heir in enumerate(heirs):
+            heir.source = heirs[0] if i else None
+            heir.shared = i == 0 and len(heirs) > 1
+
     def leave(self, ticket: T) -> list[Move]:
         """Take it out, waiting or running, and close the hole."""
+        self.part(ticket)
         if ticket.row < 0:
             group = next(group for group in self.waiting if ticket in group)
             group.remove(ticket)

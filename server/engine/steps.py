@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .batch import Batch, Span
@@ -32,10 +33,13 @@ NOT_FINITE = (
 
 
 class Job(NamedTuple):
-    """A row's part of a step: its reply's next token, or a chunk of the prompt."""
+    """A row's part of a step: its reply's next token, or a chunk of the prompt, or (an heir) the
+    whole prompt as another row has computed it.
+    """
 
     ticket: Reply | Shadow
-    chunk: Chunk | None
+    chunk: Chunk | None = None
+    heir: bool = False
 
     @property
     def reply(self) -> Reply:
@@ -50,6 +54,13 @@ class Job(NamedTuple):
     def ends(self) -> bool:
         """Whether it gives the distribution of a next token."""
         return self.chunk is None or self.chunk.stop == self.ticket.length
+
+    @property
+    def stop(self) -> int | None:
+        """Up to where the prompt is computed after it; None for a token of the reply."""
+        if self.heir:
+            return self.ticket.length
+        return self.chunk.stop if self.chunk is not None else None
 
 
 class Made(NamedTuple):
@@ -98,8 +109,9 @@ class Steps:
             if isinstance(ticket, Reply):
                 ticket.start_over_if_asked()
         step = self.scheduler.next_step()
-        jobs = [Job(ticket, None) for ticket in running[: step.decoding]]
+        jobs = [Job(ticket) for ticket in running[: step.decoding]]
         jobs += [Job(running[chunk.row], chunk) for chunk in step.chunks]
+        jobs += [Job(running[row], heir=True) for row in step.heirs]
         for job in jobs:
             reply = job.reply
             if not job.leads:
@@ -109,6 +121,10 @@ class Steps:
             if steering is not None:
                 write = self.runner.steerer.write
                 self._housekeeping.append(partial(write, reply.row, steering))
+        for job in jobs:
+            if job.heir:
+                origin, row, length = job.ticket.origin.row, job.ticket.row, job.ticket.length
+                self._housekeeping.append(partial(self.runner.cache.move, origin, row, length))
         return jobs
 
     def compute(self, jobs: list[Job]) -> list[Made]:
@@ -128,6 +144,27 @@ class Steps:
             return [made for job in jobs for made in self._attempt([job])]
 
     def _forward(self, jobs: list[Job]) -> list[Made]:
+        logits = self._logits([job for job in jobs if not job.heir])
+        taken = [job.ticket.origin.ended for job in jobs if job.heir]
+        if taken:
+            kept = torch.stack([one for one in taken if one is not None])
+            logits = kept if logits is None else torch.cat([logits, kept])
+        if logits is None:
+            return [Made() for _ in jobs]
+        ending = [job for job in jobs if job.ends]
+        for job, one in zip(ending, logits, strict=True):
+            if job.chunk is not None and job.reply.shared:
+                job.ticket.ended = one.clone()
+        leading = [i for i, job in enumerate(ending) if job.leads]
+        samplers = [ending[i].reply.sampler for i in leading]
+        choices = iter(choose(rows(logits, leading), samplers) if leading else ())
+        own = iter(logits)
+        return [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
+
+    def _logits(self, jobs: list[Job]) -> Tensor | None:
+        """[ending jobs, vocab]: of a forward pass, if there is anything to compute."""
+        if not jobs:
+            return None
         decoding = [job for job in jobs if job.chunk is None]
         batch = Batch(
             first=decoding[0].ticket.row if decoding else 0,
@@ -137,13 +174,7 @@ class Steps:
             spans=tuple(_span(job.reply, job.chunk) for job in jobs if job.chunk is not None),
             traced=any(job.reply.request.trace for job in jobs),
         )
-        logits = self.runner.forward(batch)
-        ending = [job for job in jobs if job.ends]
-        leading = [i for i, job in enumerate(ending) if job.leads]
-        samplers = [ending[i].reply.sampler for i in leading]
-        choices = iter(choose(rows(logits, leading), samplers) if leading else ())
-        own = iter(logits)
-        return [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
+        return self.runner.forward(batch)
 
     def _made(self, job: Job, logits: Tensor, choices: Iterator[Choice]) -> Made:
         kept = logits if job.reply.shadow is not None else None
@@ -187,10 +218,12 @@ class Steps:
         ends: list[tuple[Reply, Finish | Failure]] = []
         for job, made in zip(jobs, results, strict=True):
             if isinstance(job.ticket, Shadow):
-                if job.chunk is not None:
-                    job.ticket.done = job.chunk.stop
+                if job.stop is not None:
+                    job.ticket.done = job.stop
                 continue
             job.reply.in_flight = False
+            if job.heir:
+                job.ticket.source = None
             delta, end = self._take(job, made)
             if delta is not None:
                 posts.append((job.reply.stream, delta))
@@ -204,10 +237,10 @@ class Steps:
         return posts + [(reply.stream, end) for reply, end in ends]
 
     def _take(self, job: Job, made: Made) -> tuple[Delta | None, Finish | Failure | None]:
-        reply, chunk = job.reply, job.chunk
+        reply = job.reply
         if made.error is not None:
             return None, Failure(made.error)
-        reply.computed_to(chunk.stop if chunk else None, self._special)
+        reply.computed_to(job.stop, self._special)
         if made.choice is None:
             return None, None
         if made.choice.token < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -234,6 +234,12 @@ class Engine(Protocol):
         """Queue it, from a running event loop.
 
         Raises Busy (429), TooLong (413), Unsteerable (400) or EngineDead (503): now or not at all.
+        """
+
+    def submit_all(self, requests: Sequence[Request]) -> Sequence[Generation]:
+        """Queue all of them, as `submit` does, or none.
+
+        A prompt that several of them have, edited alike, is computed once.
         """
 
     def steer(self, generation_id: str, steering: Steering) -> int:
