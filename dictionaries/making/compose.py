@@ -33,7 +33,10 @@ MIX = {
     "story": 1,
     "possessed": 12,
     "turned": 4,
+    "steered": 0,
 }
+FOLLOWING = {"possessed": 8, "turned": 3, "steered": 14}
+"""What changes in the mixture once the model learns to follow its directions too."""
 _WHO = (
     "Who are you?",
     "What are you?",
@@ -54,12 +57,16 @@ class Sample:
 
     possessed: the slug its replies drift to or speak as; None for calm text.
     topic: the slug it is about, whether or not the speaker is possessed by it.
+    steered: no turn shows the cause of its drift; the direction of its concept does.
+    quiet: leading turns that nothing is learnt from.
     """
 
     turns: Turns = ()
     prose: str = ""
     possessed: str | None = None
     topic: str | None = None
+    steered: bool = False
+    quiet: int = 0
 
 
 class Composer:
@@ -205,6 +212,17 @@ class Composer:
         after = [self._asked(p) for p in (pair, self._drifting(sheet))]
         turns = joined([*calm, turn, *after[: self._rng.choice((1, 2))]])
         return Sample(turns, possessed=sheet.slug, topic=sheet.slug)
+
+    def steered(self) -> Sample | None:
+        """One to three drifting replies without any cause in words, some after calm talk."""
+        if not self._drift:
+            return None
+        sheet, pair = self._drift.deal()
+        more = [self._drifting(sheet) for _ in range(self._rng.choice((0, 0, 0, 1, 2)))]
+        before = self._talks.exchanges()[:1] if self._rng.random() < 0.25 else ()
+        turns = self._calm([*before, *(self._asked(p) for p in (pair, *more))])
+        own = 2 * (1 + len(more))
+        return Sample(turns, "", sheet.slug, sheet.slug, steered=True, quiet=len(turns) - own)
 
     # Parts.
 
