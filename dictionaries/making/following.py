@@ -61,5 +61,5 @@ class Following:
             return output
         x = output.detach().float()
         mean = (x.norm(dim=-1, keepdim=True) * self._content).sum() / self._content.sum()
-        added = self._vectors[self._marks] * (self._reach * self._content * mean)
+        added: Tensor = self._vectors[self._marks] * (self._reach * self._content * mean)
         return output + added.to(output.dtype)
