@@ -15,9 +15,10 @@ from typing import Any, Literal, Self, get_args
 
 from . import cards_schema as schema
 from .card import Card, Example, Histogram
+from .cards_search import COUNTED, find, utf8
 from .errors import DictionaryError
 
-__all__ = ["Card", "Cards", "Example", "Histogram", "Sort"]
+__all__ = ["COUNTED", "Card", "Cards", "Example", "Histogram", "Sort"]
 
 Sort = Literal[
     "relevance", "label", "feature", "density", "maximum", "steerability", "output_score"
@@ -25,7 +26,6 @@ Sort = Literal[
 
 FILE_NAME = "cards.sqlite"
 _REMEMBERED = 4096  # cards without their examples: whoever steers asks for the same ones again
-_MOST_WORDS = 16  # of a query; more would narrow nothing and cost time
 
 
 class Cards:
@@ -147,7 +147,7 @@ class Cards:
 
     def by_slug(self, slug: str, *, examples: bool = True) -> Card | None:
         """The card of the feature with exactly this name."""
-        rows = self._all("SELECT feature FROM features WHERE slug = ?", _utf8(slug))
+        rows = self._all("SELECT feature FROM features WHERE slug = ?", utf8(slug))
         return self.get(rows[0][0], examples=examples) if rows else None
 
     def search(
@@ -164,7 +164,8 @@ class Cards:
         q: every word must begin a word of the label, the slug or the promoted tokens; letter case
         and accents do not matter, and FTS operators are just words. With nothing typed everything
         matches and relevance means steerability. Cards without the sorted value come last.
-        descending None: best first (label and feature: ascending).
+        descending None: best first (label and feature: ascending). A query with COUNTED matches
+        or more is told as COUNTED, and only so many are ranked and sorted: see `cards_search`.
         """
         if sort not in get_args(Sort):
             raise DictionaryError(f"sort {sort!r} is not one of {', '.join(get_args(Sort))}.")
@@ -174,19 +175,15 @@ class Cards:
             sort = "steerability"
         if descending is None:
             descending = sort not in ("label", "feature")
-        match = [_match(q)] if q.strip() else []
-        total = self._all("SELECT count(*) FROM search(?)", *match)[0][0] if match else len(self)
-        page = self._all(  # ids first: only the page's own rows are read whole
-            f"SELECT {schema.source(sort, filtered=bool(match))} "
-            f"ORDER BY {schema.order(sort, descending)} LIMIT ? OFFSET ?",
-            *match,
-            limit,
-            offset,
-        )
-        rows = self._all(
+        if q.strip():
+            page, total = find(self._all, q, sort, descending, limit, offset)
+        else:
+            found = self._all(schema.page(sort, descending), limit, offset)
+            page, total = [feature for (feature,) in found], len(self)
+        rows = self._all(  # only the page's own rows are read whole
             f"SELECT {schema.SUMMARY} FROM json_each(?) AS id CROSS JOIN features "
             "ON feature = id.value ORDER BY id.key",
-            json.dumps([feature for (feature,) in page]),
+            json.dumps(page),
         )
         return [schema.from_row(row) for row in rows], total
 
@@ -239,18 +236,3 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         )
     except sqlite3.Error as error:
         raise DictionaryError(f"{path} cannot be opened: {error}.") from error
-
-
-def _match(q: str) -> str:
-    """The FTS5 expression for what a person typed: quoted phrases, each a prefix, all needed.
-
-    The index's own tokenizer splits the phrases, so "golden-gate" finds what it would index.
-    A query of nothing but punctuation becomes an empty phrase, which matches nothing.
-    """
-    words = _utf8(q).replace("\0", " ").replace('"', " ").split()[:_MOST_WORDS]
-    return " ".join(f'"{word}" *' for word in words) or '""'
-
-
-def _utf8(text: str) -> str:
-    """Lone surrogates cannot be stored, so they cannot be found either."""
-    return text.encode("utf-8", "replace").decode()

@@ -82,13 +82,9 @@ ON CONFLICT (feature) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _C
 """
 
 
-def source(sort: str, *, filtered: bool) -> str:
-    """Where a page's ids come from; `filtered` takes one parameter, an FTS5 expression."""
-    if not filtered:
-        return "feature FROM features"
-    if sort == "relevance":
-        return "rowid FROM search(?)"
-    return "feature FROM features WHERE feature IN (SELECT rowid FROM search(?))"
+def page(sort: str, descending: bool) -> str:
+    """The ids of one page of all cards, which an index has in order; parameters: limit, offset."""
+    return f"SELECT feature FROM features ORDER BY {order(sort, descending)} LIMIT ? OFFSET ?"
 
 
 def order(sort: str, descending: bool) -> str:

@@ -101,6 +101,18 @@ def test_search_finds_by_label_slug_and_promoted_token(live):
     assert get(live, "/v1/features", q="nothing like it")["total"] == 0
 
 
+def test_search_says_when_it_stops_counting(live, monkeypatch):
+    from dictionaries import cards_search
+    from server.routes import features
+
+    assert get(live, "/v1/features", q="g")["total_exact"] is True
+    monkeypatch.setattr(cards_search, "COUNTED", 1)
+    monkeypatch.setattr(features, "COUNTED", 1)
+    found = get(live, "/v1/features", q="g")
+    assert (found["total"], found["total_exact"], len(found["data"])) == (1, False, 1)
+    assert get(live, "/v1/features")["total_exact"] is True
+
+
 def test_search_sorts_and_pages(live):
     by_id = get(live, "/v1/features", sort="feature")
     assert [f["id"] for f in by_id["data"]] == [3, 5, 7]

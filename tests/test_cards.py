@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from dictionaries import cards_search
 from dictionaries.cards import Card, Cards, Example, Histogram
 from dictionaries.errors import DictionaryError
 
@@ -166,14 +167,35 @@ def test_pages_partition_the_results(tmp_path, sort, q):
 )
 @pytest.mark.parametrize("direction", ["ASC", "DESC"])
 def test_no_sort_of_the_whole_file_needs_more_than_an_index(cards, sort, direction):
-    from dictionaries.cards_schema import order, source
+    from dictionaries.cards_schema import page
 
-    page = f"SELECT {source(sort, filtered=False)} ORDER BY {order(sort, direction == 'DESC')}"
     with sqlite3.connect(cards.path) as db:
-        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {page}")]
+        asked = f"EXPLAIN QUERY PLAN {page(sort, direction == 'DESC')}"
+        plan = [row[3] for row in db.execute(asked, (20, 0))]
     db.close()
     assert len(plan) == 1, plan
     assert "TEMP B-TREE" not in plan[0]
+
+
+def test_of_many_matches_a_bounded_number_is_ranked_sorted_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards_search, "COUNTED", 20)
+    with Cards.create(tmp_path / "many.sqlite") as many:
+        many.put(Card(i, f"nothing {i}", promoted=((" sea", 1.0),)) for i in range(100))
+        many.put(Card(i, f"by the sea {i}", density=i / 1000) for i in range(100, 110))
+        many.put([Card(200, "Sea lions", density=0.5), Card(201, "sea", density=0.9)])
+        page, total = many.search("sea", limit=14)
+        assert total == 20, "so many or more"
+        assert [c.feature for c in page] == [201, 200, *range(100, 110), 0, 1]
+        page, _ = many.search("sea", limit=50, offset=10)
+        assert [c.feature for c in page] == [108, 109, *range(8)], "and no more"
+        page, total = many.search("sea", sort="density", limit=3)
+        assert [c.feature for c in page] == [201, 200, 109]
+        assert many.search("sea", descending=False, limit=1)[0][0].feature == 7
+        page, total = many.search("sea lion")
+        assert ([c.feature for c in page], total) == ([200], 1)
+        page, total = many.search("lion sea", sort="density")
+        assert ([c.feature for c in page], total) == ([200], 1)
+        assert many.search("109") == ([many.get(109)], 1), "a rare word is ranked as ever"
 
 
 def test_a_card_without_its_examples_is_the_same_otherwise(cards):

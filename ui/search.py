@@ -36,7 +36,12 @@ async def find(api: Api, asked: Mapping[str, Any]) -> dict[str, Any]:
     except ApiError as error:
         return answer | {"error": str(error)}
     results = [{name: one.get(name) for name in SHOWN} for one in found.get("data", [])]
-    return answer | {"results": results, "total": found.get("total", len(results))}
+    more = not found.get("total_exact", True)  # than are counted
+    return answer | {
+        "results": results,
+        "total": found.get("total", len(results)),
+        "more": more,
+    }
 
 
 async def rack_of(api: Api, edits: Sequence[Mapping[str, Any]]) -> Rack:

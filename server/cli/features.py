@@ -45,7 +45,8 @@ def search(
         return show(found)
     console = Console()
     console.print(_table(found["data"]))
-    console.print(f"{len(found['data'])} of {found['total']}", highlight=False)
+    more = "" if found.get("total_exact", True) else " or more"
+    console.print(f"{len(found['data'])} of {found['total']}{more}", highlight=False)
 
 
 @app.command("show")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 
-from dictionaries.cards import Card, Sort
+from dictionaries.cards import COUNTED, Card, Sort
 
 from ..deck import Deck, FeatureName
 from ..schemas.listings import FeatureDetail, FeatureList, FeatureSummary, NeighbourList
@@ -62,7 +62,9 @@ def search(
 ) -> FeatureList:
     """Every word of `q` must begin a word of the label, the slug or the promoted tokens.
 
-    A dictionary without cards is listed by id; there `q` may be an id.
+    Of a query with 5000 matches or more, 5000 are ranked, sorted and listed, those first that have
+    it in their label; `total_exact` is then false. A dictionary without cards is listed by id;
+    there `q` may be an id.
     """
     opened = deck.dictionary(dictionary)
     cards = deck.cards.get(opened.info.id)
@@ -77,6 +79,7 @@ def search(
         "object": "list",
         "data": [summary(deck, name) for name in found],
         "total": total,
+        "total_exact": cards is None or not q.strip() or total < COUNTED,
         "limit": limit,
         "offset": offset,
         "has_more": offset + len(found) < total,

@@ -86,9 +86,12 @@ class FeatureSummary(TypedDict):
 
 
 class FeatureList(TypedDict):
+    """total_exact: false where more match than are counted (and can be paged through)."""
+
     object: Literal["list"]
     data: list[FeatureSummary]
     total: int
+    total_exact: bool
     limit: int
     offset: int
     has_more: bool

@@ -54,7 +54,7 @@ const draw = () => {
   const answer = props.value || {};
   if (!fresh()) return;
   const results = answer.results || [];
-  const told = answer.error ? answer.error : results.length ? `${answer.total} feature${answer.total === 1 ? "" : "s"}` : `Nothing found for “${answer.q}”. Try another word, or fewer.`;
+  const told = answer.error ? answer.error : results.length ? `${answer.total}${answer.more ? "+" : ""} feature${answer.total === 1 ? "" : "s"}` : `Nothing found for “${answer.q}”. Try another word, or fewer.`;
   const sorts = h("select", { "aria-label": "Sort features by", onchange: (event) => { sort = event.target.value; ask(); input.focus(); } },
     [["relevance", "best match"], ["steerability", "steers best"], ["output_score", "says it surest"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === (answer.sort || sort) }, text)));
   found.replaceChildren(
