@@ -15,7 +15,7 @@ from .edits import FeatureRows, Norm, frame, read, topk_cutoff
 from .errors import DictionaryError
 from .memory import room
 from .scan import largest, nearest
-from .weights import Matrix, Weights
+from .weights import Rows, Weights
 
 BLOCK = 8 * 2**20  # bytes of float32 rows streamed at a time ..
 STRIDED = 64 * 2**20  # .. and where a row lies in pieces, so that each piece is long enough
@@ -86,8 +86,13 @@ class Dictionary:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, FeatureRows] = OrderedDict()
         self._room = max(1, CACHE // (8 * info.d_in))  # features: two float32 rows each
-        self._encoders: dict[torch.device, FeatureRows] = {}  # TopK: see `hold`
-        self._holding = threading.Lock()
+        self._encoders: dict[torch.device, FeatureRows] = {}  # TopK: see `keep_encoder`
+        self._keeping = threading.Lock()
+
+    @property
+    def weights(self) -> Weights:
+        """Its tensors where they lie, before folding."""
+        return self._weights
 
     def rows(self, ids: Sequence[int]) -> FeatureRows:
         """Folded rows of these features, in this order, on the CPU: [k, d_in] and [k].
@@ -113,7 +118,7 @@ class Dictionary:
     def encode(self, x: Tensor) -> Tensor:
         """Every activation, exactly as the format defines it: [.., d_in] -> [.., d_sae] float32.
 
-        W_enc is streamed in blocks, for a TopK that is not held twice (see `cutoff`).
+        W_enc is streamed in blocks, for a TopK that is not kept twice (see `cutoff`).
         """
         out = torch.empty(*x.shape[:-1], self.info.d_sae, device=x.device)
         for start, f in self.encoded(x):
@@ -161,14 +166,14 @@ class Dictionary:
     def cutoff(self, h: Tensor) -> Tensor | None:
         """TopK: the threshold [.., 1] of each token that its k largest exceed. None for others.
 
-        h: [.., d_in], from `edits.frame`. It takes the whole encoder: held (see `hold`) if it fits
-        into memory, else streamed from disk every time.
+        h: [.., d_in], from `edits.frame`. It takes the whole encoder: kept if it fits into memory
+        (see `keep_encoder`), else streamed from disk every time.
         """
         if self.info.k is None:
             return None
         self._reads()
-        if self.holdable(h.device):
-            self.hold(h.device)
+        if self.can_keep_encoder(h.device):
+            self.keep_encoder(h.device)
         held = self._encoders.get(h.device)
         if held is None:
             z = ((start, h @ rows.enc.T + rows.gate) for start, rows in self._encoder(h.device))
@@ -180,19 +185,19 @@ class Dictionary:
         ]
         return torch.cat(found).view(*h.shape[:-1], 1)
 
-    def holdable(self, device: torch.device) -> bool:
-        """Whether the encoder, 4 * d_in * d_sae bytes, is held or could be."""
+    def can_keep_encoder(self, device: torch.device) -> bool:
+        """Whether the encoder, 4 * d_in * d_sae bytes, is in memory or could be."""
         return device in self._encoders or 4 * self.info.d_in * self.info.d_sae <= room(device)
 
-    def hold(self, device: torch.device) -> None:
+    def keep_encoder(self, device: torch.device) -> None:
         """Load the encoder of a TopK dictionary, once: it takes all of it to read one activation.
 
         Raises DictionaryError if it is larger than half of what memory the device has.
         """
-        with self._holding:
+        with self._keeping:
             if device in self._encoders:
                 return
-            if not self.holdable(device):
+            if not self.can_keep_encoder(device):
                 raise DictionaryError(
                     f"reading an activation of the TopK dictionary {self.info.id!r} takes its "
                     f"whole encoder, {4e-9 * self.info.d_in * self.info.d_sae:.1f} GB, and half "
@@ -225,7 +230,7 @@ class Dictionary:
         if not self.info.reads_exactly:
             raise DictionaryError(self.info.why_not)
 
-    def _blocks(self, matrix: Matrix) -> Iterator[tuple[int, int]]:
+    def _blocks(self, matrix: Rows) -> Iterator[tuple[int, int]]:
         at_once = BLOCK if matrix.contiguous else STRIDED
         step = max(1, at_once // (4 * matrix.width))
         for start in range(0, self.info.d_sae, step):

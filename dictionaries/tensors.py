@@ -45,6 +45,10 @@ class Stored(ABC):
         """[stop - start, other axis]: neighbouring rows or columns of a matrix."""
 
     @abstractmethod
+    def raw(self, axis: int, start: int, stop: int) -> Tensor:
+        """`block` in the stored type, and in whatever order of memory it was read."""
+
+    @abstractmethod
     def contiguous(self, axis: int) -> bool:
         """Whether a row (axis 0) or column (axis 1) of a matrix lies in one piece."""
 
@@ -122,10 +126,21 @@ class FileTensor(Stored):
         return self._columns(axis, spans, torch.tensor(pick))
 
     def block(self, axis: int, start: int, stop: int) -> Tensor:
+        return self.raw(axis, start, stop).float().contiguous()
+
+    def raw(self, axis: int, start: int, stop: int) -> Tensor:
+        line, lines, count = self.shape[axis], self.shape[1 - axis], stop - start
         if self.contiguous(axis):
-            width = self.shape[1 - axis]
-            return self._elements(start * width, (stop - start) * width).float().view(-1, width)
-        return self._columns(axis, [(start, stop)], None)
+            return self._elements(start * lines, count * lines).view(count, lines)
+        if count * lines == 0:
+            return torch.empty(count, lines, dtype=self.dtype)
+        size = self.dtype.itemsize
+        buffer = bytearray(lines * count * size)
+        view = memoryview(buffer)
+        for i in range(lines):
+            place = self._offset + (i * line + start) * size
+            self._file.read_into(view[i * count * size : (i + 1) * count * size], place)
+        return torch.frombuffer(buffer, dtype=self.dtype).view(lines, count).T
 
     def span(self, start: int, stop: int) -> Tensor:
         return self._elements(start, stop - start).float()
@@ -133,12 +148,12 @@ class FileTensor(Stored):
     def contiguous(self, axis: int) -> bool:
         return (axis == 0) != self._fortran
 
-    def _columns(self, axis: int, spans: list[tuple[int, int]], pick: Tensor | None) -> Tensor:
+    def _columns(self, axis: int, spans: list[tuple[int, int]], pick: Tensor) -> Tensor:
         """One pass over the lines, reading `spans` of each and keeping elements `pick` of those."""
         line, lines = self.shape[axis], self.shape[1 - axis]
         size = self.dtype.itemsize
         width = sum(stop - start for start, stop in spans)
-        out = torch.empty(width if pick is None else len(pick), lines)
+        out = torch.empty(len(pick), lines)
         at_once = max(1, BUFFER // (width * size))
         buffer = bytearray(at_once * width * size)
         view, block = memoryview(buffer), torch.frombuffer(buffer, dtype=self.dtype)
@@ -150,8 +165,7 @@ class FileTensor(Stored):
                     end = at + (stop - start) * size
                     self._file.read_into(view[at:end], self._offset + (i * line + start) * size)
                     at = end
-            read = block.view(at_once, width)[:count]
-            out[:, first : first + count] = (read if pick is None else read[:, pick]).T
+            out[:, first : first + count] = block.view(at_once, width)[:count, pick].T
         return out
 
     def _elements(self, start: int, count: int) -> Tensor:
@@ -177,8 +191,11 @@ class MappedTensor(Stored):
         return picked if axis == 0 else picked.T.contiguous()
 
     def block(self, axis: int, start: int, stop: int) -> Tensor:
+        return self.raw(axis, start, stop).to(torch.float32, copy=True).contiguous()
+
+    def raw(self, axis: int, start: int, stop: int) -> Tensor:
         part = self._tensor.narrow(axis, start, stop - start)
-        return (part if axis == 0 else part.T).to(torch.float32, copy=True).contiguous()
+        return part if axis == 0 else part.T
 
     def contiguous(self, axis: int) -> bool:
         return self._tensor.stride(1 - axis) == 1

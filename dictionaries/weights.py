@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,36 @@ from .edits import FeatureRows
 from .errors import DictionaryError
 from .per_feature import PerFeature
 from .tensors import Stored
+
+
+class Rows(Protocol):
+    """A matrix on disk, seen feature by feature."""
+
+    @property
+    def features(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored; what is read is float32."""
+        ...
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether a feature's numbers lie in one piece on disk."""
+        ...
+
+    def rows(self, ids: Sequence[int]) -> Tensor:
+        """[len(ids), width] float32."""
+        ...
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """[stop - start, width] float32."""
+        ...
+
+    def raw(self, start: int, stop: int) -> Tensor:
+        """[stop - start, width] as stored, in any order of memory."""
+        ...
 
 
 class Matrix(NamedTuple):
@@ -31,17 +61,21 @@ class Matrix(NamedTuple):
         return self.stored.shape[1 - self.axis]
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.stored.dtype
+
+    @property
     def contiguous(self) -> bool:
-        """Whether a feature's numbers lie in one piece on disk."""
         return self.stored.contiguous(self.axis)
 
     def rows(self, ids: Sequence[int]) -> Tensor:
-        """[len(ids), width] float32."""
         return self.stored.gather(self.axis, ids)
 
     def block(self, start: int, stop: int) -> Tensor:
-        """[stop - start, width] float32."""
         return self.stored.block(self.axis, start, stop)
+
+    def raw(self, start: int, stop: int) -> Tensor:
+        return self.stored.raw(self.axis, start, stop)
 
 
 class DecoderNorm(Enum):
@@ -63,8 +97,8 @@ class Weights:
     (times n as `decoder_norm` says), and x_hat = sum_j f_j W_dec[j] dec_scale + b_dec.
     """
 
-    enc: Matrix | None  # None: activations cannot be read feature by feature
-    dec: Matrix
+    enc: Rows | None  # None: activations cannot be read feature by feature
+    dec: Rows
     b_dec: Tensor  # [d_in]
     gate: PerFeature  # [d_sae]
     offset: PerFeature | None = None  # [d_sae]; None: same as gate

@@ -320,7 +320,7 @@ def test_a_topk_too_large_to_hold_is_streamed_to_the_same_activations(folder, mo
     large = open_dictionary(folder)
     torch.testing.assert_close(large.encode(x), wanted)
     with pytest.raises(DictionaryError, match=r"takes its whole encoder, 0\.0 GB.*'add'"):
-        large.hold(x.device)
+        large.keep_encoder(x.device)
 
 
 @pytest.mark.parametrize("architecture", ["jumprelu", "topk"])

@@ -14,6 +14,7 @@ from . import (
     gemma_scope_1,
     gemma_scope_2,
     llama_scope,
+    packed,
     refused,
     saelens,
     sparsify,
@@ -26,6 +27,7 @@ _Open = Callable[[Path, str | None], Dictionary]
 FORMATS: dict[str, tuple[Callable[[Path], bool], _Open]] = {
     family.FORMAT: (family.recognise, family.open)
     for family in (
+        packed,
         saelens,
         sparsify,
         gemma_scope_1,

@@ -17,6 +17,7 @@ from ..dictionary import HOOKS, Dictionary, Info, Site
 from ..edits import Norm
 from ..errors import DictionaryError
 from ..per_feature import HELD, OnDisk, PerFeature
+from ..tensors import FileTensor
 from ..weights import Matrix, Weights
 
 Config = Mapping[str, Any]
@@ -137,6 +138,17 @@ class Tensors:
                 f"tensor {name!r} of {self.path} holds {self._stored[name].dtype}; wanted floats."
             )
         return Matrix(self._stored[name], axis)
+
+    def bytes(self, name: str, features: int) -> FileTensor:
+        """Records of raw bytes, one a feature: uint8 [features, bytes of a record]."""
+        shape = self.shape(name)
+        found = self._stored[name]
+        if len(shape) != 2 or shape[0] != features or not isinstance(found, FileTensor):
+            raise DictionaryError(
+                f"tensor {name!r} of {self.path} has shape {list(shape)}; wanted {features} "
+                "records of bytes."
+            )
+        return found
 
     def _finite(self, name: str, values: Tensor) -> Tensor:
         if not torch.isfinite(values).all():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from . import chat, features, make, presets, serve
+from . import chat, dictionaries, features, make, presets, serve
 
 app = typer.Typer(
     name="steerdeck",
@@ -20,6 +20,7 @@ app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.add_typer(features.app, name="features")
 app.add_typer(presets.app, name="presets")
+app.add_typer(dictionaries.app, name="dictionaries")
 app.add_typer(make.app, name="make")
 app.command("ui")(serve.ui)
 app.command("version")(serve.version)

@@ -30,14 +30,14 @@ class Mount:
         """
         made = entries(self.dictionary.rows([edit.feature for edit in edits]), edits)
         topk = self.info.k is not None and self.info.reads_exactly
-        if topk and (made.reads or self.dictionary.holdable(self._device)):
-            self.dictionary.hold(self._device)
+        if topk and (made.reads or self.dictionary.can_keep_encoder(self._device)):
+            self.dictionary.keep_encoder(self._device)
         return made
 
     @property
     def reads(self) -> bool:
         """Whether an activation can be read within a step; add-only edits make do without."""
-        fits = self.info.k is None or self.dictionary.holdable(self._device)
+        fits = self.info.k is None or self.dictionary.can_keep_encoder(self._device)
         return self.info.reads_exactly and fits
 
     def delta(

@@ -1,0 +1,173 @@
+"""Write a dictionary of any format in the packed layout: streaming, resumable, in constant memory.
+
+The rows are written one after another, encoder before decoder, in the type they are stored in, so
+how far it came is how long the file is. What has safely reached the disk stands in a journal; a
+run that is killed loses what was written since, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from .dictionary import Dictionary
+from .errors import DictionaryError
+from .packed_layout import JOURNAL, MANIFEST, ROWS, Side, beginning, manifest, sides
+
+TILE = 64 * 2**20  # bytes of rows in hand; a strided source is read in pieces of TILE / d_in
+FLUSHED = 256 * 2**20  # bytes between two entries of the journal
+
+Told = Callable[[int, int], None]  # (bytes written, bytes in all)
+
+
+def pack(dictionary: Dictionary, folder: Path, told: Told = lambda done, total: None) -> bool:
+    """Pack into a folder, going on after what an earlier run wrote; False if all was there.
+
+    Every row, bias and threshold reads back bit for bit. Raises DictionaryError for a dictionary
+    that the layout does not hold, a folder that holds another one, and a disk that is too small.
+    """
+    said = manifest(dictionary.info, dictionary.weights)
+    if _packed_before(folder, said):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix, total = beginning(dictionary.weights)
+    with _opened(folder, said, total) as (file, written):
+        if written == 0:
+            file.write(prefix)
+        writer = _Writer(file, folder, said, max(written, len(prefix)))
+        told(writer.written, total)
+        begin = len(prefix)
+        for side in sides(dictionary.weights):
+            for rows in _records(side, max(0, writer.written - begin) // side.record):
+                writer.write(rows)
+                told(writer.written, total)
+            begin += side.rows.features * side.record
+        writer.close()
+    _finish(folder, said)
+    return True
+
+
+def _packed_before(folder: Path, said: dict[str, Any]) -> bool:
+    """Whether this dictionary is there already, whole. Raises DictionaryError if another one is."""
+    for name in (MANIFEST, JOURNAL):
+        path = folder / name
+        if not path.is_file():
+            continue
+        there: Any = _read(path)
+        if name == JOURNAL:
+            there = there.get("manifest")
+        if there != json.loads(json.dumps(said)):
+            raise DictionaryError(
+                f"{folder} holds another packed dictionary, or one whose files have changed since: "
+                "choose another folder, or delete it first."
+            )
+    return (folder / MANIFEST).is_file() and not (folder / JOURNAL).is_file()
+
+
+@contextmanager
+def _opened(folder: Path, said: dict[str, Any], total: int) -> Iterator[tuple[BinaryIO, int]]:
+    """(the rows' file at its end, how long it is by the journal); one packer at a time."""
+    journal = folder / JOURNAL
+    with (folder / ROWS).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DictionaryError(f"{folder} is being packed by another process.") from error
+        written = int(_read(journal).get("written", 0)) if journal.is_file() else 0
+        if os.fstat(file.fileno()).st_size < written:
+            written = 0  # somebody cut it
+        free = shutil.disk_usage(folder).free
+        if free < total - written:
+            raise DictionaryError(
+                f"packing takes {1e-9 * total:.1f} GB in {folder}, of which "
+                f"{1e-9 * (total - written):.1f} GB are still to be written, and the disk has "
+                f"{1e-9 * free:.1f} GB left."
+            )
+        _write(journal, {"manifest": said, "written": written})
+        file.truncate(written)
+        yield file, written
+
+
+def _records(side: Side, done: int) -> Iterator[Tensor]:
+    """The records of one side from feature `done` on: uint8 [features, bytes of a record]."""
+    step = max(1, TILE // max(side.record, 1))
+    for start in range(done, side.rows.features, step):
+        stop = min(start + step, side.rows.features)
+        ids = torch.arange(start, stop)
+        rows = side.rows.raw(start, stop).to(side.dtype).contiguous().view(torch.uint8)
+        numbers = [values[ids].float() for values in side.numbers.values()]
+        if numbers:
+            rows = torch.cat([rows, torch.stack(numbers, -1).view(torch.uint8)], dim=-1)
+        yield rows
+
+
+class _Writer:
+    """Appends records, and says in the journal what has reached the disk.
+
+    A thread of its own waits for the disk, so that the next rows are read meanwhile.
+    """
+
+    def __init__(self, file: BinaryIO, folder: Path, said: dict[str, Any], written: int) -> None:
+        self.written = written
+        self._file, self._folder, self._said = file, folder, said
+        self._journalled = written
+        self._thread = ThreadPoolExecutor(1)
+        self._flush: Future[None] | None = None
+
+    def write(self, records: Tensor) -> None:
+        self._file.write(records.numpy().data)
+        self.written += records.numel()
+        if self.written - self._journalled >= FLUSHED:
+            self._wait()
+            self._file.flush()
+            self._journalled = self.written
+            self._flush = self._thread.submit(self._journal, self.written)
+
+    def close(self) -> None:
+        self._wait()
+        self._file.flush()
+        self._journal(self.written)
+        self._thread.shutdown()
+
+    def _wait(self) -> None:
+        if self._flush is not None:
+            self._flush.result()
+
+    def _journal(self, written: int) -> None:
+        os.fdatasync(self._file.fileno())
+        _write(self._folder / JOURNAL, {"manifest": self._said, "written": written})
+
+
+def _finish(folder: Path, said: dict[str, Any]) -> None:
+    _write(folder / MANIFEST, said)
+    (folder / JOURNAL).unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise DictionaryError(f"{path} is damaged: delete {path.parent} and pack again.")
+    return found
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """All of it or, killed or without power, what was there before."""
+    new = path.with_suffix(".new")
+    with new.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
