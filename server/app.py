@@ -16,7 +16,7 @@ from .auth import require_key
 from .errors import NotFound
 from .middleware import BodyLimit, Hosts, Told
 from .receipt import versions
-from .routes import features, generate, generations, health, models, presets
+from .routes import compare, features, generate, generations, health, models, presets
 from .routes.common import REFUSALS
 from .service import Service
 from .settings import Settings
@@ -74,7 +74,9 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     v1 = APIRouter(
         prefix="/v1", dependencies=[Depends(require_key(settings.keys))], responses=REFUSALS
     )
-    routers = [module.router for module in (generate, generations, models, features, presets)]
+    routers = [
+        module.router for module in (generate, compare, generations, models, features, presets)
+    ]
     for router in routers:
         v1.include_router(router)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]

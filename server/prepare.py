@@ -24,6 +24,7 @@ class Ask:
 
     prompts: how many different prompts; row i answers prompt i // n.
     trace: what is told of every token.
+    variants: of a comparison, what each row is called.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Ask:
     resolved: Resolved
     prompts: int = 1
     trace: frozenset[str] = frozenset()
+    variants: tuple[str, ...] = ()
 
 
 def prepare_chat(deck: Deck, body: ChatRequest) -> Ask:

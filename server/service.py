@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .deck import Deck
 from .engine.types import Stats
-from .errors import NotReady, SteerdeckError, Unavailable, UnknownGeneration
+from .errors import BadRequest, NotReady, SteerdeckError, Unavailable, UnknownGeneration
 from .jobs import Job
 from .metrics import Metrics
 from .prepare import Ask
@@ -97,7 +97,7 @@ class Service:
 
         def prepared() -> Ask:
             ask = make(deck)
-            for request in ask.requests[:: max(len(ask.requests) // ask.prompts, 1)]:
+            for request in ask.requests:
                 deck.engine.check(request)
             return ask
 
@@ -120,9 +120,17 @@ class Service:
     async def steer(self, name: str, asked: SteeringChange) -> tuple[int, Resolved]:
         """Change a running reply; returns the generated token from which it holds.
 
-        With n > 1 all rows are changed, and the token is the first running row's.
+        With n > 1 all rows are changed, and the token is the first running row's. Raises BadRequest
+        for a comparison.
         """
-        held, resolved = await asyncio.to_thread(self._steer, self.deck, self._job(name), asked)
+        job = self._job(name)
+        if job.ask.variants:
+            raise BadRequest(
+                f"{name!r} compares ways of steering, so it cannot be steered as one: stop it, and "
+                "ask for other variants",
+                param="id",
+            )
+        held, resolved = await asyncio.to_thread(self._steer, self.deck, job, asked)
         if not held:
             raise self._unknown(name)
         for edit in resolved.steering.edits:

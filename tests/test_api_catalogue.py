@@ -75,7 +75,14 @@ def test_a_dictionary_says_where_it_sits(live):
 
 def test_capabilities_tell_the_limits(live):
     told = get(live, "/v1/capabilities")
-    assert told["limits"] == {"context_tokens": 512, "edits": 16, "rows": 4, "waiting": 3}
+    assert told["limits"] == {
+        "context_tokens": 512,
+        "edits": 16,
+        "rows": 4,
+        "waiting": 3,
+        "variants": 16,
+    }
+    assert told["trace"] == ["activations", "kl", "top"]
     assert set(told["ops"]) == {"add", "clamp", "scale", "ablate", "at_least", "at_most"}
     assert told["defaults"]["max_completion_tokens"] == 24
 

@@ -10,6 +10,7 @@ from ..deck import Deck
 from ..errors import UnknownModel
 from ..presets import Preset
 from ..receipt import versions
+from ..schemas.compare import MAX_VARIANTS
 from ..schemas.listings import DictionaryList, DictionaryReply, ModelList, ModelReply
 from ..steering import SEPARATOR
 from .common import DeckDep
@@ -91,6 +92,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
             "edits": told.max_edits,
             "rows": told.max_rows,
             "waiting": told.max_waiting,
+            "variants": MAX_VARIANTS,
         },
         "ops": ["add", "clamp", "scale", "ablate", "at_least", "at_most"],
         "units": ["max", "raw"],

@@ -150,6 +150,23 @@ class TextCompletion(Head):
     steering: SteeringTold
 
 
+class VariantUsage(TypedDict):
+    completion_tokens: int
+
+
+class ComparedReply(ChatChoice):
+    """One variant of a comparison; index 0 is the unsteered reply."""
+
+    label: str
+    usage: VariantUsage
+    steering: SteeringTold
+
+
+class Comparison(Head):
+    variants: list[ComparedReply]
+    usage: Usage
+
+
 class ErrorBody(TypedDict):
     message: str
     type: str
