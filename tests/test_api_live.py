@@ -142,6 +142,36 @@ def test_a_reply_that_was_changed_live_is_replayed_by_its_receipt(narrow, gate, 
     assert text_of(unchanged) != text_of(events)
 
 
+def test_replies_changed_live_in_a_crowd_are_replayed_alone_by_their_receipts(live):
+    """Six on four rows, each changed twice while the others come, go and change."""
+
+    def changed(i):
+        changes = [
+            {"edits": [{"feature": i, "op": "add", "strength": 3.0, "unit": "raw"}]},
+            {"edits": [FOG | {"strength": i + 1.0, "where": "generated"}], "norm": "keep"},
+        ]
+        body = {"max_tokens": 120 + i, "seed": i, "temperature": 1.0, "steering": {"edits": [FOG]}}
+        with live.open(**LONG | body) as events:
+            arrived = iter(events)
+            seen = [live.parsed(next(arrived)) for _ in range(2)]
+            for change in changes:
+                url = f"/v1/generations/{seen[0]['id']}/steering"
+                told = live.http.patch(url, json=change)
+                assert told.status_code == 200, told.text
+                seen.append(live.parsed(next(arrived)))
+            return seen + [live.parsed(event) for event in arrived]
+
+    with ThreadPoolExecutor(6) as pool:
+        crowd = list(pool.map(changed, range(6)))
+    for events in crowd:
+        receipt = receipt_of(events)
+        assert len(receipt["timeline"]) > 1
+        assert receipt["timeline"][-1]["norm"] == "keep"
+        again = live.stream(**{"max_tokens": None} | receipt["replay"])
+        assert text_of(again) == text_of(events)
+        assert receipt_of(again) == receipt
+
+
 def test_a_reply_changed_while_it_waits_begins_that_way_and_replays(narrow, gate):
     gate.allow(1)
     with narrow.open(**LONG), ThreadPoolExecutor(1) as pool:
