@@ -108,6 +108,9 @@ def test_one_click_on_the_first_screen_steers_a_reply(site: Site, visit: Any, ex
     page.get_by_role("button", name="Receipt").click()
     expect(page.locator(".sd-receipt")).to_contain_text('"feature": "tiny/3"')
     page.locator(".sd-token").nth(5).hover()
+    expect(page.locator(".sd-moved")).to_contain_text("nats")
+    expect(page.locator(".sd-outlook b")).to_have_text(["Steered", "Unsteered"])
+    expect(page.locator(".sd-outlook code")).to_have_count(6)
     expect(page.get_by_role("tooltip")).to_contain_text("→ 10")
 
 
@@ -183,12 +186,30 @@ def test_steered_and_unsteered_are_written_side_by_side(
     for one in (steered, plain):
         expect(one.locator(".sd-body p")).to_be_visible()
         expect(one).to_have_attribute("aria-busy", "true")
-    assert site.service.stats().running == 2
+    assert site.service.stats().running == 3  # with the row that the steered one is measured by
     site.step = 0.0
     finished(page, expect, replies=2)
     expect(steered.locator(".sd-chip")).to_have_count(1)
     expect(plain.locator(".sd-chip")).to_have_count(0)
     assert steered.locator(".sd-body").inner_text() != plain.locator(".sd-body").inner_text()
+
+
+def test_a_sweep_stands_in_columns_from_unsteered_to_twice_as_strong(
+    site: Site, visit: Any, expect: Any
+) -> None:
+    page = visit(f"{site.url}/?steer=tiny/3:c:2")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page.get_by_label("Sweep the strength").check()
+    ask(page, "Who are you?")
+    finished(page, expect, replies=5)
+    expect(page.locator(".sd-reply h3")).to_have_text(
+        ["Unsteered", "Half as strong", "Steered", "1.5 times", "Twice as strong"]
+    )
+    expect(page.locator(".sd-chip b")).to_have_text(["1×", "2×", "3×", "4×"])
+    texts = page.locator(".sd-reply .sd-body").all_inner_texts()
+    assert len(set(texts)) > 2
+    lefts = [box.bounding_box()["x"] for box in page.locator(".sd-reply").all()]
+    assert lefts == sorted(set(lefts))
 
 
 def test_the_last_reply_follows_the_rack_where_that_is_wanted(

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from ui import chat, presets, rack, search, status
+from ui import chat, fitting, presets, rack, search, status, strip, sweep
 from ui.client import Api
-from ui.errors import ApiError, PresetError
+from ui.errors import ApiError, PresetError, RackError
 from ui.rack import Entry, Rack
 from ui.session import Session
 from ui.settings import Settings
@@ -102,6 +102,94 @@ async def test_the_request_carries_rack_settings_and_trace(service: Service) -> 
     assert body["steering"]["trace"] == ["activations"]
     [token, *_] = [one for line in service.lines("+") for one in line["t"]]
     assert token == ["I", [[0, 0.0, 25.0]]]
+
+
+async def test_a_steered_reply_is_measured_where_the_service_can(service: Service) -> None:
+    service.session.rows = 2
+    await service.logs("Who are you?", BRIDGE, compare=True)
+    steered, plain = service.script.bodies
+    assert steered["steering"]["trace"] == ["activations", "kl", "top"]
+    assert "trace" not in plain["steering"]
+    token = next(one for line in service.lines("+") for one in line.get("t", ()))
+    assert token[:3] == ["I", [[0, 0.0, 25.0]], 1.25]
+    for (own, likely), share in zip(token[3], (0.607, 0.0498), strict=True):
+        assert own == share
+        assert [text for text, _ in likely] == [ui_stub.HOSTILE, " the", " a"]
+        assert [p for _, p in likely] == [0.368] * 3
+    await service.logs("And unsteered?")
+    assert "trace" not in service.script.bodies[2]["steering"] or (
+        "kl" not in service.script.bodies[2]["steering"]["trace"]
+    )
+    unmeasured = SHORT.model_copy(update={"measure": False})
+    async for _ in chat.respond(service.api, service.session, "Hi", BRIDGE, unmeasured):
+        pass
+    assert service.script.bodies[3]["steering"]["trace"] == ["activations"]
+
+
+def test_what_could_not_be_told_of_a_token_is_left_out_of_the_strip() -> None:
+    told = strip.tokens({"steering": {"kl": [{"token": "a", "kl": None}]}})
+    assert strip.pack(told, {}) == [["a", [], None]]
+    assert strip.tokens({"steering": {"activations": "?", "kl": 3}}) == []
+    odd = {"token": "a", "steered": {"logprob": "x", "top": [1]}, "unsteered": None}
+    assert strip.pack([odd], {}) == [["a", [], None, [[0.0, []], [0.0, []]]]]
+
+
+async def swept(service: Service, text: str = "Who are you?", held: Rack = BRIDGE) -> list[str]:
+    talk = sweep.respond(service.api, service.session, text, held, SHORT)
+    return [log async for log in talk]
+
+
+async def test_a_sweep_answers_at_every_strength_in_one_request(service: Service) -> None:
+    off = Entry(feature="foghorn/1", on=False)
+    await swept(service, held=(*BRIDGE, off))
+    [body] = service.script.bodies
+    strengths = [[edit["strength"] for edit in one["edits"]] for one in body["variants"]]
+    assert strengths == [[1.25], [2.5], [3.75], [5.0]]
+    assert (body["seed"], body["messages"][-1]["content"]) == (7, "Who are you?")
+    lanes = [line["lane"] for line in service.lines("reply")]
+    assert lanes == ["plain", "half", "steered", "more", "double"]
+    assert [service.text(i).split()[3] for i in range(1, 6)] == ["small", "small", *["bridge"] * 3]
+    ends = service.lines("end")
+    assert [(end["reason"], end["tokens"]) for end in ends] == [("length", 12)] * 5
+    edits = [json.loads(end["receipt"])["edits"] for end in ends]
+    assert edits == [[], *(one["edits"] for one in body["variants"])]
+    await service.logs("And then?", BRIDGE)
+    told = service.script.bodies[1]["messages"][1]["content"]
+    assert told == service.text(3), "the conversation goes on with the rack as it stands"
+
+
+async def test_a_sweep_that_fails_says_so_in_every_column(service: Service) -> None:
+    await swept(service, "please fail")
+    assert [end["error"] for end in service.lines("end")] == ["out of memory"] * 5
+    assert service.session.live is None
+
+
+@pytest.mark.parametrize("service", [{"rate": 20.0}], indirect=True)
+async def test_a_sweep_is_stopped_as_one_and_does_not_follow_the_rack(service: Service) -> None:
+    async for _ in sweep.respond(service.api, service.session, "Hello", BRIDGE, SHORT):
+        if service.text():
+            down = (BRIDGE[0].model_copy(update={"strength": 0.5}),)
+            assert not await chat.retune(service.api, service.session, down, keep_norm=False)
+            stopping = asyncio.create_task(chat.stop(service.api, service.session))
+            await asyncio.sleep(0)
+    await stopping
+    assert [end["reason"] for end in service.lines("end")] == ["cancelled"] * 5
+    assert not service.script.live
+
+
+@pytest.mark.parametrize("held", [(), (Entry(feature="foghorn/1", op="ablate"),)])
+async def test_a_sweep_without_a_strength_is_refused_and_asks_nothing(
+    service: Service, held: Rack
+) -> None:
+    with pytest.raises(RackError, match="has a strength"):
+        await swept(service, held=held)
+    assert not service.session.transcript.turns
+    assert not service.script.bodies
+
+
+def test_a_sweep_scales_from_where_an_op_changes_nothing() -> None:
+    held = (Entry(feature="a", op="scale", strength=3.0), Entry(feature="b", op="add", strength=-2))
+    assert [one.strength for one in sweep.scaled(held, 0.5)] == [2.0, -1.0]
 
 
 async def test_activations_are_not_asked_of_a_dictionary_that_cannot_read_them(
@@ -230,8 +318,8 @@ async def test_turns_that_do_not_fit_the_context_are_left_out_and_counted(
 def test_leaving_out_the_oldest_turn_keeps_the_system_prompt_and_the_question() -> None:
     roles = ["system", "user", "assistant", "user"]
     messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
-    assert chat.without_oldest(messages) == [messages[0], messages[3]]
-    assert chat.without_oldest([messages[0], messages[3]]) == []
+    assert fitting.without_oldest(messages) == [messages[0], messages[3]]
+    assert fitting.without_oldest([messages[0], messages[3]]) == []
 
 
 async def test_answering_again_replaces_the_last_turn(service: Service) -> None:

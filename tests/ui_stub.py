@@ -45,6 +45,7 @@ class Script:
     rate: float = 200.0
     loading: float = 0.0
     key: str = ""
+    rows: int = 16
     context: int = 9000  # words of all messages together
     started: float = field(default_factory=time.monotonic)
     live: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -118,7 +119,7 @@ async def reply(script: Script, body: dict[str, Any]) -> AsyncIterator[dict[str,
                 return
             if now["n"] == 5 and "cut" in prompt:
                 return
-            yield {"data": token(now, id_, prompt, bool(steering.get("trace")))}
+            yield {"data": token(now, id_, prompt, steering.get("trace") or [])}
             now["n"] += 1
         receipt = {"model": "foghorn", "edits": now["edits"], "seed": body.get("seed")}
         yield {"data": chunk(id_, {}, reason, steering={"receipt": receipt})}
@@ -128,7 +129,36 @@ async def reply(script: Script, body: dict[str, Any]) -> AsyncIterator[dict[str,
         script.live.pop(id_, None)
 
 
-def token(now: dict[str, Any], id_: str, prompt: str, traced: bool) -> str:
+async def comparison(script: Script, body: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
+    """All variants at the same rate, the unsteered one first; "fail" breaks them half way."""
+    steering = body["steering"]
+    rows: list[dict[str, Any]] = [{"edits": [], "n": 0}]
+    rows += [{"edits": variant["edits"], "n": 0} for variant in body["variants"]]
+    stop = script.live[steering["id"]] = {"edits": [], "n": 0, "stop": False}
+    prompt, limit = body["messages"][-1]["content"], body.get("max_completion_tokens") or 60
+
+    def tagged(index: int, text: str) -> dict[str, str]:
+        return {"data": json.dumps(json.loads(text) | {"variant": {"index": index}})}
+
+    try:
+        while rows[0]["n"] < limit and not stop["stop"]:
+            await asyncio.sleep(1 / script.rate)
+            for index, now in enumerate(rows):
+                yield tagged(index, token(now, steering["id"], prompt, steering["trace"]))
+                now["n"] += 1
+            if rows[0]["n"] == 5 and "fail" in prompt:
+                yield {"data": json.dumps({"error": {"message": "out of memory", "code": "x"}})}
+                return
+        reason = "cancelled" if stop["stop"] else "length"
+        for index, now in enumerate(rows):
+            told = {"receipt": {"edits": now["edits"], "seed": body["seed"]}}
+            yield tagged(index, chunk(steering["id"], {}, reason, steering=told))
+        yield {"data": "[DONE]"}
+    finally:
+        script.live.pop(steering["id"], None)
+
+
+def token(now: dict[str, Any], id_: str, prompt: str, traced: list[str]) -> str:
     edits = [e for e in now["edits"] if e["op"] != "ablate"]
     words = STEERED if any(e["strength"] >= 2 for e in edits) else PLAIN
     word = HOSTILE if "hostile" in prompt and now["n"] == 3 else words[now["n"] % len(words)]
@@ -137,7 +167,16 @@ def token(now: dict[str, Any], id_: str, prompt: str, traced: bool) -> str:
         {"feature": e["feature"], "before": (now["n"] % 5) / 2, "after": e["strength"] * 10.0}
         for e in edits
     ]
-    more = {"steering": {"activations": [{"token": text, "features": readings}]}} if traced else {}
+    told: dict[str, Any] = {}
+    if "activations" in traced:
+        told["activations"] = [{"token": text, "features": readings}]
+    if "kl" in traced:
+        told["kl"] = [{"token": text, "kl": 1.25}]
+    if "top" in traced:
+        top = [{"token": one, "logprob": -1.0} for one in (HOSTILE, " the", " a", " it", " I")]
+        steered, unsteered = {"logprob": -0.5, "top": top}, {"logprob": -3.0, "top": top}
+        told["top"] = [{"token": text, "steered": steered, "unsteered": unsteered}]
+    more: dict[str, Any] = {"steering": told} if told else {}
     return chunk(id_, {"content": text}, **more)
 
 
@@ -168,6 +207,10 @@ def build(script: Script) -> FastAPI:
     async def dictionaries() -> Any:
         one = {"id": "foghorn", "d_sae": 6, "reads_exactly": True, "site": {"layer": 3}}
         return {"object": "list", "data": [one]}
+
+    @app.get("/v1/capabilities")
+    async def capabilities() -> Any:
+        return {"limits": {"rows": script.rows}, "trace": ["activations", "kl", "top"]}
 
     @app.get("/v1/features")
     async def features(q: str = "", limit: int = 20, sort: str = "relevance") -> Any:
@@ -229,6 +272,12 @@ def add_replies(app: FastAPI, script: Script) -> None:
         if size > script.context or "too long" in body["messages"][-1]["content"]:
             return problem(413, "The prompt has 9000 tokens; 512 fit.", "context_length_exceeded")
         return EventSourceResponse(reply(script, body), ping=0, sep="\n")
+
+    @app.post("/v1/compare")
+    async def compare(request: Request) -> Any:
+        body = await request.json()
+        script.bodies.append(body)
+        return EventSourceResponse(comparison(script, body), ping=0, sep="\n")
 
     @app.patch("/v1/generations/{id_}/steering")
     async def steer(id_: str, request: Request) -> Any:

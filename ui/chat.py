@@ -10,7 +10,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from . import rack as racks
@@ -18,6 +18,7 @@ from . import strip
 from .client import Api
 from .compare import Event, Merged
 from .errors import ApiError
+from .fitting import fitting
 from .rack import Rack
 from .session import Live, Running, Session
 from .settings import Settings
@@ -80,23 +81,32 @@ async def respond(
         body = request(session, messages, acting, settings, seed)
         own = body.setdefault("steering", {})
         own["id"] = f"ui-{uuid.uuid4().hex}"
-        if lane == "steered" and _traceable(session, acting):
-            own["trace"] = ["activations"]
+        if lane == "steered" and (words := traces(session, acting, settings)):
+            own["trace"] = words
         reply = transcript.reply(turn, lane, acting, pair=compare)
         running[lane] = Running(reply, own["id"], time.monotonic())
-        streams[lane] = _fitting(api, body, running[lane])
+        streams[lane] = fitting(api.stream, body, [running[lane]])
     colours = {held.feature: held.colour for held in rack}
     live = Live(running, Merged(streams), rack, settings.norm, colours)
+    async for log in shown(session, live, lambda event: [event]):
+        yield log
+
+
+async def shown(
+    session: Session, live: Live, lanes: Callable[[Event[Any]], list[Event[Lane]]]
+) -> AsyncIterator[str]:
+    """The log as the replies grow. lanes: an event of the streams as events of the replies."""
     session.live, session.trouble = live, None
     try:
-        yield transcript.log()
+        yield session.transcript.log()
         async for batch in live.merged.frames():
             for event in batch:
-                _take(session, live, event)
-            yield transcript.log()
+                for one in lanes(event):
+                    _take(session, live, one)
+            yield session.transcript.log()
     finally:
-        for one in running.values():
-            _end(session, one, "cancelled")
+        for running in live.running.values():
+            _end(session, running, "cancelled")
         session.live = None
         live.done.set()
 
@@ -120,7 +130,7 @@ async def retune(api: Api, session: Session, rack: Rack, *, keep_norm: bool) -> 
     The log gets a mark at the token from which on the change acts. ApiError: refused.
     """
     live = session.live
-    if live is None:
+    if live is None or live.fixed:
         return False
     before = (live.rack, live.keep_norm)
     wanted = steering(rack, keep_norm=keep_norm)
@@ -150,7 +160,7 @@ async def stop(api: Api, session: Session) -> None:
     live = session.live
     if live is None:
         return
-    ids = [one.generation for one in live.running.values() if not one.ended]
+    ids = {one.generation for one in live.running.values() if not one.ended}
     await asyncio.gather(*(api.stop(id_) for id_ in ids), return_exceptions=True)
     try:
         await asyncio.wait_for(live.done.wait(), GRACE)
@@ -158,33 +168,17 @@ async def stop(api: Api, session: Session) -> None:
         live.merged.abandon()
 
 
+def traces(session: Session, rack: Rack, settings: Settings) -> list[str]:
+    """What to ask of the service about every token."""
+    words = ["activations"] if _traceable(session, rack) else []
+    measured = settings.measure and session.rows > 1 and racks.edits(rack)
+    return [*words, "kl", "top"] if measured else words
+
+
 def _traceable(session: Session, rack: Rack) -> bool:
     """Whether the activations of these features can be read, now and after a live change."""
     used = {held.feature.rpartition("/")[0] for held in rack if held.on} or set(session.exact)
     return all(session.exact.get(name, True) for name in used)
-
-
-async def _fitting(api: Api, body: dict[str, Any], one: Running) -> AsyncIterator[dict[str, Any]]:
-    """The stream of `body`, without its oldest turns if the model's context cannot hold them."""
-    while True:
-        try:
-            async for chunk in api.stream(body):
-                yield chunk
-            return
-        except ApiError as error:
-            shorter = without_oldest(body["messages"])
-            if error.code != "context_length_exceeded" or not shorter:
-                raise
-        body = {**body, "messages": shorter}
-        one.dropped += 1
-
-
-def without_oldest(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The messages without their first turn; empty when there is but one. The system's stays."""
-    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    if len(asked) < 2:
-        return []
-    return [*messages[: asked[0]], *messages[asked[1] :]]
 
 
 async def _steer(

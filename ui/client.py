@@ -87,10 +87,17 @@ class Api:
         path = f"/v1/generations/{quote(generation, safe='')}"
         _checked(await self._send("DELETE", path))
 
-    async def stream(self, body: JSON) -> AsyncIterator[JSON]:
+    def stream(self, body: JSON) -> AsyncIterator[JSON]:
         """The chunks of a chat completion. ApiError when it fails or breaks off before its end."""
+        return self._stream("/v1/chat/completions", body)
+
+    def compare(self, body: JSON) -> AsyncIterator[JSON]:
+        """The chunks of all variants of a comparison, likewise."""
+        return self._stream("/v1/compare", body)
+
+    async def _stream(self, path: str, body: JSON) -> AsyncIterator[JSON]:
         wire = self.http.sse(
-            f"{self.url}/v1/chat/completions",
+            f"{self.url}{path}",
             method="POST",
             json={**body, "stream": True, "stream_options": {"include_usage": True}},
             headers=self._headers(),

@@ -30,6 +30,7 @@ class Parts:
     send: Any
     stop: Any
     compare: Any
+    sweep: Any
     search: Any
     rack: Any
     gallery: Any
@@ -98,6 +99,7 @@ def _stage() -> dict[str, Any]:
             compare = gr.Checkbox(
                 label="Compare with unsteered", container=False, elem_id="compare"
             )
+            sweep = gr.Checkbox(label="Sweep the strength", container=False, elem_id="sweep")
             # Read by the rack's script alone: its `follow` event is not sent where this is off.
             gr.Checkbox(label="Answer again as I steer", container=False, elem_id="follow")
             gr.HTML(
@@ -113,6 +115,7 @@ def _stage() -> dict[str, Any]:
         "send": send,
         "stop": stop,
         "compare": compare,
+        "sweep": sweep,
     }
 
 

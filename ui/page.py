@@ -54,7 +54,7 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     p.timer.tick(do.look_again, [p.session, p.settings], seen, **once)
     p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **once)
 
-    talk = [*steer, p.compare]
+    talk = [*steer, p.compare, p.sweep]
     said = [p.toast, p.thread, p.prompt, p.rack, p.settings, p.top, p.timer]
     turns = [
         gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **streams),

@@ -32,13 +32,17 @@ class Running:
 
 @dataclass
 class Live:
-    """The turn that is being answered. `rack` and `keep_norm` are what steers it now."""
+    """The turn that is being answered. `rack` and `keep_norm` are what steers it now.
+
+    fixed: it does not follow the rack.
+    """
 
     running: dict[Lane, Running]
-    merged: Merged[Lane]
+    merged: Merged[Any]
     rack: Rack
     keep_norm: bool
     colours: dict[str, int]
+    fixed: bool = False
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -47,6 +51,7 @@ class Session:
     """One tab's state, kept in a gr.State: every handler of the tab gets this same object.
 
     trouble: why the last call failed, where the page must react to it (no server, no key).
+    rows: the service computes at once; 0 where it cannot measure against the unsteered model.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
     link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
     """
@@ -56,6 +61,7 @@ class Session:
     key: str = ""
     model: str = ""
     exact: dict[str, bool] = field(default_factory=dict)
+    rows: int = 0
     trouble: ApiError | None = None
     link: str = ""
     link_norm: bool = False

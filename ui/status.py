@@ -45,8 +45,11 @@ async def look(api: Api, session: Session) -> Look:
         if not readiness.ready:
             stage = f": {readiness.stage}" if readiness.stage else ""
             return Look("loading", f"{STAGE}{stage}.", readiness.progress)
-        models, dictionaries, gallery = await asyncio.gather(
-            api.get("/v1/models"), api.get("/v1/dictionaries"), api.presets()
+        models, dictionaries, able, gallery = await asyncio.gather(
+            api.get("/v1/models"),
+            api.get("/v1/dictionaries"),
+            api.get("/v1/capabilities"),
+            api.presets(),
         )
     except ApiError as error:
         return trouble(error)
@@ -56,6 +59,8 @@ async def look(api: Api, session: Session) -> Look:
         str(one.get("id")): bool(one.get("reads_exactly", True))
         for one in dictionaries.get("data", [])
     }
+    rows = (able.get("limits") or {}).get("rows")
+    session.rows = rows if isinstance(rows, int) and "kl" in (able.get("trace") or ()) else 0
     session.transcript.home = presets.home(session.model, gallery)
     return Look("ready", presets=gallery)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import chat, presets, rack, search, settings, status
+from . import chat, presets, rack, search, settings, status, sweep
 from .desk import NOTHING, Desk, Update, field, tells, tells_all
 from .errors import PresetError, Told
 from .session import Session
@@ -16,19 +16,25 @@ from .session import Session
 class Talking(Desk):
     @tells_all
     async def ask(
-        self, text: str, session: Session, held: Any, chosen: Any, compare: bool
+        self, text: str, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
     ) -> AsyncIterator[Update]:
         """What stands in the message field."""
         said = str(text or "").strip()
         if not said:
             yield NOTHING
             return
-        async for update in self._talk(said, session, held, chosen, compare):
+        async for update in self._talk(said, session, held, chosen, compare, swept):
             yield update
 
     @tells_all
     async def show(
-        self, event: gr.EventData, session: Session, held: Any, chosen: Any, compare: bool
+        self,
+        event: gr.EventData,
+        session: Session,
+        held: Any,
+        chosen: Any,
+        compare: bool,
+        swept: bool,
     ) -> AsyncIterator[Update]:
         """An example prompt of the first screen, with its preset loaded first where it has one."""
         name, p = field(event, "preset"), self.parts
@@ -36,33 +42,39 @@ class Talking(Desk):
             loaded = await self.preset(session, name, chosen)
             yield loaded
             held, chosen = loaded[p.rack], loaded[p.settings]
-        async for update in self._talk(field(event, "text"), session, held, chosen, compare):
+        async for update in self._talk(field(event, "text"), session, held, chosen, compare, swept):
             yield update
 
     @tells_all
     async def again(
-        self, session: Session, held: Any, chosen: Any, compare: bool
+        self, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
     ) -> AsyncIterator[Update]:
         """The last question once more, with the rack as it is now."""
         if session.live is not None or not session.transcript.turns:
             yield NOTHING
             return
-        async for update in self._talk(None, session, held, chosen, compare):
+        async for update in self._talk(None, session, held, chosen, compare, swept):
             yield update
 
     async def _talk(
-        self, text: str | None, session: Session, held: Any, chosen: Any, compare: bool
+        self, text: str | None, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
     ) -> AsyncIterator[Update]:
         """Ask `text`, or the last question again where it is None."""
         checked, fields = rack.parse(held), settings.parse(chosen)
         _may_talk(session)
+        if swept:
+            sweep.check(checked)  # before the last turn is taken back
         p, seed = self.parts, None
         update: Update = {p.prompt: ""}
         if text is None:
             update, taken = {}, chat.answer_again(session, checked, fields)
             text, seed = taken or ("", None)
         api = session.api(self.api)
-        logs = chat.respond(api, session, text, checked, fields, compare=bool(compare), seed=seed)
+        if swept:
+            logs = sweep.respond(api, session, text, checked, fields, seed=seed)
+        else:
+            pair = bool(compare)
+            logs = chat.respond(api, session, text, checked, fields, compare=pair, seed=seed)
         async for log in logs:
             yield {p.thread: log, **update}
             update = {}

@@ -7,7 +7,7 @@ A line is an object with `k`:
     home   the first screen: model, presets, example prompts; begun: when the conversation began,
            so that the last frame of an older one, if it comes late, is not drawn
     user   text
-    reply  r (number), lane, pair (is another reply beside it), chips, features (the legend)
+    reply  r (number), lane, pair (are other replies beside it), chips, features (the legend)
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
     mark   r, at (token from which on), x (what changed), s (the same in brief), features
     end    r, reason, tokens, seconds, receipt | error, dropped (turns that no longer fit)
@@ -22,12 +22,14 @@ from typing import Any, Literal
 
 from .rack import Rack
 
-Lane = Literal["steered", "plain"]
+Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three of a sweep
 
 
 @dataclass
 class Reply:
-    """One reply as far as it has come. `lane` says which model spoke, steered or plain."""
+    """One reply as far as it has come. `lane` says which model spoke: as the rack steers, plain, or
+    (in a sweep) at another strength of the rack.
+    """
 
     number: int
     lane: Lane

@@ -1,5 +1,6 @@
 // One reply: what steered it, its text with the places where a slider was moved, its strip.
 const FINISHED = { length: "cut at the token limit", cancelled: "stopped" };
+const TITLES = { plain: "Unsteered", half: "Half as strong", steered: "Steered", more: "1.5 times", double: "Twice as strong" };
 
 const drawReply = (line) => {
   const state = { text: "", offsets: [], marks: [], ended: false };
@@ -9,7 +10,7 @@ const drawReply = (line) => {
   const band = strip();
   const chip = ([number, label, setting]) => h("span", { class: "sd-chip", style: { "--c": colour(number) } }, label, h("b", {}, setting));
   const chips = h("div", { class: "sd-chips" }, line.chips.map(chip));
-  const title = line.pair && h("h3", {}, line.lane === "plain" ? "Unsteered" : "Steered");
+  const title = line.pair && h("h3", {}, TITLES[line.lane]);
   const node = h("article", { class: "sd-reply", "data-lane": line.lane, "data-reply": line.r, "aria-busy": "true" },
     (title || line.chips.length > 0) && h("header", {}, title, chips), body, band.node, tools);
   band.legend(line.features);

@@ -13,6 +13,7 @@ const fields = {
   seed: number("seed", { min: "0", step: "1", placeholder: "another one each time" }),
 };
 const norm = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("norm", event.target.checked) });
+const measure = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("measure", event.target.checked) });
 const key = h("input", { type: "password", autocomplete: "off", "aria-label": "API key" });
 const form = h("form", { hidden: true, onsubmit: (event) => { event.preventDefault(); trigger("unlock", { key: key.value }); key.value = ""; } },
   h("label", {}, "API key", h("small", {}, "This server asks for one. It stays in this browser."), key), h("button", { type: "submit" }, "Use key"));
@@ -23,12 +24,14 @@ root.append(
   row("Temperature", fields.temperature, "0 always takes the likeliest token; above 1 gets loose."),
   row("Longest reply, in tokens", fields.max_tokens),
   row("Seed", fields.seed, "The same seed, rack and question give the same reply."),
-  h("label", { class: "sd-check" }, norm, h("span", {}, "Keep the length of the residual stream"), h("small", {}, "Steering turns its direction only: gentler at high strengths.")));
+  h("label", { class: "sd-check" }, norm, h("span", {}, "Keep the length of the residual stream"), h("small", {}, "Steering turns its direction only: gentler at high strengths.")),
+  h("label", { class: "sd-check" }, measure, h("span", {}, "Measure against the unsteered model"), h("small", {}, "How far each token was moved, and what was likely without steering. Each reply then takes two rows of the server.")));
 const draw = () => {
   const value = props.value || {};
   if (document.activeElement !== text) text.value = value.system || "";
   for (const [name, input] of Object.entries(fields)) if (document.activeElement !== input) input.value = value[name] ?? "";
   norm.checked = Boolean(value.norm);
+  measure.checked = value.measure !== false;
   form.hidden = !value.ask_key;
 };
 watch("value", draw);

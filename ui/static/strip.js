@@ -1,5 +1,6 @@
 // The token strip: every token of a reply over the levels of the features that were edited.
-// A bar is what the feature was set to, its filled foot what the model had by itself.
+// A bar is what the feature was set to, its filled foot what the model had by itself. The line under
+// a token is darker the further (KL) steering moved the model there.
 const strip = () => {
   const tokens = h("div", { class: "sd-tokens", role: "list", "aria-label": "Tokens and their activations" });
   const key = h("div", { class: "sd-legend" });
@@ -22,15 +23,16 @@ const strip = () => {
     return h("i", { "data-colour": number, style: { "--c": colour(number), "--before": Math.abs(before), "--after": Math.abs(after), "--peak": `var(--peak${number})` } });
   };
   const rule = (text) => h("span", { class: "sd-turned", role: "listitem", title: text }, h("b", {}, text));
-  const add = ([text, readings]) => {
+  const add = ([text, readings, kl, outlooks]) => {
     const due = early.filter((one) => one.at <= cells.length);
     if (due.length) tokens.append(rule(due.at(-1).text));
     early.splice(0, due.length);
-    const cell = h("span", { class: "sd-token", role: "listitem", tabindex: "-1" }, h("span", {}, visible(text)), h("span", { class: "sd-bars" }, readings.map(bar)));
-    cell.reading = { text, readings };
+    const cell = h("span", { class: "sd-token", role: "listitem", tabindex: "-1" }, h("span", {}, visible(text)), h("span", { class: "sd-bars" }, readings.map(bar)),
+      Number.isFinite(kl) && h("span", { class: "sd-kl", style: { "--kl": `${Math.round((100 * kl) / (1 + kl))}%` } }));
+    cell.reading = { text, readings, kl, outlooks };
     cells.push(cell);
     tokens.append(cell);
-    if (readings.length) node.hidden = false;
+    if (readings.length || Number.isFinite(kl)) node.hidden = false;
   };
   const mark = (at, text) => {
     if (!cells[at]) early.push({ at, text });
@@ -41,12 +43,17 @@ const strip = () => {
     for (const [number, label] of features) names.set(number, label);
     key.replaceChildren(...[...names].map(([number, label]) => h("span", { style: { "--c": colour(number) } }, label)));
   };
+  const outlook = (name, [own, likely]) =>
+    h("div", { class: "sd-outlook" }, h("b", {}, name), h("span", {}, `this one ${percent(own)}`),
+      likely.map(([text, share]) => h("span", {}, h("code", {}, visible(text)), ` ${percent(share)}`)));
   const show = (cell) => {
     if (!cell || !cell.reading) return (tip.hidden = true);
-    const { text, readings } = cell.reading;
+    const { text, readings, kl, outlooks } = cell.reading;
     tip.replaceChildren(h("code", {}, visible(text)), ...readings.map(([number, before, after]) =>
       h("p", { style: { "--c": colour(number) } }, h("b", {}, names.get(number) || ""), ` ${short(before)} → ${short(after)}`)));
     if (!readings.length) tip.append(h("p", {}, "nothing steered here"));
+    if (Number.isFinite(kl)) tip.append(h("div", { class: "sd-moved" }, `moved by ${short(kl)} nats (KL from unsteered)`));
+    if (outlooks) tip.append(h("div", { class: "sd-outlooks" }, outlook("Steered", outlooks[0]), outlook("Unsteered", outlooks[1])));
     tip.hidden = false;
     const [frame, box] = [node.getBoundingClientRect(), cell.getBoundingClientRect()];
     tip.style.left = `${Math.max(0, Math.min(box.left - frame.left, frame.width - tip.offsetWidth))}px`;

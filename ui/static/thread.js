@@ -25,6 +25,7 @@ const begin = {
     const reply = drawReply(line);
     replies.set(line.r, reply);
     turn.classList.toggle("sd-pair", line.pair);
+    if (["half", "more", "double"].includes(line.lane)) turn.classList.add("sd-sweep");
     document.body.classList.remove("sd-changed"); // the rack has not changed since this reply began
     turn.append(reply.node);
   },

@@ -1,0 +1,97 @@
+"""A strength sweep: one question answered at several strengths of the rack, as columns.
+
+The service makes all of them in one batch from one seed (POST /v1/compare), so that only the
+strength differs. The column with the rack as it stands is the one the conversation goes on with.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+
+from . import chat
+from . import rack as racks
+from .client import Api
+from .compare import Event, Merged
+from .errors import RackError
+from .fitting import fitting
+from .rack import Rack
+from .session import Live, Running, Session
+from .settings import Settings
+from .transcript import Lane
+
+PARTS = (0.5, 1.0, 1.5, 2.0)  # of the rack's strengths; the unsteered reply stands first
+LANES: tuple[Lane, ...] = ("plain", "half", "steered", "more", "double")
+
+
+def check(rack: Rack) -> None:
+    """RackError where nothing in the rack has a strength to sweep."""
+    if not any(held.on and held.op != "ablate" for held in rack):
+        raise RackError("A sweep needs a feature that is switched on and has a strength.")
+
+
+def scaled(rack: Rack, part: float) -> Rack:
+    """The features that act, each moved to `part` of the way from its neutral strength."""
+    return tuple(held.model_copy(update={"strength": _at(held, part)}) for held in rack if held.on)
+
+
+def _at(held: racks.Entry, part: float) -> float:
+    neutral = 1.0 if held.op == "scale" else 0.0
+    strength = neutral + part * (held.strength - neutral)
+    return max(-racks.FURTHEST, min(racks.FURTHEST, round(strength, 6)))
+
+
+async def respond(
+    api: Api,
+    session: Session,
+    text: str,
+    rack: Rack,
+    settings: Settings,
+    *,
+    seed: int | None = None,
+) -> AsyncIterator[str]:
+    """Ask `text` at every strength and yield the log as the replies grow, as chat.respond does.
+
+    Raises what `check` does.
+    """
+    check(rack)
+    transcript = session.transcript
+    turn = transcript.ask(text)
+    seed = seed if settings.seed is None else settings.seed
+    turn.seed = seed = random.randrange(chat.SEEDS) if seed is None else seed
+    turn.steering = chat.steering(rack, keep_norm=settings.norm)
+    ways: list[Rack] = [(), *(scaled(rack, part) for part in PARTS)]
+    body = chat.request(
+        session, transcript.messages("steered", settings.system), (), settings, seed
+    )
+    body["variants"] = [chat.steering(way, keep_norm=settings.norm) for way in ways[1:]]
+    body["steering"] = {"id": f"ui-{uuid.uuid4().hex}", "trace": _trace(session, rack, settings)}
+    running: dict[Lane, Running] = {}
+    for lane, way in zip(LANES, ways, strict=True):
+        reply = transcript.reply(turn, lane, way, pair=True)
+        running[lane] = Running(reply, body["steering"]["id"], time.monotonic())
+    stream = fitting(api.compare, body, list(running.values()))
+    merged: Merged[str] = Merged({"all": stream})
+    colours = {held.feature: held.colour for held in rack}
+    live = Live(running, merged, rack, settings.norm, colours, fixed=True)
+    async for log in chat.shown(session, live, _sorted):
+        yield log
+
+
+def _trace(session: Session, rack: Rack, settings: Settings) -> list[str]:
+    """Every column has a shadow of its own: only where all of them can run at once."""
+    words = chat.traces(session, rack, settings)
+    return words if session.rows >= 2 * len(LANES) else [w for w in words if w == "activations"]
+
+
+def _sorted(event: Event[str]) -> list[Event[Lane]]:
+    """An event of the one stream as events of its columns; its end is the end of all of them."""
+    if event.chunk is None:
+        return [Event(lane, error=event.error) for lane in LANES]
+    variant = event.chunk.get("variant")
+    index = variant.get("index") if isinstance(variant, Mapping) else None
+    return (
+        [Event(LANES[index], event.chunk)] if isinstance(index, int) and index < len(LANES) else []
+    )
