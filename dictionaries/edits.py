@@ -168,6 +168,11 @@ def edited(f: Tensor, table: EditTable) -> Tensor:
     return torch.minimum(torch.maximum(table.scale * f + table.shift, table.floor), table.ceiling)
 
 
+def faded(before: Tensor, after: Tensor, weight: Tensor) -> Tensor:
+    """`after` with only this part of its change made. Weight 1 keeps every bit of it."""
+    return torch.where(weight == 1.0, after, before + weight * (after - before))
+
+
 def delta(before: Tensor, after: Tensor, rows: FeatureRows, back: Tensor | None) -> Tensor:
     """What the edits add to x: sum_k (f'_k - f_k) * W_dec[k], in x's own scale. float32."""
     moved = (after - before) @ rows.dec

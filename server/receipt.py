@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .deck import Deck
+from .engine.conditions import Condition, Timing
 from .engine.types import Change, FeatureEdit, Finish, FinishReason, Request, Sampling, Steering
 
 
@@ -49,7 +50,34 @@ def wire_edit(edit: FeatureEdit) -> dict[str, Any]:
         "strength": edit.strength,
         "unit": "raw",
         "where": str(edit.where),
+        **_timing(edit.timing),
     }
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    """What of it says anything."""
+    window = {"first": timing.first, "last": timing.last}
+    told = {
+        "when": wire_condition(timing.when) if timing.when else None,
+        "window": window if any(at is not None for at in window.values()) else None,
+        "decay": timing.half_life,
+        "thinking": str(timing.thinking) if timing.thinking else None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def wire_condition(condition: Condition) -> dict[str, Any]:
+    return {
+        "feature": f"{condition.dictionary}/{condition.feature}",
+        "op": str(condition.op),
+        "value": condition.value,
+        "unit": "raw",
+        "latch": condition.latch,
+    }
+
+
+def _aborts(steering: Steering) -> dict[str, Any]:
+    return {"abort": [wire_condition(c) for c in steering.aborts]} if steering.aborts else {}
 
 
 def applied(steering: Steering, labels: dict[str, str | None]) -> list[dict[str, Any]]:
@@ -61,9 +89,9 @@ def applied(steering: Steering, labels: dict[str, str | None]) -> list[dict[str,
 def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     """See server/README.md for each field."""
     capabilities = deck.engine.capabilities
-    used = dict.fromkeys(e.dictionary for s in _all(request) for e in s.edits)
-    for change in finish.timeline:
-        used |= dict.fromkeys(e.dictionary for e in change.steering.edits)
+    acted = [*_all(request), *(change.steering for change in finish.timeline)]
+    used = dict.fromkeys(e.dictionary for s in acted for e in s.edits)
+    used |= dict.fromkeys(c.dictionary for s in acted for c in s.conditions)
     return {
         "model": deck.model,
         "model_revision": deck.revision,
@@ -72,7 +100,9 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
         ],
         "edits": [_in_full(edit) for edit in request.steering.edits],
         "norm": _norm(request.steering),
+        **_aborts(request.steering),
         "timeline": [_entry(change) for change in finish.timeline],
+        **_conditions(finish),
         "tokens_edited": finish.tokens_edited,
         "prompt_sha256": prompt_sha256(request.prompt),
         "seed": request.sampling.seed,
@@ -103,6 +133,7 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
         "steering": {
             "edits": [wire_edit(edit) for edit in beginning.edits],
             "norm": _norm(beginning),
+            **_aborts(beginning),
             "timeline": [_entry(change) for change in changes],
         },
     }
@@ -117,7 +148,13 @@ def _entry(change: Change) -> dict[str, Any]:
         "at": change.at,
         "edits": [wire_edit(edit) for edit in change.steering.edits],
         "norm": _norm(change.steering),
+        **_aborts(change.steering),
     }
+
+
+def _conditions(finish: Finish) -> dict[str, Any]:
+    told = [{**wire_condition(met.condition), "first_met": met.at} for met in finish.conditions]
+    return {"conditions": told} if told else {}
 
 
 def _norm(steering: Steering) -> str | None:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from dictionaries.edits import Op
 
 from .deck import Deck, FeatureName
+from .engine.checks import check_steering
+from .engine.conditions import Condition, Timing
 from .engine.types import Change, FeatureEdit, Steering
 from .errors import BadRequest, UnknownModel, Unsteerable
+from .schemas.conditions import Unit, WireCondition
 from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
 
 SEPARATOR = "@"  # between model and preset in a model name
@@ -52,11 +55,11 @@ def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolv
             "send one of them",
             param="steering.preset",
         )
-    first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm)
+    first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm, asked.abort)
     labels = dict(first.labels)
     changes = []
     for entry in asked.timeline:
-        later = _resolve(deck, entry.edits, None, entry.norm)
+        later = _resolve(deck, entry.edits, None, entry.norm, entry.abort)
         labels |= later.labels
         changes.append(Change(entry.at, later.steering))
     return Resolved(first.steering, labels, tuple(changes))
@@ -64,16 +67,22 @@ def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolv
 
 def resolve_change(deck: Deck, asked: SteeringChange) -> Resolved:
     """What a live change asks for; it replaces all edits that held before."""
-    return _resolve(deck, asked.edits, asked.preset, asked.norm)
+    return _resolve(deck, asked.edits, asked.preset, asked.norm, asked.abort)
 
 
 def check_preset(deck: Deck, body: PresetBody) -> None:
     """Raise what a request with this preset would."""
-    _resolve(deck, body.edits, None, body.norm)
+    steering = _resolve(deck, body.edits, None, body.norm, ()).steering
+    infos = {name: dictionary.info for name, dictionary in deck.dictionaries.items()}
+    check_steering(steering, infos, deck.engine.capabilities.max_edits)
 
 
 def _resolve(
-    deck: Deck, edits: Iterable[WireEdit], preset: str | None, norm: str | None
+    deck: Deck,
+    edits: Iterable[WireEdit],
+    preset: str | None,
+    norm: str | None,
+    aborts: Iterable[WireCondition],
 ) -> Resolved:
     """The preset's edits first, then the request's own; a feature may appear once."""
     body = deck.presets.get(preset).body if preset else None
@@ -91,7 +100,11 @@ def _resolve(
         found[name.ref] = _edit(deck, name, edit)
         labels[name.ref] = name.label
     keep = norm == "keep" or (body is not None and body.norm == "keep")
-    return Resolved(Steering(tuple(found.values()), keep_norm=keep), labels)
+    ending = dict.fromkeys(
+        _condition(deck, one.model_copy(update={"latch": False}))
+        for one in (*(one for edit in asked for one in edit.abort), *aborts)
+    )
+    return Resolved(Steering(tuple(found.values()), keep, tuple(ending)), labels)
 
 
 def _edit(deck: Deck, name: FeatureName, asked: WireEdit) -> FeatureEdit:
@@ -100,7 +113,26 @@ def _edit(deck: Deck, name: FeatureName, asked: WireEdit) -> FeatureEdit:
         raise Unsteerable(f"{name.ref}: {info.why_not}", param="steering.edits")
     strength = _strength(name, asked)
     edit = asked.op.edit(strength)
-    return FeatureEdit(name.dictionary, name.feature, asked.op, strength, edit, asked.where)
+    timing = _timing(deck, name, asked)
+    return FeatureEdit(name.dictionary, name.feature, asked.op, strength, edit, asked.where, timing)
+
+
+def _timing(deck: Deck, name: FeatureName, asked: WireEdit) -> Timing:
+    if asked.thinking and not deck.engine.capabilities.thinks:
+        raise Unsteerable(
+            f"{name.ref}: thinking {asked.thinking.value!r} came, but {deck.model} marks no "
+            "thinking blocks: leave it out",
+            param="steering.edits",
+        )
+    first, last = (asked.window.first, asked.window.last) if asked.window else (None, None)
+    when = _condition(deck, asked.when) if asked.when else None
+    return Timing(when, first, last, asked.decay, asked.thinking)
+
+
+def _condition(deck: Deck, asked: WireCondition) -> Condition:
+    name = deck.find(asked.feature)
+    value = _activation(name, asked.value, asked.unit, str(asked.op))
+    return Condition(name.dictionary, name.feature, asked.op, value, asked.latch)
 
 
 def _strength(name: FeatureName, asked: WireEdit) -> float:
@@ -108,14 +140,20 @@ def _strength(name: FeatureName, asked: WireEdit) -> float:
     if asked.op is Op.ABLATE:
         return 0.0
     strength = asked.strength or 0.0
-    if asked.unit == "raw" or not asked.op.has_unit:
+    if not asked.op.has_unit:
         return strength
+    return _activation(name, strength, asked.unit, str(asked.op))
+
+
+def _activation(name: FeatureName, value: float, unit: Unit, said: str) -> float:
+    if unit == "raw":
+        return value
     maximum = name.card.maximum if name.card else None
     if not maximum or maximum < 0:
         raise Unsteerable(
-            f"{name.ref} has no known maximum, so {asked.op} {strength:g} times it means nothing: "
+            f"{name.ref} has no known maximum, so {said} {value:g} times it means nothing: "
             'send "unit": "raw" with plain activations, or start the server with a cards file that '
             "has it (--cards)",
             param="steering.edits",
         )
-    return strength * maximum
+    return value * maximum

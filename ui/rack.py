@@ -23,6 +23,7 @@ Where = Literal["all", "prompt", "generated"]
 OPS: tuple[Op, ...] = get_args(Op)
 MOST = 16  # features at once, the service's own limit
 COLOURS = MOST  # a number for each feature of a rack; style.css has a colour for each eight
+BEYOND = ("when", "abort", "window", "decay", "thinking")  # what a rack's entry has no place for
 FURTHEST = 1e6  # strengths are finite and below this
 
 
@@ -107,6 +108,12 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
     """
     recommended = summary.get("recommended") or {}
     given = edit or {}
+    beyond = [name for name in BEYOND if given.get(name)]
+    if beyond:
+        raise RackError(
+            f"“{summary.get('label') or summary.get('ref')}” is edited with {', '.join(beyond)}, "
+            "which the rack cannot show. Ask for this preset by its model name over the API."
+        )
     maximum = _number(summary.get("maximum"))
     unit = given.get("unit") or ("max" if maximum else "raw")
     op = given.get("op") or recommended.get("op") or ("clamp" if maximum else "add")

@@ -24,7 +24,8 @@ class Span:
 class Batch:
     """Rows first..first+n-1 each feed their newest token, at `positions`; then come the spans.
 
-    traced: somebody wants to see the activations.
+    traced: somebody wants to see the activations. thinking: the decoding rows whose newest token is
+    part of a thinking block; empty for none.
     """
 
     first: int
@@ -33,6 +34,7 @@ class Batch:
     steerable: list[bool]
     spans: tuple[Span, ...]
     traced: bool = False
+    thinking: tuple[bool, ...] = ()
 
     @property
     def rows(self) -> slice:

@@ -11,9 +11,11 @@ from dictionaries.dictionary import Info
 from dictionaries.errors import DictionaryError
 
 from ..errors import BadRequest, TooLong, Unsteerable
-from .sites import heads_width, post_normed
+from .conditions import Condition
+from .sites import depth, heads_width, post_normed
 from .tables import only_adds
 from .types import Capabilities, FeatureEdit, Request, Steering, Where
+from .watch import CONDITIONS
 
 # Their hook point is a module's output, whatever follows it; elsewhere it is what is added.
 _OF_MODULES = ("sparsify", "dictionary_learning")
@@ -71,12 +73,20 @@ def check_steering(steering: Steering, loaded: Mapping[str, Info], max_edits: in
     """Raise Unsteerable for the first edit that cannot be made; `loaded` are the dictionaries."""
     if len(steering.edits) > max_edits:
         raise _refused(f"{len(steering.edits)} edits came; one reply may have {max_edits}.")
+    if len(steering.conditions) > CONDITIONS:
+        raise _refused(
+            f"{len(steering.conditions)} different conditions came; one reply may have "
+            f"{CONDITIONS}."
+        )
+    for condition in steering.conditions:
+        _check_condition(condition, loaded)
     seen: set[tuple[str, int, Where]] = set()
     for edit in steering.edits:
         if edit.dictionary not in loaded:
             known = ", ".join(loaded) or "none"
             raise _refused(f"Dictionary {edit.dictionary!r} is not loaded; loaded: {known}.")
         _check_edit(edit, loaded[edit.dictionary])
+        _check_timing(edit, loaded)
         places = (Where.PROMPT, Where.GENERATED) if edit.where is Where.ALL else (edit.where,)
         keys = {(edit.dictionary, edit.feature, place) for place in places}
         if keys & seen:
@@ -101,6 +111,40 @@ def _check_edit(edit: FeatureEdit, info: Info) -> None:
             f"{edit.op.value!r} needs the activation of {name}, which cannot be read exactly: "
             f"{info.why_not} Use `add`."
         )
+
+
+def _check_condition(condition: Condition, loaded: Mapping[str, Info]) -> None:
+    name = f"feature {condition.feature} of {condition.dictionary!r}"
+    if condition.dictionary not in loaded:
+        raise _refused(f"A condition reads {name}; loaded are {', '.join(loaded) or 'none'}.")
+    info = loaded[condition.dictionary]
+    if not 0 <= condition.feature < info.d_sae:
+        raise _refused(f"A condition reads {name}: it has features 0 to {info.d_sae - 1}.")
+    if not math.isfinite(condition.value):
+        raise _refused(f"A condition compares {name} with {condition.value}: send a number.")
+    if not info.reads_exactly:
+        raise _refused(f"A condition reads {name}, which cannot be read exactly: {info.why_not}")
+
+
+def _check_timing(edit: FeatureEdit, loaded: Mapping[str, Info]) -> None:
+    timing, own = edit.timing, loaded[edit.dictionary].site
+    name = f"feature {edit.feature} of {edit.dictionary!r}"
+    if timing.when is not None and depth(loaded[timing.when.dictionary].site) > depth(own):
+        raise _refused(
+            f"The edit of {name} at {own} waits for feature {timing.when.feature} of "
+            f"{timing.when.dictionary!r} at {loaded[timing.when.dictionary].site}, which the model "
+            "computes later: a condition must read at the edit's own site or before it."
+        )
+    if edit.where is Where.PROMPT and (timing.skips_prompt or timing.last is not None):
+        raise _refused(
+            f"The edit of {name} acts on the prompt only, and its window or `thinking` only lets "
+            "it act on the reply: leave one of them out."
+        )
+    first, last = timing.first or 0, timing.last
+    if first < 0 or (last is not None and last < first):
+        raise _refused(f"The edit of {name} has a window from reply token {first} to {last}.")
+    if timing.half_life is not None and not 0 < timing.half_life < math.inf:
+        raise _refused(f"The edit of {name} has a half-life of {timing.half_life} tokens.")
 
 
 def _refused(why: str) -> Unsteerable:

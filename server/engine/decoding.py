@@ -12,6 +12,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from .regions import Marks
+
 
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes."""
@@ -38,6 +40,7 @@ class Vocabulary:
         self._added: dict[int, str] = {
             i: token.content for i, token in tokenizer.added_tokens_decoder.items()
         }
+        self.marks = Marks.of(tokenizer)
         self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token: int) -> bytes:

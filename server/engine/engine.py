@@ -80,10 +80,11 @@ class SlotEngine:
             layers=config.num_hidden_layers,
             d_model=config.hidden_size,
             vocab_size=config.vocab_size,
+            thinks=bool(self._vocabulary.marks.thinking),
         )
         self._scheduler: Scheduler[Reply | Shadow] = Scheduler(max_rows, max_waiting, chunk)
         eos = _eos(model, tokenizer)
-        self._steps = Steps(self._runner, self._scheduler, self._vocabulary, eos)
+        self._steps = Steps(self._runner, self._scheduler, eos)
         self._changed = threading.Condition()
         self._closing = False
         self._death: str | None = "was not started"

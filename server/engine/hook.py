@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,23 +10,8 @@ from torch import Tensor
 from dictionaries.edits import shifted
 
 from .mount import Mount
+from .part import Part
 from .tables import Phase
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens of a pass that are steered together: the decoding rows, or a chunk of one prompt.
-
-    rows: those of the tables. steerable: bool [rows, tokens, 1], None for all.
-    keep_norm: bool [rows, 1, 1], None for none.
-    """
-
-    tokens: slice
-    rows: slice
-    phase: Phase
-    steerable: Tensor | None
-    keep_norm: Tensor | None
-    traced: bool
 
 
 class SiteHook:
@@ -39,7 +23,7 @@ class SiteHook:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Where no row is steered nothing is computed: it would be adding exact zeros."""
-        if not any(mount.table.width for mount in self.mounts):
+        if not any(mount.busy for mount in self.mounts):
             return x
         if len(self.parts) == 1:
             return self._edited(x, self.parts[0])
@@ -52,9 +36,13 @@ class SiteHook:
         return self._rowwise(tokens.transpose(0, 1), part).transpose(0, 1)
 
     def _rowwise(self, x: Tensor, part: Part) -> Tensor:
+        """Conditions first: an edit may depend on another dictionary's at this very site."""
+        for mount in self.mounts:
+            if mount.watch.watches(part.rows):
+                mount.watch.look(x, part)
         moved: Tensor | None = None
         for mount in self.mounts:
             if mount.table.steers(part.rows):
-                own = mount.delta(x, part.rows, part.phase, part.steerable, part.traced)
+                own = mount.delta(x, part)
                 moved = own if moved is None else moved + own
         return x if moved is None else shifted(x, moved, part.keep_norm)

@@ -1,4 +1,4 @@
-"""One dictionary at its site: its table, and the arithmetic of its edits on the residual there."""
+"""One dictionary at its site: its tables, and the arithmetic of its edits on the residual there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from dictionaries.dictionary import Dictionary
-from dictionaries.edits import delta, edited, frame, read
+from dictionaries.edits import FeatureRows, delta, edited, faded, frame, read
 
-from .tables import Entries, Phase, Table, View, entries
+from .gates import Gates, Opening
+from .part import Part
+from .tables import Entries, Table, View, entries
 from .types import FeatureEdit
+from .watch import Watch
 
 
 class Mount:
@@ -19,6 +22,8 @@ class Mount:
         self.dictionary = dictionary
         self.info = dictionary.info
         self.table = Table(rows, width, self.info.d_in, device)
+        self.gates = Gates(rows, width, device)
+        self.watch = Watch(dictionary, rows, device)
         # row -> (before, after) of its entries at the last token of the pass; only when traced
         self.readings: dict[int, tuple[list[float], list[float]]] = {}
         self._device = device
@@ -34,37 +39,56 @@ class Mount:
             self.dictionary.keep_encoder(self._device)
         return made
 
+    def watched(self, features: Sequence[int]) -> FeatureRows:
+        """The rows of features that conditions read; from where `prepare` may be called."""
+        if self.info.k is not None:
+            self.dictionary.keep_encoder(self._device)
+        return self.dictionary.rows(features)
+
     @property
     def reads(self) -> bool:
         """Whether an activation can be read within a step; add-only edits make do without."""
         fits = self.info.k is None or self.dictionary.can_keep_encoder(self._device)
         return self.info.reads_exactly and fits
 
-    def delta(
-        self, x: Tensor, rows: slice, phase: Phase, steerable: Tensor | None, traced: bool
-    ) -> Tensor:
-        """What the edits of these rows add to x [rows, tokens, d]; float32.
+    @property
+    def busy(self) -> bool:
+        """Whether any row edits or watches a feature here."""
+        return self.table.width > 0 or self.watch.busy
 
-        steerable: bool [rows, tokens, 1], None for all.
-        """
-        view = self.table.view(rows, phase)
+    def delta(self, x: Tensor, part: Part) -> Tensor:
+        """What the edits of a part's rows add to x [rows, tokens, d]; float32."""
+        view = self.table.view(part.rows, part.phase)
         h, back = frame(x, self.info.norm)
-        f = read(h, view.features, self._cutoff(h, rows, traced))
+        f = read(h, view.features, self._cutoff(h, part))
+        opening = self._opening(view, part)
         # What only adds moves by its shift whatever f is; from 0 it does so without rounding.
         before = f.masked_fill(view.adds, 0.0)
-        after = edited(before, view.edits)
-        if steerable is not None:
-            after = torch.where(steerable, after, before)
-        if traced:
-            self._note(f, view, rows, steerable)
-        return delta(before, after, view.features, back)
+        if part.traced:
+            self._note(f, _changed(f, view, opening, part.steerable), part.rows)
+        return delta(before, _changed(before, view, opening, part.steerable), view.features, back)
 
-    def _cutoff(self, h: Tensor, rows: slice, traced: bool) -> Tensor | None:
+    def _opening(self, view: View, part: Part) -> Opening | None:
+        """Where the edits act, None for everywhere; noted in the part's clock."""
+        if part.clock is None:
+            return None
+        if self.gates.timed(part.rows):
+            opening = self.gates.opening(part.rows, self.table.width, part.clock)
+            acts = opening.acts & view.acts
+        else:
+            opening, acts = None, view.acts
+        touched = acts.any(-1, keepdim=True)
+        part.clock.touched.logical_or_(
+            touched if part.steerable is None else touched & part.steerable
+        )
+        return opening
+
+    def _cutoff(self, h: Tensor, part: Part) -> Tensor | None:
         """TopK: each token's own threshold, found only for rows that read an activation."""
         if self.info.k is None:
             return None
-        steered = self.table.rows[rows]
-        reading = [i for i, e in enumerate(steered) if e is not None and (traced or e.reads)]
+        steered = self.table.rows[part.rows]
+        reading = [i for i, e in enumerate(steered) if e is not None and (part.traced or e.reads)]
         cutoff = torch.full_like(h[..., :1], torch.inf)
         if reading and self.reads:
             found = self.dictionary.cutoff(h[reading])
@@ -72,10 +96,19 @@ class Mount:
             cutoff[reading] = found
         return cutoff
 
-    def _note(self, f: Tensor, view: View, rows: slice, steerable: Tensor | None) -> None:
-        after = edited(f, view.edits)
-        if steerable is not None:
-            after = torch.where(steerable, after, f)
-        befores, afters = f[:, -1].tolist(), after[:, -1].tolist()
+    def _note(self, before: Tensor, after: Tensor, rows: slice) -> None:
+        befores, afters = before[:, -1].tolist(), after[:, -1].tolist()
         for i, row in enumerate(range(rows.start, rows.stop)):
             self.readings[row] = befores[i], afters[i]
+
+
+def _changed(
+    before: Tensor, view: View, opening: Opening | None, steerable: Tensor | None
+) -> Tensor:
+    """The activations [rows, tokens, k] after the edits that act."""
+    after = edited(before, view.edits)
+    if opening is not None:
+        if opening.weight is not None:
+            after = faded(before, after, opening.weight)
+        after = torch.where(opening.acts, after, before)
+    return after if steerable is None else torch.where(steerable, after, before)

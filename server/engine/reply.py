@@ -8,13 +8,27 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .conditions import Condition
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
+from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
-from .steering import Prepared
+from .steering import Prepared, Seen
 from .stream import Stream
-from .types import Change, Contrast, Delta, Finish, FinishReason, Likely, Reading, Request, Token
+from .types import (
+    Change,
+    Contrast,
+    Delta,
+    Finish,
+    FinishReason,
+    Likely,
+    Met,
+    Reading,
+    Request,
+    Token,
+)
+from .watch import NEVER
 
 
 class Turn(NamedTuple):
@@ -38,6 +52,8 @@ class Reply(Ticket):
         self.count = 0  # generated tokens
         self.last = -1  # the newest of them
         self.edited = 0  # positions at which an edit was active
+        self.met: dict[Condition, int] = {}  # the position at which each first held
+        self.region = Region(vocabulary.marks, request.prompt, request.steerable)
         self.in_flight = False  # the step under way makes its next token
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
@@ -67,21 +83,43 @@ class Reply(Ticket):
         assert isinstance(self.source, Reply)
         return self.source
 
+    @property
+    def touchable(self) -> bool:
+        """Whether an edit may touch the newest token."""
+        return self.last not in self._vocabulary.special and not self.region.calling
+
+    @property
+    def aborted(self) -> bool:
+        """Whether a condition has held that ends the reply."""
+        aborts = self.steered.steering.aborts if self.steered is not None else ()
+        return any(condition in self.met for condition in aborts)
+
     def start_over_if_asked(self) -> None:
         if self.restart:
-            self.restart, self.edited = False, 0
+            self.restart, self.edited, self.met = False, 0, {}
             for ticket in self.rows:
                 ticket.done = 0
 
-    def computed_to(self, stop: int | None, special: frozenset[int]) -> None:
-        """A step ran: over the prompt up to `stop`, or (None) over the newest token."""
+    def computed_to(self, stop: int | None, seen: Seen | None) -> None:
+        """A step ran: over the prompt up to `stop`, or (None) over the newest token.
+
+        seen: what it showed, where the steering is timed.
+        """
         acts = self.steered.acts if self.steered is not None else (False, False)
-        if stop is None:
-            self.edited += acts[1] and self.last not in special
-        else:
-            if acts[0]:
-                self.edited += sum(self.request.steerable[self.done : stop])
-            self.done = stop
+        if seen is not None:
+            self._saw(seen)
+        elif stop is None:
+            self.edited += acts[1] and self.touchable
+        elif acts[0]:
+            self.edited += sum(self.request.steerable[self.done : stop])
+        self.done = self.done if stop is None else stop
+
+    def _saw(self, seen: Seen) -> None:
+        assert self.steered is not None
+        self.edited += seen.touched
+        for condition, since in zip(self.steered.steering.conditions, seen.since, strict=True):
+            if since < NEVER:
+                self.met.setdefault(condition, since)
 
     def due(self) -> Prepared | None:
         """The steering to switch to before the next step, noted in the timeline; None to keep."""
@@ -116,17 +154,17 @@ class Reply(Ticket):
         """Take the next token: what it adds to the reply, and whether it ends it."""
         sampling = self.request.sampling
         if choice.token in eos and not sampling.ignore_eos:
-            text = self.rest()
-            return (Delta(text, ()) if text else None), FinishReason.STOP
+            return self.rest(), FinishReason.STOP
         self.count += 1
         self.last = choice.token
+        self.region.enter(choice.token)
         self.sampler.chose(choice.token)
         text = self._writer.write(choice.token)
         reason = None
         if self._writer.stopped:
             reason = FinishReason.STOP
         elif self.count == sampling.max_tokens:
-            reason, text = FinishReason.LENGTH, text + self.rest()
+            reason, text = FinishReason.LENGTH, text + self._writer.end()
         return Delta(text, (self._token(choice, readings, difference),)), reason
 
     def _token(
@@ -152,12 +190,17 @@ class Reply(Ticket):
             for i, logprob in found
         )
 
-    def rest(self) -> str:
+    def rest(self) -> Delta | None:
         """Text that was held back."""
-        return self._writer.end()
+        text = self._writer.end()
+        return Delta(text, ()) if text else None
 
     def finish(self, reason: FinishReason) -> Finish:
-        return Finish(reason, self.length, self.count, self.edited, tuple(self.timeline))
+        asked = dict.fromkeys(c for turn in self.timeline for c in turn.steering.conditions)
+        met = tuple(
+            Met(one, self.met[one] - self.length if one in self.met else None) for one in asked
+        )
+        return Finish(reason, self.length, self.count, self.edited, tuple(self.timeline), met)
 
 
 class Shadow(Ticket):

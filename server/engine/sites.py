@@ -22,10 +22,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dictionaries.dictionary import Site
+
 from ..errors import SteerdeckError, Unsteerable
 
 Edited = Callable[[Tensor], Tensor]
 HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z")
+_ORDER = ("resid_pre", "hook_z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+
+def depth(site: Site) -> tuple[int, int]:
+    """A site that is computed before another has a smaller one."""
+    return site.layer, _ORDER.index(site.hook) if site.hook in _ORDER else len(_ORDER)
 
 
 def text_config(model: nn.Module) -> Any:

@@ -13,33 +13,54 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dictionaries.dictionary import Dictionary, Site
+from dictionaries.edits import FeatureRows
 from dictionaries.errors import DictionaryError
 
 from ..errors import Unsteerable
 from .batch import Batch
 from .checks import check_fit, check_steering
-from .hook import Part, SiteHook
+from .conditions import ALWAYS, Condition
+from .hook import SiteHook
 from .mount import Mount
+from .part import Clock, Part, clock
 from .proof import prove
-from .sites import attach, decoder_layers, text_config
-from .tables import Entries, Phase
-from .types import FeatureEdit, Reading, Steering, Where
+from .sites import attach, decoder_layers, depth, text_config
+from .tables import Entries, Phase, acts_in
+from .types import FeatureEdit, Reading, Steering
 
 _REMEMBERED = 64  # steerings whose rows are held ready
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A Steering ready to be written to a row; `acts` says whether any edit acts in each phase."""
+    """A Steering ready to be written to a row; `acts` says whether any edit acts in each phase.
+
+    watched: by dictionary, the features of its conditions. timed: whether some edit does not always
+    act, or a condition is watched.
+    """
 
     steering: Steering
     entries: Mapping[str, Entries]  # by dictionary, its edits in the order of `steering`
     acts: tuple[bool, bool]
+    watched: Mapping[str, FeatureRows]
+    timed: bool
+
+
+class Seen(NamedTuple):
+    """What a pass showed of a row whose steering is timed.
+
+    touched: the pass' tokens at which an edit acted. since: the position at which each of
+    `Steering.conditions` first held, NEVER (watch.py) or later for those that did not yet.
+    """
+
+    touched: int
+    since: tuple[int, ...]
 
 
 class Steerer:
@@ -63,6 +84,8 @@ class Steerer:
         # A request is checked aside and submitted on the loop, and presets come again and again.
         self.prepare = lru_cache(_REMEMBERED)(self._prepare)
         self._rows: list[Prepared | None] = [None] * rows
+        self._starts = [0] * rows  # position of the first reply token
+        self._parts: list[Part] = []
         self._keep = torch.zeros(rows, 1, 1, dtype=torch.bool, device=device)
         self._mounts: dict[str, Mount] = {}
         layers, d_model = decoder_layers(model), text_config(model).hidden_size
@@ -71,10 +94,12 @@ class Steerer:
             check_fit(dictionary.info, layers, d_model)
             mount = self._mounts[name] = Mount(dictionary, rows, max_edits, device)
             sites.setdefault(dictionary.info.site, []).append(mount)
-        self._hooks = [SiteHook(mounts) for mounts in sites.values()]
         for site in sites:
             prove(layers[site.layer], site.hook, run)
-        for site, hook in zip(sites, self._hooks, strict=True):
+        self._hooks = []
+        for site in sorted(sites, key=depth):  # two may share a module, and then run in this order
+            hook = SiteHook(sites[site])
+            self._hooks.append(hook)
             attach(layers[site.layer], site.hook, hook)
 
     def _prepare(self, steering: Steering) -> Prepared:
@@ -84,50 +109,96 @@ class Steerer:
         """
         loaded = {name: mount.info for name, mount in self._mounts.items()}
         check_steering(steering, loaded, self.max_edits)
-        by_dictionary: dict[str, list[FeatureEdit]] = {}
+        editing: dict[str, list[FeatureEdit]] = {}
         for edit in steering.edits:
-            by_dictionary.setdefault(edit.dictionary, []).append(edit)
+            editing.setdefault(edit.dictionary, []).append(edit)
+        watching: dict[str, list[int]] = {}
+        for condition in steering.conditions:
+            watching.setdefault(condition.dictionary, []).append(condition.feature)
         prepared: dict[str, Entries] = {}
-        for name, edits in by_dictionary.items():
+        watched: dict[str, FeatureRows] = {}
+        for name in dict.fromkeys((*editing, *watching)):
             try:
-                prepared[name] = self._mounts[name].prepare(edits)
+                if name in editing:
+                    prepared[name] = self._mounts[name].prepare(editing[name])
+                if name in watching:
+                    watched[name] = self._mounts[name].watched(watching[name])
             except DictionaryError as error:
                 raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error
-        places = {edit.where for edit in steering.edits}
-        acts = places & {Where.ALL, Where.PROMPT}, places & {Where.ALL, Where.GENERATED}
-        return Prepared(steering, prepared, (bool(acts[0]), bool(acts[1])))
+        prompt, generated = (any(acts_in(e, phase) for e in steering.edits) for phase in Phase)
+        timed = bool(watched) or any(edit.timing != ALWAYS for edit in steering.edits)
+        return Prepared(steering, prepared, (prompt, generated), watched, timed)
 
-    def write(self, row: int, prepared: Prepared | None) -> None:
-        """Steer a row this way from the next pass on; None makes it neutral."""
-        self._rows[row] = prepared
+    def write(
+        self, row: int, prepared: Prepared | None, start: int = 0, *, anew: bool = True
+    ) -> None:
+        """Steer a row this way from the next pass on; None makes it neutral.
+
+        start: the position of its first reply token. anew: forget which conditions held; else the
+        latches that the row had before and has again go on.
+        """
+        held = {} if anew else self._held(row)
+        self._rows[row], self._starts[row] = prepared, start
         self._keep[row] = prepared is not None and prepared.steering.keep_norm
+        edits = () if prepared is None else prepared.steering.edits
+        conditions = () if prepared is None else prepared.steering.conditions
+        columns = {condition: 1 + slot for slot, condition in enumerate(conditions)}
         for name, mount in self._mounts.items():
             mount.table.write(row, None if prepared is None else prepared.entries.get(name))
+            timings = [edit.timing for edit in edits if edit.dictionary == name]
+            mount.gates.write(row, timings, columns, start)
+            slots = {i: c for i, c in enumerate(conditions) if c.dictionary == name}
+            mount.watch.write(row, prepared.watched[name] if prepared and slots else None, slots)
+        for slot, condition in enumerate(conditions):
+            if condition.latch and condition in held:
+                self._mounts[condition.dictionary].watch.since[row, 0, slot] = held[condition]
+
+    def _held(self, row: int) -> dict[Condition, Tensor]:
+        """Since when each condition of a row has held."""
+        prepared = self._rows[row]
+        return {
+            condition: self._mounts[condition.dictionary].watch.since[row, 0, slot].clone()
+            for slot, condition in enumerate(prepared.steering.conditions if prepared else ())
+        }
 
     def move(self, source: int, target: int) -> None:
         """Steer `target` as `source` is; whoever comes to `source` is written over it."""
-        self.write(target, self._rows[source])
+        held = self._held(source)
+        self.write(target, self._rows[source], self._starts[source])
+        for slot, since in enumerate(held.items()):
+            self._mounts[since[0].dictionary].watch.since[target, 0, slot] = since[1]
 
     def begin(self, batch: Batch) -> None:
         """What comes next is the forward pass of this batch."""
-        parts = self._parts(batch) if self._hooks else []
+        self._parts = self._parted(batch) if self._hooks else []
         for hook in self._hooks:
-            hook.parts = parts
+            hook.parts = self._parts
 
-    def _parts(self, batch: Batch) -> list[Part]:
+    def _parted(self, batch: Batch) -> list[Part]:
         count, offsets = len(batch.tokens), batch.offsets()
         parts = []
         if count:
             flags = self._flags(batch.steerable, (count, 1, 1))
             rows = batch.rows
             own = slice(0, count), rows, Phase.GENERATED, flags, self._keeping(rows)
-            parts.append(Part(*own, batch.traced))
+            ticking = self._clock(rows, [[at] for at in batch.positions], batch.thinking)
+            parts.append(Part(*own, batch.traced, ticking))
         for number, span in enumerate(batch.spans):
             flags = self._flags(span.steerable, (1, len(span.tokens), 1))
             tokens, rows = slice(*offsets[number : number + 2]), slice(span.row, span.row + 1)
             own = tokens, rows, Phase.PROMPT, flags, self._keeping(rows)
-            parts.append(Part(*own, batch.traced))
+            ticking = self._clock(rows, [range(span.start, span.stop)], ())
+            parts.append(Part(*own, batch.traced, ticking))
         return parts
+
+    def _clock(
+        self, rows: slice, positions: Sequence[Sequence[int]], thinking: Sequence[bool]
+    ) -> Clock | None:
+        timed = [row for row in self._rows[rows] if row is not None and row.timed]
+        if not timed:
+            return None
+        most = max(len(row.steering.conditions) for row in timed)
+        return clock(positions, thinking, most, self._device)
 
     def _flags(self, flags: Sequence[bool], shape: tuple[int, int, int]) -> Tensor | None:
         return None if all(flags) else torch.tensor(flags, device=self._device).view(shape)
@@ -135,6 +206,27 @@ class Steerer:
     def _keeping(self, rows: slice) -> Tensor | None:
         keeps = any(row is not None and row.steering.keep_norm for row in self._rows[rows])
         return self._keep[rows] if keeps else None
+
+    def seen(self) -> dict[int, Seen]:
+        """Of the pass that ran, by row; rows whose steering is not timed are left out."""
+        found: dict[int, Seen] = {}
+        for part in self._parts:
+            if part.clock is None:
+                continue
+            watches = {name: mount.watch for name, mount in self._mounts.items()}
+            since = {
+                name: watch.since[part.rows, 0].tolist()
+                for name, watch in watches.items()
+                if watch.watches(part.rows)
+            }
+            touched = part.clock.touched.sum((1, 2)).tolist()
+            for i, row in enumerate(range(part.rows.start, part.rows.stop)):
+                prepared = self._rows[row]
+                if prepared is not None and prepared.timed:
+                    slots = enumerate(prepared.steering.conditions)
+                    own = tuple(since[c.dictionary][i][slot] for slot, c in slots)
+                    found[row] = Seen(touched[i], own)
+        return found
 
     def readings(self, row: int) -> tuple[Reading, ...]:
         """What the edits of a row saw and made of it at the last token of a traced pass."""

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from .batch import Batch, Span
 from .contrast import Difference, Pair, differences
-from .decoding import Vocabulary
 from .reply import Reply, Shadow
 from .runner import Runner
 from .sampling import Choice, choose, rows
 from .scheduler import Chunk, Scheduler
+from .steering import Seen
 from .stream import Post
 from .types import Delta, Failure, Finish, FinishReason, Reading
 
@@ -73,6 +73,7 @@ class Made(NamedTuple):
     readings: tuple[Reading, ...] = ()
     logits: Tensor | None = None
     difference: Difference | None = None
+    seen: Seen | None = None
     error: str | None = None
 
 
@@ -81,13 +82,11 @@ class Steps:
         self,
         runner: Runner,
         scheduler: Scheduler[Reply | Shadow],
-        vocabulary: Vocabulary,
         eos: frozenset[int],
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.replies: dict[str, Reply] = {}
-        self._special = vocabulary.special
         self._eos = eos
         self._housekeeping: list[Callable[[], None]] = []
 
@@ -96,9 +95,8 @@ class Steps:
         for reply in [reply for reply in self.replies.values() if reply.cancelled]:
             self._clear(reply)
             self._leave(reply)
-            rest = reply.rest()
-            if rest:
-                posts.append((reply.stream, Delta(rest, ())))
+            if rest := reply.rest():
+                posts.append((reply.stream, rest))
             posts.append((reply.stream, reply.finish(FinishReason.CANCELLED)))
         return posts
 
@@ -120,7 +118,9 @@ class Steps:
             steering = reply.due()
             if steering is not None:
                 write = self.runner.steerer.write
-                self._housekeeping.append(partial(write, reply.row, steering))
+                anew = reply.count == 0
+                task = partial(write, reply.row, steering, reply.length, anew=anew)
+                self._housekeeping.append(task)
         for job in jobs:
             if job.heir:
                 origin, row, length = job.ticket.origin.row, job.ticket.row, job.ticket.length
@@ -144,7 +144,9 @@ class Steps:
             return [made for job in jobs for made in self._attempt([job])]
 
     def _forward(self, jobs: list[Job]) -> list[Made]:
-        logits = self._logits([job for job in jobs if not job.heir])
+        computed = [job for job in jobs if not job.heir]
+        logits = self._logits(computed)
+        seen = self.runner.steerer.seen() if computed else {}
         taken = [job.ticket.origin.ended for job in jobs if job.heir]
         if taken:
             kept = torch.stack([one for one in taken if one is not None])
@@ -159,7 +161,11 @@ class Steps:
         samplers = [ending[i].reply.sampler for i in leading]
         choices = iter(choose(rows(logits, leading), samplers) if leading else ())
         own = iter(logits)
-        return [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
+        made = [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
+        return [
+            one if job.heir else one._replace(seen=seen.get(job.ticket.row))
+            for job, one in zip(jobs, made, strict=True)
+        ]
 
     def _logits(self, jobs: list[Job]) -> Tensor | None:
         """[ending jobs, vocab]: of a forward pass, if there is anything to compute."""
@@ -170,9 +176,10 @@ class Steps:
             first=decoding[0].ticket.row if decoding else 0,
             tokens=[job.reply.last for job in decoding],
             positions=[job.ticket.computed for job in decoding],
-            steerable=[job.reply.last not in self._special for job in decoding],
+            steerable=[job.reply.touchable for job in decoding],
             spans=tuple(_span(job.reply, job.chunk) for job in jobs if job.chunk is not None),
             traced=any(job.reply.request.trace for job in jobs),
+            thinking=tuple(job.reply.region.thinking for job in decoding),
         )
         return self.runner.forward(batch)
 
@@ -240,7 +247,9 @@ class Steps:
         reply = job.reply
         if made.error is not None:
             return None, Failure(made.error)
-        reply.computed_to(job.stop, self._special)
+        reply.computed_to(job.stop, made.seen)
+        if reply.aborted:
+            return reply.rest(), reply.finish(FinishReason.ABORT)
         if made.choice is None:
             return None, None
         if made.choice.token < 0:

@@ -39,6 +39,7 @@ class Entries:
     features: FeatureRows
     numbers: Tensor  # [12, k], in the order of _NEUTRAL
     adds: Tensor  # bool [2, k], by phase
+    acts: Tensor  # bool [2, k], likewise
     reads: bool  # whether any edit depends on its activation
 
     def __len__(self) -> int:
@@ -49,28 +50,36 @@ class Entries:
 class View:
     """The tables of some rows, for one phase, as dictionaries.edits takes them.
 
-    adds: true where the edit adds `shift` whatever the activation is.
+    adds: true where the edit adds `shift` whatever the activation is. acts: where there is an edit.
     """
 
     features: FeatureRows
     edits: EditTable
     adds: Tensor  # bool [rows, 1, k]
+    acts: Tensor  # bool [rows, 1, k]
 
 
 def only_adds(edit: Edit) -> bool:
     return edit.scale == 1.0 and edit.floor == -math.inf and edit.ceiling == math.inf
 
 
+def acts_in(edit: FeatureEdit, phase: Phase) -> bool:
+    if phase is Phase.PROMPT:
+        return edit.where is not Where.GENERATED and not edit.timing.skips_prompt
+    return edit.where is not Where.PROMPT
+
+
 def entries(features: FeatureRows, edits: Sequence[FeatureEdit]) -> Entries:
     """Lay the k edits out beside the rows of their features."""
     own = torch.stack([features.gain, features.offset, features.gate, features.threshold])
     numbers, adds = [own.float().cpu()], []
-    for phase in (Where.PROMPT, Where.GENERATED):
-        fours = [e.edit if e.where in (Where.ALL, phase) else UNTOUCHED for e in edits]
+    acts = [[acts_in(edit, phase) for edit in edits] for phase in Phase]
+    for acting in acts:
+        fours = [e.edit if a else UNTOUCHED for e, a in zip(edits, acting, strict=True)]
         numbers.append(torch.tensor(fours, dtype=torch.float32).T)
         adds.append([only_adds(four) for four in fours])
     reads = any(not only_adds(edit.edit) for edit in edits)
-    return Entries(features, torch.cat(numbers), torch.tensor(adds), reads)
+    return Entries(features, torch.cat(numbers), torch.tensor(adds), torch.tensor(acts), reads)
 
 
 class Table:
@@ -80,6 +89,7 @@ class Table:
         neutral = torch.tensor(_NEUTRAL, device=device)
         self.numbers = neutral[:, None, None, None].repeat(1, rows, 1, width)  # [12, rows, 1, k]
         self.adds = torch.zeros(2, rows, 1, width, dtype=torch.bool, device=device)
+        self.acts = torch.zeros_like(self.adds)
         self.rows: list[Entries | None] = [None] * rows
         self.width = 0  # entries in use by the row that has most
         self._neutral = neutral[:, None]
@@ -95,11 +105,13 @@ class Table:
             self.dec[row, :k].copy_(new.features.dec)
             self.numbers[:, row, 0, :k].copy_(new.numbers)
             self.adds[:, row, 0, :k].copy_(new.adds)
+            self.acts[:, row, 0, :k].copy_(new.acts)
         if used > k:
             self.enc[row, k:used].zero_()
             self.dec[row, k:used].zero_()
             self.numbers[:, row, 0, k:used] = self._neutral
             self.adds[:, row, 0, k:used] = False
+            self.acts[:, row, 0, k:used] = False
         width = max((len(entry) for entry in self.rows if entry is not None), default=0)
         if width != self.width:
             self.width = width
@@ -125,4 +137,5 @@ class Table:
             FeatureRows(self.enc[rows, used], gain, offset, gate, threshold, self.dec[rows, used]),
             EditTable(*edits[4 * phase : 4 * phase + 4]),
             self.adds[phase, rows, :, used],
+            self.acts[phase, rows, :, used],
         )

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from dictionaries.edits import Edit, Op
 
+from .conditions import ALWAYS, Condition, Timing
+
 
 class Where(StrEnum):
     """The tokens an edit acts on. Template and special tokens are never among them."""
@@ -28,14 +30,25 @@ class FeatureEdit:
     strength: float
     edit: Edit
     where: Where = Where.ALL
+    timing: Timing = ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """Everything that is edited in one reply. Empty is the unsteered model."""
+    """Everything that is edited in one reply. Empty is the unsteered model.
+
+    aborts: the first of them to hold on any token, of the prompt too, ends the reply.
+    """
 
     edits: tuple[FeatureEdit, ...] = ()
     keep_norm: bool = False
+    aborts: tuple[Condition, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every different one."""
+        asked = [*(edit.timing.when for edit in self.edits), *self.aborts]
+        return tuple(dict.fromkeys(one for one in asked if one is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +174,17 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    ABORT = "steering_abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A condition of a reply and the token at which it first held: 0 is the reply's first, -1 the
+    prompt's last; None for never.
+    """
+
+    condition: Condition
+    at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +192,7 @@ class Finish:
     """The end of a reply, exactly once. `timeline` is the steering that acted, from which token on.
 
     tokens_edited: positions (prompt and generated) at which at least one edit was active.
+    conditions: every one that was watched.
     """
 
     reason: FinishReason
@@ -175,6 +200,7 @@ class Finish:
     completion_tokens: int
     tokens_edited: int
     timeline: tuple[Change, ...]
+    conditions: tuple[Met, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +237,7 @@ class Capabilities:
     layers: int
     d_model: int
     vocab_size: int
+    thinks: bool = False  # whether the model marks thinking blocks
 
 
 @dataclass(frozen=True, slots=True)

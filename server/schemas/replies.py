@@ -4,9 +4,24 @@ they are made once a token, and are ours to get right.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+
+class ConditionTold(TypedDict):
+    """A condition in activations."""
+
+    feature: str
+    op: str
+    value: float
+    unit: Literal["raw"]
+    latch: bool
+
+
+class WindowTold(TypedDict):
+    first: int | None
+    last: int | None
 
 
 class AppliedEdit(TypedDict):
@@ -17,6 +32,10 @@ class AppliedEdit(TypedDict):
     strength: float
     unit: Literal["raw"]
     where: str
+    when: NotRequired[ConditionTold]
+    window: NotRequired[WindowTold]
+    decay: NotRequired[float]
+    thinking: NotRequired[str]
     label: str | None
 
 

@@ -4,41 +4,37 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictInt, StrictStr, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from dictionaries.edits import Op
 
+from ..engine.conditions import Thinking
 from ..engine.types import Where
 from .base import Text, Wire, refuse
+from .conditions import (
+    ABORTS,
+    FURTHEST,
+    STRENGTH,
+    UNIT,
+    Aborts,
+    FeatureRef,
+    Unit,
+    Window,
+    WireCondition,
+)
 
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
-STRENGTH = 1e6  # far beyond any model's residual, far within float32
-
-FeatureRef = Annotated[
-    Annotated[StrictInt, Field(ge=0, lt=2**31)]
-    | Annotated[StrictStr, Field(min_length=1, max_length=200)],
-    Field(
-        description="an id (`12`), `dictionary/id` (`foghorn/12`), or a card's exact slug "
-        "(`golden-gate-bridge`)",
-        examples=["golden-gate-bridge"],
-    ),
-]
 PresetName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
 GenerationId = Annotated[
     str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")
 ]
-NotBuilt = {"when": "conditional edits", "guard": "the coherence guard"}
-
-
-def refuse_unbuilt(body: Any) -> Any:
-    """Refuse by name what the design has and this version has not."""
-    if isinstance(body, dict):
-        for name, what in NotBuilt.items():
-            if body.get(name) is not None:
-                raise refuse(f"{name}: {what} is not yet built; leave it out")
-    return body
 
 
 class WireEdit(Wire):
@@ -55,23 +51,44 @@ class WireEdit(Wire):
         description="how much, in `unit`; for scale a plain factor; ablate needs none",
         examples=[1.0],
     )
-    unit: Literal["max", "raw"] = Field(
-        "max",
-        description="max: multiples of the feature's largest activation over the dictionary's "
-        "corpus; raw: plain activations",
-    )
+    unit: Unit = Field("max", description=UNIT)
     where: Where = Field(
         Where.ALL,
         description="the tokens it acts on: all, prompt or generated; template and special tokens "
-        "are never edited",
+        "are never edited, nor are tool calls",
+    )
+    when: WireCondition | None = Field(
+        None, description="act only while this holds; its feature lies at the edit's site or before"
+    )
+    abort: Aborts = Field([], description=ABORTS)
+    window: Window | None = Field(None, description="act only on these reply tokens")
+    decay: float | None = Field(
+        None,
+        strict=True,
+        gt=0,
+        lt=FURTHEST,
+        description="reply tokens after which half of the edit's effect is left; counted from "
+        "`window.first`, else from the reply's beginning",
+    )
+    thinking: Thinking | None = Field(
+        None,
+        description="only: on the thinking blocks of the reply; after: on the reply outside of "
+        "them. Of models that mark such blocks",
     )
 
-    _unbuilt = model_validator(mode="before")(refuse_unbuilt)
+    @model_serializer(mode="wrap")
+    def _briefly(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not asked for: older versions read such presets as well."""
+        whole: dict[str, Any] = dump(self)
+        timing = ("when", "abort", "window", "decay", "thinking")
+        return {name: value for name, value in whole.items() if name not in timing or value}
 
     @model_validator(mode="after")
     def _needs_strength(self) -> WireEdit:
         if self.strength is None and self.op is not Op.ABLATE:
             raise refuse(f"{self.op} needs a strength, in multiples of the feature's maximum")
+        if self.where is Where.PROMPT and (self.window or self.thinking):
+            raise refuse("where is prompt, but window and thinking are about the reply: drop one")
         return self
 
 
@@ -86,8 +103,7 @@ class SteeringChange(Wire):
     edits: Edits = Field([], description="the edits that hold from the next token on")
     preset: PresetName | None = Field(None, description="a preset whose edits come first")
     norm: Norm = Field(None, description=NORM)
-
-    _unbuilt = model_validator(mode="before")(refuse_unbuilt)
+    abort: Aborts = Field([], description=ABORTS)
 
 
 class WireChange(Wire):
@@ -96,6 +112,7 @@ class WireChange(Wire):
     at: int = Field(ge=0, lt=2**31, strict=True, description="generated token, 0 is the first")
     edits: Edits = Field([], description="all edits that hold from there on")
     norm: Norm = Field(None, description=NORM)
+    abort: Aborts = Field([], description=ABORTS)
 
 
 class WireSteering(Wire):
@@ -106,6 +123,7 @@ class WireSteering(Wire):
         None, description="a preset whose edits come first; `model` = `name@preset` does the same"
     )
     norm: Norm = Field(None, description=NORM)
+    abort: Aborts = Field([], description=ABORTS)
     trace: list[Literal["activations", "kl", "top"]] = Field(
         [],
         max_length=8,
@@ -123,8 +141,6 @@ class WireSteering(Wire):
         fail_fast=True,
         description="steering to switch to later: how receipts are replayed",
     )
-
-    _unbuilt = model_validator(mode="before")(refuse_unbuilt)
 
     @model_validator(mode="after")
     def _in_order(self) -> WireSteering:

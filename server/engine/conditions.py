@@ -1,0 +1,56 @@
+"""When an edit acts, beyond `where`: values without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Crossing(StrEnum):
+    ABOVE = "above"
+    BELOW = "below"
+
+
+class Thinking(StrEnum):
+    """The part of a reply an edit acts on: its thinking blocks, or all that is outside of them."""
+
+    ONLY = "only"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A feature's activation lies strictly above (below) `value`, in plain activations.
+
+    It is read from the residual at the feature's own site, before anything is edited there, on the
+    tokens that an edit may touch. latch: once it held, it holds for the rest of the reply.
+    """
+
+    dictionary: str
+    feature: int
+    op: Crossing
+    value: float
+    latch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """On which tokens an edit acts, of those that `where` leaves.
+
+    first, last: reply tokens, counted from 0, both included. A prompt token comes before any
+    `first`. half_life: reply tokens after which half of the edit's change is left, counted from
+    token `first`, else 0.
+    """
+
+    when: Condition | None = None
+    first: int | None = None
+    last: int | None = None
+    half_life: float | None = None
+    thinking: Thinking | None = None
+
+    @property
+    def skips_prompt(self) -> bool:
+        return self.first is not None or self.thinking is not None
+
+
+ALWAYS = Timing()

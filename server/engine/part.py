@@ -1,0 +1,57 @@
+"""The tokens of a pass that are steered together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .tables import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What edits that do not always act need to know of a part's tokens. Sites write into it.
+
+    positions: long [rows, tokens, 1]. thinking: bool, alike; None for nowhere.
+    met: bool [rows, tokens, 1 + conditions], which of its row's conditions hold at a token; the
+    first is always true. touched: bool [rows, tokens, 1], whether any edit acted there.
+    """
+
+    positions: Tensor
+    thinking: Tensor | None
+    met: Tensor
+    touched: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The decoding rows, or a chunk of one prompt.
+
+    rows: those of the tables. steerable: bool [rows, tokens, 1], None for all.
+    keep_norm: bool [rows, 1, 1], None for none. clock: None where every edit always acts.
+    """
+
+    tokens: slice
+    rows: slice
+    phase: Phase
+    steerable: Tensor | None
+    keep_norm: Tensor | None
+    traced: bool
+    clock: Clock | None = None
+
+
+def clock(
+    positions: Sequence[Sequence[int]],
+    thinking: Sequence[bool],
+    conditions: int,
+    device: torch.device,
+) -> Clock:
+    """A new one for tokens at these positions, a list a row. thinking: by row; empty for none."""
+    at = torch.tensor(positions, device=device)[..., None]
+    met = torch.zeros(*at.shape[:2], 1 + conditions, dtype=torch.bool, device=device)
+    met[..., 0] = True
+    flags = torch.tensor(thinking, device=device).view(-1, 1, 1) if any(thinking) else None
+    return Clock(at, flags, met, torch.zeros_like(at, dtype=torch.bool))
