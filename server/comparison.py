@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from .alarms import alarms
 from .completions import ChatWriter
 from .deck import Deck
 from .engine.types import Delta, Finish
@@ -97,6 +98,8 @@ class CompareWriter(ChatWriter):
         choice = self.choice(i, "".join(row.texts), row.tokens, str(row.finish.reason))
         told: SteeringTold = traced(row.tokens, self.trace)
         told["applied"] = self._applied_to(i)
+        if row.finish.alarms:
+            told["guard"] = alarms(row.finish.alarms)
         told["receipt"] = self._receipt(i, row)
         usage = {"completion_tokens": row.finish.completion_tokens}
         return {"label": self.ask.variants[i], **choice, "usage": usage, "steering": told}

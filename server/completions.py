@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .alarms import alarms
 from .engine.types import Delta, Finish, Token
 from .jobs import Job
 from .receipt import applied, fingerprint, receipt
@@ -68,6 +69,8 @@ class Writer:
             "applied": self._applied(),
             **traced(tokens, self.trace),
         }
+        if raised := [a for row in self.rows if row.finish for a in row.finish.alarms]:
+            told["guard"] = alarms(raised)
         receipts = [self._receipt(i, row) for i, row in enumerate(self.rows)]
         told["receipt"] = receipts[0]
         if len(receipts) > 1:
@@ -90,11 +93,14 @@ class Writer:
             chunk = self._chunk([self.delta_choice(row, None, (), str(event.reason))])
             chunk["steering"] = {"receipt": self._receipt(row, self.rows[row])}
             return chunk
-        if not (event.text or self.logprobs or self.trace):
+        if not (event.text or self.logprobs or self.trace or event.alarms):
             return None
         chunk = self._chunk([self.delta_choice(row, event.text, event.tokens, None)])
-        if self.trace:
-            chunk["steering"] = traced(event.tokens, self.trace)
+        told = traced(event.tokens, self.trace)
+        if event.alarms:
+            told["guard"] = alarms(event.alarms)
+        if told:
+            chunk["steering"] = told
         return chunk
 
     def usage_chunk(self) -> dict[str, Any]:

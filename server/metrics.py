@@ -57,6 +57,9 @@ class Metrics:
         self.cancelled = self._counter(
             "cancelled", "Replies cut off: hung_up by their reader, or asked by DELETE", "by"
         )
+        self.alarms = self._counter(
+            "guard_alarms", "What the guard noticed, and did about it", "signal", "action"
+        )
         self.failed = self._counter("failed", "Replies that ended in an error")
         self.running = Gauge("steerdeck_running", "Rows being computed", registry=registry)
         self.waiting = Gauge("steerdeck_waiting", "Rows in the queue", registry=registry)
@@ -73,6 +76,8 @@ class Metrics:
         self.prompt_tokens.inc(finish.prompt_tokens)
         self.edited_tokens.inc(finish.tokens_edited)
         self.replies.labels(str(finish.reason)).inc()
+        for alarm in finish.alarms:
+            self.alarms.labels(str(alarm.signal), str(alarm.action)).inc()
 
     def clock(self, started: float, now: Callable[[], float] = time.monotonic) -> Clock:
         """started: when the request was admitted, on the clock `now`."""

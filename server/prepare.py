@@ -59,6 +59,7 @@ def _ask(
     seed = body.seed if body.seed is not None else secrets.randbits(31)
     n = body.n or 1
     trace = frozenset(asked.trace if asked else ())
+    vocab = deck.engine.capabilities.vocab_size
     requests = []
     for index in range(len(prompts) * n):
         prompt = prompts[index // n]
@@ -73,6 +74,7 @@ def _ask(
                 trace="activations" in trace,
                 kl="kl" in trace,
                 top=TOP if "top" in trace else 0,
+                guard=asked.guard.settings(vocab) if asked and asked.guard else None,
             )
         )
     model = body.model or deck.model

@@ -8,8 +8,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from .alarms import alarms, wire_guard
 from .deck import Deck
 from .engine.conditions import Condition, Timing
+from .engine.guard import Mode
 from .engine.types import Change, FeatureEdit, Finish, FinishReason, Request, Sampling, Steering
 
 
@@ -103,6 +105,7 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
         **_aborts(request.steering),
         "timeline": [_entry(change) for change in finish.timeline],
         **_conditions(finish),
+        **_guard(request, finish),
         "tokens_edited": finish.tokens_edited,
         "prompt_sha256": prompt_sha256(request.prompt),
         "seed": request.sampling.seed,
@@ -123,7 +126,11 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     beginning = timeline[0].steering if timeline[0].at == 0 else request.steering
     changes = [change for change in timeline if change.at > 0]
     limit = request.sampling.max_tokens
-    if finish.reason is FinishReason.CANCELLED:
+    guard = request.guard
+    backs_off = guard is not None and guard.mode is Mode.BACK_OFF  # and the timeline has it all
+    if finish.reason is FinishReason.CANCELLED or (
+        backs_off and finish.reason is FinishReason.GUARD
+    ):
         limit = max(finish.completion_tokens, 1)
     return {
         "model": deck.model,
@@ -134,6 +141,7 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
             "edits": [wire_edit(edit) for edit in beginning.edits],
             "norm": _norm(beginning),
             **_aborts(beginning),
+            **({"guard": wire_guard(guard)} if guard and not backs_off else {}),
             "timeline": [_entry(change) for change in changes],
         },
     }
@@ -150,6 +158,12 @@ def _entry(change: Change) -> dict[str, Any]:
         "norm": _norm(change.steering),
         **_aborts(change.steering),
     }
+
+
+def _guard(request: Request, finish: Finish) -> dict[str, Any]:
+    if request.guard is None:
+        return {}
+    return {"guard": {**wire_guard(request.guard), "alarms": alarms(finish.alarms)}}
 
 
 def _conditions(finish: Finish) -> dict[str, Any]:

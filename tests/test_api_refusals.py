@@ -69,7 +69,7 @@ BAD = [
     ({"sterring": {}}, 400, "invalid_request", "is steering meant"),
     ({"steering": []}, 400, "invalid_request", "steering"),
     ({"steering": {"edit": []}}, 400, "invalid_request", "'edit'"),
-    ({"steering": {"guard": {"kl": 1}}}, 400, "invalid_request", "guard"),
+    ({"steering": {"guard": {"mode": "loud"}}}, 400, "invalid_request", "guard"),
     ({"steering": {"trace": ["kull"]}}, 400, "invalid_request", "trace"),
     ({"steering": {"trace": ["x"]}}, 400, "invalid_request", "trace"),
     ({"steering": {"norm": "drop"}}, 400, "invalid_request", "norm"),

@@ -226,3 +226,19 @@ def test_a_share_link_that_makes_no_sense_is_said_and_leaves_the_page_usable(
     expect(page.get_by_text("The link was not opened. There is no feature 77")).to_be_visible()
     expect(page.locator("#rack")).to_contain_text("The rack is empty")
     expect(page.locator(".sd-home h2")).to_be_visible()
+
+
+def test_the_guard_is_a_switch_and_what_it_did_stands_in_the_text_and_below_it(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page("?steer=foghorn/0:c:3")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Guard the reply's coherence").check()
+    page.keyboard.press("Escape")
+    ask(page, "Hello")
+    told = "guard: the text went in circles, so all strengths are at 40%"
+    expect(page.locator(".sd-turn")).to_have_attribute("title", told)
+    below = "guard: backed off once, to 40% of the strengths"
+    expect(page.locator(".sd-stats")).to_contain_text(below)

@@ -274,15 +274,29 @@ async def test_abort_ends_the_reply_where_the_condition_holds(
     assert engine.stats().running == 0
 
 
+RARE = above(5, 3.1, "low")  # in an unsteered reply to TEXT at prompt token 2 and reply token 2, 8
+
+
 async def test_an_abort_that_comes_live_looks_from_then_on(make_engine, three, ask, hear) -> None:
     """A condition that held before as a `when` ends nothing in hindsight."""
     engine = make_engine(dictionaries=three)
-    when = below(9, 0.1)
-    steering = Steering((edit(3, "add", 0.5, when=when),))
-    change = Change(4, Steering(aborts=(when,)))
+    steering = Steering((edit(3, "add", 0.0, when=RARE),))
+    change = Change(4, Steering(aborts=(RARE,)))
     [heard] = await hear(engine, ask(TEXT, steering=steering, changes=(change,), max_tokens=30))
     assert heard.end.reason is FinishReason.ABORT
-    assert len(heard.ids) >= 4
+    assert len(heard.ids) == 9
+    assert heard.end.conditions == (Met(RARE, 2 - START),)
+
+
+async def test_a_latch_outlives_a_live_change(make_engine, three, ask, hear) -> None:
+    engine = make_engine(dictionaries=three)
+    latched = Steering((edit(3, "clamp", 9.0, "high", when=replace(RARE, latch=True)),))
+    [kept] = await hear(engine, ask(TEXT, steering=latched))
+    changes = tuple(Change(at, latched) for at in (1, 2, 7))
+    [changed] = await hear(engine, ask(TEXT, steering=latched, changes=changes))
+    assert changed.ids == kept.ids
+    [late] = await hear(engine, ask(TEXT, changes=changes[:1]))
+    assert late.ids != kept.ids
 
 
 @pytest.mark.parametrize("side", Thinking)

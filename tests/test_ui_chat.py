@@ -240,6 +240,23 @@ async def test_turning_the_rack_changes_the_rest_of_a_reply_and_marks_where(
     assert words == ui_stub.STEERED[: mark["at"]] + ui_stub.PLAIN[mark["at"] : 12]
 
 
+async def test_the_guard_is_asked_for_where_something_steers_and_says_what_it_did(
+    service: Service,
+) -> None:
+    guarded = SHORT.model_copy(update={"guard": True})
+    talk = chat.respond(service.api, service.session, "Hello", BRIDGE, guarded, compare=True)
+    [_ async for _ in talk]
+    steered, plain = service.script.bodies
+    assert steered["steering"]["guard"] == {"mode": "back_off"}
+    assert "guard" not in plain["steering"]
+    [mark] = service.lines("mark")
+    assert (mark["r"], mark["at"], mark["s"]) == (1, 5, "40%")
+    assert mark["x"] == "guard: the text went in circles, so all strengths are at 40%"
+    one, two = sorted(service.lines("end"), key=lambda line: int(line["r"]))
+    assert one["guard"] == "guard: backed off once, to 40% of the strengths"
+    assert "guard" not in two
+
+
 @pytest.mark.parametrize("service", [{"rate": 30.0}], indirect=True)
 async def test_a_rack_that_acts_as_before_is_not_sent_again(service: Service) -> None:
     talk = chat.respond(service.api, service.session, "Hello", BRIDGE, SHORT, compare=False)

@@ -146,3 +146,9 @@ def test_a_change_is_told_in_words() -> None:
 )
 def test_a_setting_reads_as_people_say_it(fields: dict[str, Any], said: str) -> None:
     assert Entry(feature="a/1", **fields).said() == said
+
+
+def test_a_preset_with_conditions_is_refused_and_not_shown_without_them() -> None:
+    summary = {"ref": "foghorn/1", "label": "Fog", "maximum": 2.0}
+    with pytest.raises(RackError, match="“Fog” is edited with when, window, which the rack"):
+        rack.entry(summary, 0, {"op": "clamp", "when": {"feature": 3}, "window": {"last": 9}})

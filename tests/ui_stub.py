@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ STEERED = _words(
     "I am the bridge over the cold bay, and my towers stand in the fog. My cables are long, and",
     "red. Ships go under me, and people walk across me from one shore to the other.",
 )
+ALARM = {"at": 4, "signal": "repetition", "value": 0.8, "action": "back_off", "left": 0.4}
 LABELS = ["Golden Gate Bridge", "cats and kittens", "the sea", "old castles", HOSTILE, "anger"]
 
 
@@ -119,9 +120,12 @@ async def reply(script: Script, body: dict[str, Any]) -> AsyncIterator[dict[str,
                 return
             if now["n"] == 5 and "cut" in prompt:
                 return
-            yield {"data": token(now, id_, prompt, steering.get("trace") or [])}
+            alarms = [ALARM] if steering.get("guard") and now["n"] == ALARM["at"] else []
+            yield {"data": token(now, id_, prompt, steering.get("trace") or [], alarms)}
             now["n"] += 1
         receipt = {"model": "foghorn", "edits": now["edits"], "seed": body.get("seed")}
+        if steering.get("guard"):
+            receipt["guard"] = {**steering["guard"], "alarms": [ALARM]}
         yield {"data": chunk(id_, {}, reason, steering={"receipt": receipt})}
         yield {"data": json.dumps({"choices": [], "usage": {"completion_tokens": now["n"]}})}
         yield {"data": "[DONE]"}
@@ -158,7 +162,13 @@ async def comparison(script: Script, body: dict[str, Any]) -> AsyncIterator[dict
         script.live.pop(steering["id"], None)
 
 
-def token(now: dict[str, Any], id_: str, prompt: str, traced: list[str]) -> str:
+def token(
+    now: dict[str, Any],
+    id_: str,
+    prompt: str,
+    traced: list[str],
+    alarms: Sequence[dict[str, Any]] = (),
+) -> str:
     edits = [e for e in now["edits"] if e["op"] != "ablate"]
     words = STEERED if any(e["strength"] >= 2 for e in edits) else PLAIN
     word = HOSTILE if "hostile" in prompt and now["n"] == 3 else words[now["n"] % len(words)]
@@ -167,7 +177,7 @@ def token(now: dict[str, Any], id_: str, prompt: str, traced: list[str]) -> str:
         {"feature": e["feature"], "before": (now["n"] % 5) / 2, "after": e["strength"] * 10.0}
         for e in edits
     ]
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"guard": alarms} if alarms else {}
     if "activations" in traced:
         told["activations"] = [{"token": text, "features": readings}]
     if "kl" in traced:

@@ -13,8 +13,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from . import guard, strip
 from . import rack as racks
-from . import strip
 from .client import Api
 from .compare import Event, Merged
 from .errors import ApiError
@@ -48,6 +48,8 @@ def request(
         body["seed"] = seed
     if racks.edits(rack):
         body["steering"] = steering(rack, keep_norm=settings.norm)
+        if settings.guard:
+            body["steering"]["guard"] = guard.ASKED
     return body
 
 
@@ -218,6 +220,9 @@ def _grow(session: Session, live: Live, one: Running, chunk: Mapping[str, Any]) 
     one.reason = choices[0].get("finish_reason") or one.reason
     if isinstance(chunk.get("steering"), Mapping):
         one.receipt = chunk["steering"].get("receipt") or one.receipt
+        for alarm in guard.alarms(chunk["steering"].get("guard")):
+            told, brief = guard.marked(alarm)
+            session.transcript.mark(one.reply, alarm["at"] + 1, told, brief, live.rack)
     usage = chunk.get("usage")
     if isinstance(usage, Mapping) and isinstance(usage.get("completion_tokens"), int):
         one.reply.tokens = usage["completion_tokens"]
@@ -229,6 +234,8 @@ def _end(session: Session, one: Running, reason: str, **more: Any) -> None:
     one.ended = True
     if one.receipt is not None:
         more["receipt"] = json.dumps(one.receipt, indent=2)
+    if acted := guard.footer(one.receipt):
+        more["guard"] = acted
     if one.dropped:
         more["dropped"] = one.dropped
     session.transcript.end(one.reply, reason, time.monotonic() - (one.first or one.started), **more)

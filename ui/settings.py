@@ -14,8 +14,9 @@ from .errors import SettingsError
 class Settings(BaseModel):
     """The drawer's fields. None leaves the choice to the model's own defaults and the server.
 
-    norm: keep the length of every edited token's residual. measure: tell how far each token is from
-    the unsteered model. ask_key: show the field for a key.
+    norm: keep the length of every edited token's residual. guard: let the service lower the
+    strengths where a reply falls apart. measure: tell how far each token is from the unsteered
+    model. ask_key: show the field for a key.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -25,6 +26,7 @@ class Settings(BaseModel):
     max_tokens: int | None = Field(default=256, ge=1, le=1_000_000)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     norm: bool = False
+    guard: bool = False
     measure: bool = True
     ask_key: bool = False
 

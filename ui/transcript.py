@@ -10,7 +10,8 @@ A line is an object with `k`:
     reply  r (number), lane, pair (are other replies beside it), chips, features (the legend)
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
     mark   r, at (token from which on), x (what changed), s (the same in brief), features
-    end    r, reason, tokens, seconds, receipt | error, dropped (turns that no longer fit)
+    end    r, reason, tokens, seconds, receipt | error, guard (what it did),
+           dropped (turns that no longer fit)
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Transcript:
         self._add(k="mark", r=reply.number, at=at, x=told, s=brief, features=legend(acting))
 
     def end(self, reply: Reply, reason: str, seconds: float, **more: Any) -> None:
-        """`more`: receipt (the service's, as text), error (a sentence), dropped (turns)."""
+        """`more`: receipt (the service's, as text), error, guard (sentences), dropped (turns)."""
         reply_end = {"reason": reason, "tokens": reply.tokens, "seconds": round(seconds, 3)}
         self._add(k="end", r=reply.number, **reply_end, **more)
 

@@ -42,7 +42,8 @@ def check_sizes(request: Request, engine: Capabilities) -> None:
     if request.shadowed and engine.max_rows < 2:
         raise BadRequest(
             "To compare with the unsteered model takes a second row, and this server has one: "
-            'leave "kl" and "top" out of trace, or start it with more --max-rows.',
+            'leave "kl" and "top" out of trace and kl out of guard, or start it with more '
+            "--max-rows.",
             param="steering.trace",
         )
 

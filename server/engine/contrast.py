@@ -1,4 +1,4 @@
-"""How the steered model and the unsteered one differ about the next token."""
+"""How sure the model is of the next token, and how it differs from the unsteered one about it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ def differences(pairs: Sequence[Pair]) -> list[Difference]:
     own, other = steered.gather(-1, came)[:, 0].tolist(), unsteered.gather(-1, came)[:, 0].tolist()
     tops = zip(_likeliest(steered, pairs), _likeliest(unsteered, pairs), strict=True)
     return [Difference(*one) for one in zip(kl, own, other, *zip(*tops, strict=True), strict=True)]
+
+
+def entropies(logits: Tensor) -> list[float]:
+    """Of the distributions of logits [rows, vocab], in nats."""
+    logprobs = logits.float().log_softmax(-1)
+    p = logprobs.exp()
+    found: list[float] = (-torch.where(p > 0, p * logprobs, 0.0).sum(-1)).tolist()
+    return found
 
 
 def _likeliest(logprobs: Tensor, pairs: Sequence[Pair]) -> list[tuple[tuple[int, float], ...]]:

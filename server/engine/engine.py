@@ -29,6 +29,7 @@ from .sites import longest_context, text_config
 from .steps import Steps
 from .stream import Stream, deliver
 from .types import Capabilities, Failure, Request, Stats, Steering
+from .warden import Warden
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -182,7 +183,8 @@ class SlotEngine:
 
     def _reply(self, request: Request) -> Reply:
         stream = Stream(request.id, lambda: self._cancel(reply))
-        reply = Reply(request, stream, self._turns(request), self._vocabulary)
+        turns, warden = self._turns(request), self._warden(request)
+        reply = Reply(request, stream, turns, self._vocabulary, warden)
         return reply
 
     def _turns(self, request: Request) -> deque[Turn]:
@@ -198,6 +200,11 @@ class SlotEngine:
         turns = deque([Turn(0, prepare(request.steering))])
         turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]
         return turns
+
+    def _warden(self, request: Request) -> Warden | None:
+        if request.guard is None:
+            return None
+        return Warden(request.guard, self._runner.steerer.prepare)
 
     def _run(self) -> None:
         """The engine's thread."""

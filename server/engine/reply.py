@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from .conditions import Condition
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
+from .guard import Alarm, Mode
 from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
@@ -28,6 +30,7 @@ from .types import (
     Request,
     Token,
 )
+from .warden import Verdict, Warden
 from .watch import NEVER
 
 
@@ -40,7 +43,12 @@ class Turn(NamedTuple):
 
 class Reply(Ticket):
     def __init__(
-        self, request: Request, stream: Stream, turns: deque[Turn], vocabulary: Vocabulary
+        self,
+        request: Request,
+        stream: Stream,
+        turns: deque[Turn],
+        vocabulary: Vocabulary,
+        warden: Warden | None = None,
     ) -> None:
         super().__init__(length=len(request.prompt))
         self.request = request
@@ -53,12 +61,15 @@ class Reply(Ticket):
         self.last = -1  # the newest of them
         self.edited = 0  # positions at which an edit was active
         self.met: dict[Condition, int] = {}  # the position at which each first held
+        self.aborted = False  # a condition holds that ends it
         self.region = Region(vocabulary.marks, request.prompt, request.steerable)
         self.in_flight = False  # the step under way makes its next token
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
         self.shadow = Shadow(self) if request.shadowed else None
         self.ended: Tensor | None = None  # the logits [vocab] its prompt ended in, if it is shared
+        self.warden = warden
+        self.alarms: list[Alarm] = []
         self._vocabulary = vocabulary
         self._writer = Writer(vocabulary, request.sampling.stop)
 
@@ -88,15 +99,9 @@ class Reply(Ticket):
         """Whether an edit may touch the newest token."""
         return self.last not in self._vocabulary.special and not self.region.calling
 
-    @property
-    def aborted(self) -> bool:
-        """Whether a condition has held that ends the reply."""
-        aborts = self.steered.steering.aborts if self.steered is not None else ()
-        return any(condition in self.met for condition in aborts)
-
     def start_over_if_asked(self) -> None:
         if self.restart:
-            self.restart, self.edited, self.met = False, 0, {}
+            self.restart, self.aborted, self.edited, self.met = False, False, 0, {}
             for ticket in self.rows:
                 ticket.done = 0
 
@@ -120,6 +125,7 @@ class Reply(Ticket):
         for condition, since in zip(self.steered.steering.conditions, seen.since, strict=True):
             if since < NEVER:
                 self.met.setdefault(condition, since)
+                self.aborted |= condition in self.steered.steering.aborts
 
     def due(self) -> Prepared | None:
         """The steering to switch to before the next step, noted in the timeline; None to keep."""
@@ -143,6 +149,24 @@ class Reply(Ticket):
         if at == 0:
             self.restart = True
         return at
+
+    def heed(
+        self, verdict: Verdict, delta: Delta | None, reason: FinishReason | None
+    ) -> tuple[Delta | None, FinishReason | None]:
+        """What the guard found about the token just taken, added to what `accept` said of it.
+
+        A lowered steering holds from the next token on and leaves later changes as they are
+        scheduled; one that came from outside meanwhile goes first.
+        """
+        if reason is not None or delta is None:
+            return delta, reason
+        self.alarms.append(verdict.alarm)
+        delta = replace(delta, alarms=(verdict.alarm,))
+        if verdict.lowered is not None and not (self.turns and self.turns[0].at <= self.count):
+            self.turns.appendleft(Turn(self.count, verdict.lowered))
+        if verdict.alarm.action is Mode.STOP:
+            return replace(delta, text=delta.text + self._writer.end()), FinishReason.GUARD
+        return delta, None
 
     def accept(
         self,
@@ -200,7 +224,15 @@ class Reply(Ticket):
         met = tuple(
             Met(one, self.met[one] - self.length if one in self.met else None) for one in asked
         )
-        return Finish(reason, self.length, self.count, self.edited, tuple(self.timeline), met)
+        return Finish(
+            reason,
+            self.length,
+            self.count,
+            self.edited,
+            tuple(self.timeline),
+            met,
+            tuple(self.alarms),
+        )
 
 
 class Shadow(Ticket):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Span
-from .contrast import Difference, Pair, differences
+from .contrast import Difference, Pair, differences, entropies
 from .reply import Reply, Shadow
 from .runner import Runner
 from .sampling import Choice, choose, rows
@@ -23,6 +23,7 @@ from .scheduler import Chunk, Scheduler
 from .steering import Seen
 from .stream import Post
 from .types import Delta, Failure, Finish, FinishReason, Reading
+from .warden import Verdict
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -66,7 +67,7 @@ class Job(NamedTuple):
 class Made(NamedTuple):
     """What a job gave: a choice if it ends and leads. `error` instead, if it raised.
 
-    logits: [vocab], where the two rows of a reply are to be compared.
+    logits: [vocab], where the two rows of a reply are to be compared, or a guard watches it.
     """
 
     choice: Choice | None = None
@@ -74,6 +75,7 @@ class Made(NamedTuple):
     logits: Tensor | None = None
     difference: Difference | None = None
     seen: Seen | None = None
+    verdict: Verdict | None = None
     error: str | None = None
 
 
@@ -132,7 +134,8 @@ class Steps:
         for task in self._housekeeping:
             task()
         self._housekeeping.clear()
-        return self._compared(jobs, self._attempt(jobs)) if jobs else []
+        made = self._compared(jobs, self._attempt(jobs)) if jobs else []
+        return self._judged(jobs, made)
 
     def _attempt(self, jobs: list[Job]) -> list[Made]:
         try:
@@ -184,7 +187,7 @@ class Steps:
         return self.runner.forward(batch)
 
     def _made(self, job: Job, logits: Tensor, choices: Iterator[Choice]) -> Made:
-        kept = logits if job.reply.shadow is not None else None
+        kept = logits if job.reply.shadow is not None or job.reply.warden is not None else None
         if not job.leads:
             return Made(logits=kept)
         return Made(next(choices), self._readings(job.reply), kept)
@@ -215,6 +218,32 @@ class Steps:
         for i, difference in zip(pairs, found, strict=True):
             made[i] = made[i]._replace(difference=difference)
         return made
+
+    def _judged(self, jobs: list[Job], made: list[Made]) -> list[Made]:
+        """What was made, with what the guards of the replies say to it."""
+        heard = {
+            i: one.logits
+            for i, (job, one) in enumerate(zip(jobs, made, strict=True))
+            if job.leads and job.reply.warden is not None and one.logits is not None
+        }
+        if not heard:
+            return made
+        try:
+            found = entropies(torch.stack(list(heard.values())))
+            for i, entropy in zip(heard, found, strict=True):
+                made[i] = made[i]._replace(verdict=self._verdict(jobs[i].reply, made[i], entropy))
+        except Exception as error:
+            log.exception("replies could not be guarded")
+            return [Made(error=_failed(error)) if i in heard else m for i, m in enumerate(made)]
+        return made
+
+    @staticmethod
+    def _verdict(reply: Reply, made: Made, entropy: float) -> Verdict | None:
+        assert reply.warden is not None
+        assert reply.steered is not None
+        assert made.choice is not None
+        kl = made.difference.kl if made.difference is not None else 0.0
+        return reply.warden.hear(made.choice.token, entropy, kl, reply.steered.steering)
 
     def _readings(self, reply: Reply) -> tuple[Reading, ...]:
         return self.runner.steerer.readings(reply.row) if reply.request.trace else ()
@@ -255,6 +284,8 @@ class Steps:
         if made.choice.token < 0:
             return None, Failure(NOT_FINITE)
         delta, reason = reply.accept(made.choice, self._eos, made.readings, made.difference)
+        if made.verdict is not None:
+            delta, reason = reply.heed(made.verdict, delta, reason)
         return delta, None if reason is None else reply.finish(reason)
 
     def _clear(self, reply: Reply) -> None:

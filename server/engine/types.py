@@ -10,6 +10,7 @@ from typing import Protocol
 from dictionaries.edits import Edit, Op
 
 from .conditions import ALWAYS, Condition, Timing
+from .guard import Alarm, Guard
 
 
 class Where(StrEnum):
@@ -97,11 +98,13 @@ class Request:
     trace: bool = False
     kl: bool = False
     top: int = 0
+    guard: Guard | None = None
 
     @property
     def shadowed(self) -> bool:
         """Whether an unsteered row is computed beside it."""
-        return self.kl or self.top > 0
+        guarded = self.guard is not None and self.guard.kl is not None
+        return self.kl or self.top > 0 or guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +166,12 @@ class Delta:
     """What one step adds to a reply.
 
     `text` may lag behind `tokens`: half a character or what might become a stop string is held
-    back. The texts of all deltas joined are the reply.
+    back. The texts of all deltas joined are the reply. alarms: the guard's, about these tokens.
     """
 
     text: str
     tokens: tuple[Token, ...]
+    alarms: tuple[Alarm, ...] = ()
 
 
 class FinishReason(StrEnum):
@@ -175,6 +179,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     CANCELLED = "cancelled"
     ABORT = "steering_abort"
+    GUARD = "steering_guard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,7 @@ class Finish:
     tokens_edited: int
     timeline: tuple[Change, ...]
     conditions: tuple[Met, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

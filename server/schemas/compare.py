@@ -11,7 +11,7 @@ from .requests import ChatRequest
 from .steering import SteeringChange
 
 MAX_VARIANTS = 16
-COMMON = ("id", "trace")  # of `steering`: what is not a variant's own
+COMMON = ("id", "trace", "guard")  # of `steering`: what is not a variant's own
 
 
 class Variant(SteeringChange):
@@ -23,7 +23,9 @@ class Variant(SteeringChange):
 
 
 class CompareRequest(ChatRequest):
-    """POST /v1/compare. `steering` holds `id` and `trace` only: the variants say what is edited."""
+    """POST /v1/compare. `steering` holds `id`, `trace` and `guard` only: what is edited is said by
+    the variants.
+    """
 
     variants: Annotated[
         list[Variant], Field(min_length=1, max_length=MAX_VARIANTS, fail_fast=True)
@@ -37,7 +39,7 @@ class CompareRequest(ChatRequest):
             if name not in COMMON and getattr(self.steering, name):
                 raise refuse(
                     f"steering.{name}: here every variant has its own; only "
-                    f"{' and '.join(COMMON)} are common to all",
+                    f"{', '.join(COMMON)} are common to all",
                     f"steering.{name}",
                 )
         return self

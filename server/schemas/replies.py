@@ -81,6 +81,21 @@ class TokenTop(TypedDict):
     unsteered: Outlook
 
 
+class AlarmTold(TypedDict):
+    """The guard noticed something with reply token `at`.
+
+    value: the mean over its window, which crossed `bound`. action: warn, back_off or stop. left:
+    the part of the strengths asked for that holds from the next token on.
+    """
+
+    at: int
+    signal: str
+    value: float | None
+    bound: float
+    action: str
+    left: float
+
+
 class SteeringTold(TypedDict, total=False):
     """The `steering` of a reply or chunk. activations, kl and top: as asked by `trace`, one line a
     token; with n > 1 in one piece, choice after choice.
@@ -91,6 +106,7 @@ class SteeringTold(TypedDict, total=False):
     activations: list[TokenReading]
     kl: list[TokenKl]
     top: list[TokenTop]
+    guard: list[AlarmTold]
     receipt: dict[str, Any]
     receipts: list[dict[str, Any]]
 

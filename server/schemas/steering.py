@@ -27,6 +27,7 @@ from .conditions import (
     Window,
     WireCondition,
 )
+from .guard import WireGuard
 
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
 PresetName = Annotated[
@@ -131,6 +132,9 @@ class WireSteering(Wire):
         description="what to report token by token. activations: each edited feature before and "
         "after; kl: KL divergence from the unsteered model after the same tokens, in nats; top: "
         "the likeliest tokens with and without steering. The last two compute a second row",
+    )
+    guard: WireGuard | None = Field(
+        None, description="watch the reply's coherence, and warn, back off or stop"
     )
     id: GenerationId | None = Field(
         None, description="name of this generation, to change or stop it; drawn if absent"

@@ -1,5 +1,5 @@
 // One reply: what steered it, its text with the places where a slider was moved, its strip.
-const FINISHED = { length: "cut at the token limit", cancelled: "stopped" };
+const FINISHED = { length: "cut at the token limit", cancelled: "stopped", steering_guard: "ended by the guard", steering_abort: "ended by a condition" };
 const TITLES = { plain: "Unsteered", half: "Half as strong", steered: "Steered", more: "1.5 times", double: "Twice as strong" };
 
 const drawReply = (line) => {
@@ -44,7 +44,7 @@ const drawReply = (line) => {
     if (more.error) node.insertBefore(h("p", { class: "sd-error", role: "alert" }, more.error), tools);
     const rate = more.seconds > 0.2 && more.tokens > 4 ? ` · ${Math.round(more.tokens / more.seconds)}/s` : "";
     const dropped = more.dropped ? ` · the ${more.dropped === 1 ? "oldest turn" : `${more.dropped} oldest turns`} no longer fit and were left out` : "";
-    stats.textContent = `${more.tokens} token${more.tokens === 1 ? "" : "s"}${rate}${FINISHED[more.reason] ? ` · ${FINISHED[more.reason]}` : ""}${dropped}`;
+    stats.textContent = `${more.tokens} token${more.tokens === 1 ? "" : "s"}${rate}${FINISHED[more.reason] ? ` · ${FINISHED[more.reason]}` : ""}${more.guard ? ` · ${more.guard}` : ""}${dropped}`;
     const receipt = more.receipt && h("pre", { class: "sd-receipt", hidden: true, tabindex: "0", "aria-label": "Receipt" }, more.receipt);
     tools.append(...[
       state.text && h("button", { type: "button", onclick: (event) => copy(state.text, event.target) }, "Copy"),

@@ -13,6 +13,7 @@ const fields = {
   seed: number("seed", { min: "0", step: "1", placeholder: "another one each time" }),
 };
 const norm = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("norm", event.target.checked) });
+const guard = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("guard", event.target.checked) });
 const measure = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("measure", event.target.checked) });
 const key = h("input", { type: "password", autocomplete: "off", "aria-label": "API key" });
 const form = h("form", { hidden: true, onsubmit: (event) => { event.preventDefault(); trigger("unlock", { key: key.value }); key.value = ""; } },
@@ -25,12 +26,14 @@ root.append(
   row("Longest reply, in tokens", fields.max_tokens),
   row("Seed", fields.seed, "The same seed, rack and question give the same reply."),
   h("label", { class: "sd-check" }, norm, h("span", {}, "Keep the length of the residual stream"), h("small", {}, "Steering turns its direction only: gentler at high strengths.")),
+  h("label", { class: "sd-check" }, guard, h("span", {}, "Guard the reply's coherence"), h("small", {}, "Where the text goes in circles, all strengths are lowered step by step.")),
   h("label", { class: "sd-check" }, measure, h("span", {}, "Measure against the unsteered model"), h("small", {}, "How far each token was moved, and what was likely without steering. Each reply then takes two rows of the server.")));
 const draw = () => {
   const value = props.value || {};
   if (document.activeElement !== text) text.value = value.system || "";
   for (const [name, input] of Object.entries(fields)) if (document.activeElement !== input) input.value = value[name] ?? "";
   norm.checked = Boolean(value.norm);
+  guard.checked = Boolean(value.guard);
   measure.checked = value.measure !== false;
   form.hidden = !value.ask_key;
 };

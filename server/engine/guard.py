@@ -1,0 +1,54 @@
+"""The coherence guard: what it watches for, and what it says; values without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """What an alarm leads to. Backing off ends the reply once there is nothing left to lower."""
+
+    WARN = "warn"
+    BACK_OFF = "back_off"
+    STOP = "stop"
+
+
+class Signal(StrEnum):
+    REPETITION = "repetition"
+    ENTROPY = "entropy"
+    KL = "kl"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Bounds on means over the last `window` reply tokens; None switches one off.
+
+    repetition: share of tokens that were among the four before, or end three which came just so
+    among the 128 before. low, high: entropy of the next-token distribution in nats, before
+    temperature. kl: KL(steered || unsteered) in nats, which takes a second row. factor: what each
+    step back leaves of the strengths.
+    """
+
+    mode: Mode
+    repetition: float | None = 0.55
+    low: float | None = 0.002
+    high: float | None = None
+    kl: float | None = None
+    window: int = 16
+    factor: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A bound was crossed with reply token `at`.
+
+    left: the part of the strengths asked for that holds from the next token on.
+    """
+
+    at: int
+    signal: Signal
+    value: float
+    bound: float
+    action: Mode
+    left: float = 1.0
