@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import torch_files
 from .errors import DictionaryError
-from .tensors import File, FileTensor, MappedTensor, Stored
+from .tensors import File, FileTensor, Stored
 
 _SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -156,7 +157,7 @@ def _npy(file: File, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Store
 
 
 def _torch(path: Path) -> dict[str, Stored]:
-    """A state dict saved by torch.save, memory-mapped; entries that are no tensors are left out."""
+    """A state dict saved by torch.save; entries that are no tensors are left out."""
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -172,8 +173,7 @@ def _torch(path: Path) -> dict[str, Stored]:
         ) from error
     if not isinstance(content, dict):
         raise DictionaryError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
-    return {
-        str(name): MappedTensor(str(name), tensor.detach())
-        for name, tensor in content.items()
-        if isinstance(tensor, Tensor)
+    tensors = {
+        str(n): tensor.detach() for n, tensor in content.items() if isinstance(tensor, Tensor)
     }
+    return torch_files.stored(path, tensors)

@@ -1,6 +1,7 @@
 """Laws of an opened dictionary: read on demand, the same everywhere, refused when damaged."""
 
 import json
+import mmap
 import os
 import random
 import re
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dictionaries import tensors
+from dictionaries import tensors, torch_files
 from dictionaries.containers import open_tensors
 from dictionaries.dictionary import Info, Site
 from dictionaries.edits import Norm
@@ -93,6 +94,30 @@ def test_rows_columns_and_blocks_are_those_of_the_whole(kind, dtype, tmp_path):
             assert torch.equal(picked, oriented[ids])
             assert picked.dtype is torch.float32
         assert torch.equal(stored.block(axis, 4, 31), oriented[4:31])
+
+
+def test_a_torch_file_is_read_like_any_other_and_not_through_its_map(tmp_path, counted):
+    whole = torch.randn(40, 30)
+    saved = {f"v{i}": torch.randn(30) for i in range(40)}  # many of one size: which is which?
+    saved |= {"m": whole, "part": whole[7:19], "every other": whole[:, ::2], "empty": whole[:0]}
+    torch.save(saved, tmp_path / "m.pt")
+    stored = open_tensors(tmp_path / "m.pt")
+    for name, tensor in saved.items():
+        assert torch.equal(stored[name].load(), tensor), name
+    mapped = {name for name, one in stored.items() if not isinstance(one, tensors.FileTensor)}
+    assert mapped == {"every other", "empty"}
+    counted.clear()
+    stored["part"].block(0, 2, 3)
+    assert [length for _, length in counted] == [4 * 30]
+
+
+def test_a_torch_file_whose_places_cannot_be_told_is_read_through_its_map(tmp_path, monkeypatch):
+    torch.save({"m": torch.randn(40, 30)}, tmp_path / "m.pt")
+    (place,) = torch_files._data(tmp_path / "m.pt")[4800]
+    either = {4800: {place, place + mmap.PAGESIZE}}
+    monkeypatch.setattr(torch_files, "_data", lambda path: either)
+    stored = open_tensors(tmp_path / "m.pt")["m"]
+    assert isinstance(stored, tensors.MappedTensor)
 
 
 @pytest.mark.parametrize("buffer", [64, 4096, 2**20])
@@ -347,6 +372,8 @@ def test_long_vectors_are_read_number_by_number_to_the_same_rows(folder, monkeyp
         for name in ("enc", "gain", "offset", "gate", "threshold", "dec"):
             assert torch.equal(getattr(lazy.rows(ids), name), getattr(wanted.rows(ids), name))
     assert torch.equal(lazy.encode(x), wanted.encode(x))
+    ids = torch.tensor([40, 90, 42])
+    assert torch.equal(lazy.weights.gate[ids], wanted.weights.gate[ids])
     damaged = torch.zeros(D_SAE)
     damaged[41] = float("nan")
     write_sae(folder, threshold=damaged)
