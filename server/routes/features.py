@@ -62,7 +62,7 @@ def search(
 ) -> FeatureList:
     """Every word of `q` must begin a word of the label, the slug or the promoted tokens.
 
-    Of a query with 5000 matches or more, 5000 are ranked, sorted and listed, those first that have
+    Of a query with 1000 matches or more, 1000 are ranked, sorted and listed, those first that have
     it in their label; `total_exact` is then false. A dictionary without cards is listed by id;
     there `q` may be an id.
     """
