@@ -75,9 +75,11 @@ def test_a_dictionary_says_where_it_sits(live):
 
 def test_capabilities_tell_the_limits(live):
     told = get(live, "/v1/capabilities")
+    assert (told["thinking"], told["guard"]) == ([], ["warn", "back_off", "stop"])
     assert told["limits"] == {
         "context_tokens": 512,
         "edits": 16,
+        "conditions": 8,
         "rows": 4,
         "waiting": 3,
         "variants": 16,

@@ -137,6 +137,7 @@ def test_back_off_is_told_in_the_chunk_and_the_receipt_and_replays(live: Any) ->
     again = live.chat(HELLO, **{**receipt["replay"], "max_tokens": None})
     assert again["choices"][0]["message"]["content"] == text
     assert again["steering"]["receipt"]["timeline"] == receipt["timeline"]
+    assert "guard" not in receipt["replay"]["steering"], "the timeline has all that it did"
     whole = live.chat(HELLO, steering=steering, **ask)
     assert whole["steering"]["guard"] == told
 

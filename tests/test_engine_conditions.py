@@ -100,6 +100,7 @@ class ByHand:
         return weights
 
 
+RARE = above(5, 3.1, "low")  # in an unsteered reply to TEXT at prompt token 2 and reply token 2, 8
 CASES = {
     "this token": [edit(3, "clamp", 9.0, when=above(11, 0.6))],
     "below": [edit(3, "clamp", 9.0, when=below(11, 0.2)), edit(20, "add", 1.0)],
@@ -148,6 +149,23 @@ async def test_a_reply_is_that_of_the_forward_pass_written_out(
         assert met.at == (held[0] if held else None)
 
 
+@pytest.mark.parametrize("architecture", ["topk", "standard"])
+async def test_conditions_read_what_the_dictionary_defines(
+    architecture, make_engine, make_model, make_dictionary, ask, hear
+) -> None:
+    """A TopK feature fires among the k largest only, on each token by itself."""
+    own = make_dictionary(architecture=architecture, seed=9)
+    steering = Steering((edit(3, "add", 9.0, when=above(20, 0.0)), edit(9, "clamp", 2.0)))
+    request = ask(TEXT, steering=steering, max_tokens=14)
+    hand = ByHand(make_model(), request, own)
+    expected = hand.reply(14)
+    [held] = hand.met.values()
+    assert 2 < len(held) < START + 10
+    engine = make_engine(dictionaries=[own], chunk=5)
+    heard, _ = await hear(engine, request, ask(TEXT, steering=Steering((edit(5, "add", 1.0),))))
+    assert heard.ids == expected
+
+
 async def test_edits_are_counted_where_they_acted(make_engine, three, ask, hear) -> None:
     engine = make_engine(dictionaries=three, chunk=5)
     window = Steering((edit(3, "add", 1.0, first=2, last=6), edit(4, "add", 1.0, "high", last=3)))
@@ -163,6 +181,23 @@ async def test_edits_are_counted_where_they_acted(make_engine, three, ask, hear)
     assert counts == [START + 7, 0, 0, START + 13]
     assert heard[1].ids == heard[2].ids
     assert heard[1].end.conditions == (Met(above(9, 1e5), None),)
+    steering = Steering((edit(3, "add", 1.0, last=3), edit(4, "add", 1.0, "high")))
+    closed = replace(ask(TEXT, steering=steering), steerable=(False,) * START)
+    early = replace(closed, id="early", steering=Steering(steering.edits[:1]))
+    assert [one.end.tokens_edited for one in await hear(engine, closed, early)] == [11, 4]
+
+
+async def test_replies_that_come_together_each_meet_their_conditions(
+    make_engine, three, ask, hear, read
+) -> None:
+    """They share no prompt: which conditions held in it belongs to nobody else."""
+    engine = make_engine(dictionaries=three)
+    latched = Steering((edit(3, "clamp", 9.0, where="generated", when=replace(RARE, latch=True)),))
+    [alone] = await hear(engine, ask(TEXT, steering=latched))
+    streams = engine.submit_all([ask(TEXT, steering=latched) for _ in range(3)])
+    for stream in streams:
+        reply = await read(stream)
+        assert (reply.ids, reply.end) == (alone.ids, alone.end)
 
 
 def runner(model: Any, dictionaries: Sequence[Dictionary]) -> Runner:
@@ -272,9 +307,6 @@ async def test_abort_ends_the_reply_where_the_condition_holds(
     assert early.end.conditions[0].at == -START
     assert late.ids == ids[:4]
     assert engine.stats().running == 0
-
-
-RARE = above(5, 3.1, "low")  # in an unsteered reply to TEXT at prompt token 2 and reply token 2, 8
 
 
 async def test_an_abort_that_comes_live_looks_from_then_on(make_engine, three, ask, hear) -> None:

@@ -11,11 +11,10 @@ from dictionaries.dictionary import Info
 from dictionaries.errors import DictionaryError
 
 from ..errors import BadRequest, TooLong, Unsteerable
-from .conditions import Condition
+from .conditions import CONDITIONS, Condition
 from .sites import depth, heads_width, post_normed
 from .tables import only_adds
 from .types import Capabilities, FeatureEdit, Request, Steering, Where
-from .watch import CONDITIONS
 
 # Their hook point is a module's output, whatever follows it; elsewhere it is what is added.
 _OF_MODULES = ("sparsify", "dictionary_learning")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+CONDITIONS = 8  # different ones in one reply
+
 
 class Crossing(StrEnum):
     ABOVE = "above"

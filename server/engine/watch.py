@@ -15,10 +15,9 @@ from torch import Tensor
 from dictionaries.dictionary import Dictionary
 from dictionaries.edits import FeatureRows, frame, read
 
-from .conditions import Condition, Crossing
+from .conditions import CONDITIONS, Condition, Crossing
 from .part import Part
 
-CONDITIONS = 8  # different ones in one reply
 NEVER = 2**31  # no position is as large
 # gain, offset, gate, threshold (this one never fires), value (nothing is above it)
 _IDLE = (0.0, 0.0, 0.0, math.inf, math.inf)

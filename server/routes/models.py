@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from ..deck import Deck
+from ..engine.conditions import CONDITIONS, Thinking
+from ..engine.guard import Mode
 from ..errors import UnknownModel
 from ..presets import Preset
 from ..receipt import versions
@@ -90,6 +92,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
         "limits": {
             "context_tokens": told.max_context,
             "edits": told.max_edits,
+            "conditions": CONDITIONS,
             "rows": told.max_rows,
             "waiting": told.max_waiting,
             "variants": MAX_VARIANTS,
@@ -99,6 +102,8 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
         "where": ["all", "prompt", "generated"],
         "norm": ["keep"],
         "trace": ["activations", "kl", "top"],
+        "thinking": [str(side) for side in Thinking] if told.thinks else [],
+        "guard": [str(mode) for mode in Mode],
         "defaults": {
             "temperature": deck.defaults.temperature,
             "top_p": deck.defaults.top_p,
