@@ -55,6 +55,8 @@ class Deck:
     cards: Mapping[str, Cards]  # of those dictionaries that have any
     presets: Presets
     defaults: Defaults = Defaults()
+    # Of what came from the hub, "org/repo@commit/sub/folder": of "model" and of dictionaries by id.
+    sources: Mapping[str, str] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def dictionary(self, name: str | None) -> Dictionary:

@@ -14,13 +14,13 @@ from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
 from dictionaries.formats import open_dictionary
-from dictionaries.hub import find_files
+from dictionaries.hub import bare, find_files, origin
 
 from .deck import Deck, Defaults
 from .engine.engine import SlotEngine
 from .engine.load import load_model
 from .errors import BadRequest
-from .presets import Preset, Presets, read_builtin
+from .presets import Preset, Presets, builtin, read_builtin
 from .service import Report
 from .settings import Settings
 
@@ -37,20 +37,28 @@ class Wanted:
     model: str
     dictionaries: tuple[tuple[str | None, str], ...]  # (id on the wire or None, files)
     cards: tuple[Path | None, ...]
+    presets: tuple[Mapping[str, Any], ...] = ()  # of the catalog, for its own dictionary
 
 
 def wanted(settings: Settings) -> Wanted:
     """What the settings mean: a name of the catalog, with its dictionary, or names of files."""
     found = pairing(settings.model)
-    given: tuple[tuple[str | None, str], ...] = tuple((None, d) for d in settings.dictionary)
+    given = tuple(_named(dictionary) for dictionary in settings.dictionary)
     cards: tuple[Path | None, ...] = settings.cards
     if found is None:
-        name = settings.model.rstrip("/").rpartition("/")[2]
+        name = bare(settings.model).rstrip("/").rpartition("/")[2]
         return Wanted(name, settings.model, given, _padded(cards, given))
+    presets: tuple[Mapping[str, Any], ...] = ()
     if not given:
-        given = ((found.name, found.dictionary),)
+        given, presets = ((found.name, found.dictionary),), found.presets
         cards = cards or ((Path(found.cards),) if found.cards else ())
-    return Wanted(found.name, found.model, given, _padded(cards, given))
+    return Wanted(found.name, found.model, given, _padded(cards, given), presets)
+
+
+def _named(dictionary: str) -> tuple[str | None, str]:
+    """(id on the wire or None, files) of a folder, a hub's name or a name of the catalog."""
+    found = pairing(dictionary)
+    return (found.name, found.dictionary) if found else (None, dictionary)
 
 
 def _padded(
@@ -69,7 +77,7 @@ def load(settings: Settings, report: Report) -> Deck:
     """
     want = wanted(settings)
     report("finding the files", 0.02)
-    model_path = find(want.model, "model")
+    model_path = find(want.model, "model", report, 0.02, 0.09)
     report("loading the model", 0.1)
     model, tokenizer = load_model(
         model_path,
@@ -78,7 +86,7 @@ def load(settings: Settings, report: Report) -> Deck:
     )
     with ExitStack() as undo:
         report("opening the dictionaries", 0.6)
-        opened = _open(want, undo)
+        opened = _open(want, undo, report)
         presets = Presets(want.name, opened.presets, settings.data_dir / PRESETS_FILE)
         report("starting the engine", 0.8)
         engine = SlotEngine(
@@ -103,6 +111,7 @@ def load(settings: Settings, report: Report) -> Deck:
         cards=opened.cards,
         presets=presets,
         defaults=defaults(model),
+        sources=opened.sources | _source("model", model_path),
     )
 
 
@@ -113,33 +122,55 @@ class Opened:
     dictionaries: dict[str, Dictionary] = field(default_factory=dict)
     cards: dict[str, Cards] = field(default_factory=dict)
     presets: list[Preset] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)  # see Deck
 
 
-def _open(want: Wanted, undo: ExitStack) -> Opened:
-    opened = Opened()
+def _open(want: Wanted, undo: ExitStack, report: Report) -> Opened:
+    opened = Opened(presets=builtin(want.presets, f"the catalog's {want.name}"))
     for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
-        path = find(where, "dictionary")
+        path = find(where, "dictionary", report, 0.6, 0.7)
         dictionary = open_dictionary(path, id=name)
         id = dictionary.info.id
         if id in opened.dictionaries:
             raise BadRequest(f"two dictionaries are called {id}: rename the folder of one")
         opened.dictionaries[id] = dictionary
-        cards = Cards.open(cards_path) if cards_path else Cards.beside(path)
+        opened.sources |= _source(id, path)
+        folder = path if path.is_dir() else path.parent
+        cards = Cards.open(cards_path) if cards_path else Cards.beside(folder)
         if cards is not None:
             undo.callback(cards.close)
             opened.cards[id] = cards
-        opened.presets += read_builtin(path / PRESETS_FILE)
+        opened.presets += read_builtin(folder / PRESETS_FILE)
     return opened
 
 
-def find(name: str, kind: Any) -> Path:
-    """Names that are no folder and look like none of the Hub's are answered with the catalog."""
+def _source(what: str, path: Path) -> dict[str, str]:
+    found = origin(path)
+    return {what: found} if found else {}
+
+
+def find(
+    name: str, kind: Any, report: Report | None = None, start: float = 0.0, stop: float = 1.0
+) -> Path:
+    """Names that are no folder and look like none of the Hub's are answered with the catalog.
+
+    report: told how far a download is, between progress `start` and `stop`.
+    """
     if not Path(name).exists() and "/" not in name:
         raise BadRequest(
             f"{name!r} is no {kind} folder here and no name of the catalog "
             f"({', '.join(names())}); a name on the Hub has the form org/name"
         )
-    return find_files(name, kind=kind)
+    last = -1
+
+    def told(there: int, total: int) -> None:
+        nonlocal last
+        if report is not None and there * 20 // total > last:  # a line every 5 %
+            last = there * 20 // total
+            stage = f"downloading {bare(name)}: {there / 1e9:.1f} of {total / 1e9:.1f} GB"
+            report(stage, start + (stop - start) * there / total)
+
+    return find_files(name, kind=kind, told=told)
 
 
 def pick_device(device: str) -> str:

@@ -37,10 +37,7 @@ class Preset:
 
 
 def read_builtin(path: Path) -> list[Preset]:
-    """The presets beside a dictionary: a JSON list of objects with a name and a preset's fields.
-
-    A broken entry is told in the log and left out: it must not keep the model from being served.
-    """
+    """The presets beside a dictionary: a JSON list for `builtin`."""
     if not path.is_file():
         return []
     try:
@@ -48,13 +45,22 @@ def read_builtin(path: Path) -> list[Preset]:
     except ValueError as exc:
         log.warning("%s is not JSON (%s): its presets are left out", path, exc)
         return []
+    return builtin(entries if isinstance(entries, list) else [], str(path))
+
+
+def builtin(entries: Iterable[Any], where: str) -> list[Preset]:
+    """Presets from objects with a name, a preset's fields and perhaps a `source`.
+
+    A broken entry is told in the log and left out: it must not keep the model from being served.
+    """
     presets = []
-    for entry in entries if isinstance(entries, list) else []:
+    for entry in entries:
         try:
             name = str(entry["name"])
-            body = PresetBody.model_validate({k: v for k, v in entry.items() if k != "name"})
+            fields = {k: v for k, v in entry.items() if k not in ("name", "source")}
+            body = PresetBody.model_validate(fields)
         except (ValidationError, KeyError, TypeError, AttributeError) as exc:
-            log.warning("%s: a preset is left out: %s", path, exc)
+            log.warning("%s: a preset is left out: %s", where, exc)
             continue
         presets.append(Preset(name, body, builtin=True))
     return presets

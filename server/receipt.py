@@ -97,8 +97,14 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     return {
         "model": deck.model,
         "model_revision": deck.revision,
+        "model_source": deck.sources.get("model"),
         "dictionaries": [
-            {"id": name, "revision": deck.dictionaries[name].info.revision} for name in used
+            {
+                "id": name,
+                "revision": deck.dictionaries[name].info.revision,
+                "source": deck.sources.get(name),
+            }
+            for name in used
         ],
         "edits": [_in_full(edit) for edit in request.steering.edits],
         "norm": _norm(request.steering),

@@ -39,7 +39,9 @@ class Settings(BaseSettings):
         "foghorn", description="a name of the catalog, a model folder, or org/name on the Hub"
     )
     dictionary: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="SAE folders or Hub names, comma separated; default: the catalog's"
+        (),
+        description="SAE folders, Hub names or names of the catalog, comma separated; "
+        "default: the catalog's",
     )
     cards: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="cards.sqlite files in the order of `dictionary`; default: beside each SAE"

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from dictionaries.catalog import pairing
 from dictionaries.dictionary import Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
 from dictionaries.formats import open_dictionary
@@ -76,9 +75,7 @@ def subject(
     dictionary: a folder, a Hub name, or a catalog name (for its dictionary); None: that of the
     catalog's pairing `model`. Raises SteerdeckError, DictionaryError or OSError.
     """
-    own = pairing(dictionary) if dictionary else None
-    given = own.dictionary if own else dictionary
-    want = _wanted(model, given)
+    want = _wanted(model, dictionary)
     if not want.dictionaries:
         raise BadRequest(f"{model!r} is no name of the catalog: say which dictionary with it")
     name, where = want.dictionaries[0]

@@ -8,7 +8,10 @@ import pytest
 import dictionaries
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
+from dictionaries.dictionary import HOOKS
 from dictionaries.formats import open_dictionary
+from dictionaries.hub import pinned
+from server.presets import builtin
 
 
 def test_the_bundled_pairing_comes_first_and_lies_in_the_package():
@@ -27,9 +30,27 @@ def test_every_pairing_says_what_it_is_and_under_which_licence(name):
     assert found.licence
     assert found.about.endswith(".")
     assert found.layer >= 0
+    assert found.hook in HOOKS
+    assert found.features > 0
+    assert found.gb > 0
+    assert found.size
     if name != "foghorn":
         for part in (found.model, found.dictionary):
-            assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+", part), "a name on the hub"
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?(/[\w.-]+)*", part), "on the hub"
+    kept = {p for p in ("model", "dictionary") if not pinned(getattr(found, p))}
+    assert set(found.unpinned) == (kept if name != "foghorn" else set())
+
+
+@pytest.mark.parametrize("name", [name for name in names() if pairing(name).presets])
+def test_a_preset_of_the_catalog_says_where_it_was_published(name):
+    found = pairing(name)
+    presets = builtin(found.presets, name)
+    assert len(presets) == len(found.presets), "none is left out"
+    assert found.preset in [preset.name for preset in presets]
+    for preset, told in zip(presets, found.presets, strict=True):
+        assert told["source"].startswith("https://")
+        assert all(edit.feature < found.features for edit in preset.body.edits)
+        assert all(edit.unit == "raw" for edit in preset.body.edits), "no cards, no maxima"
 
 
 def test_an_unknown_name_is_no_pairing():

@@ -1,85 +1,24 @@
 """Names -> files, from folders and from a hub that runs on 127.0.0.1 for the test."""
 
 import hashlib
-import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_stub import COMMITS, point_at, running
+from huggingface_hub import constants
 
+from dictionaries import hub_resume
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.hub import find_files
+from dictionaries.hub import bare, find_files, origin, pinned
 
 FIXTURES = Path(__file__).parent / "fixtures"
-COMMITS = {"main": "a" * 40, "old": "b" * 40}
-
-
-class StubHub(BaseHTTPRequestHandler):
-    """The routes of the hub's API that a snapshot needs, over folders: {repo: folder}."""
-
-    repos: dict[str, Path]
-    asked: list[str]
-
-    def do_GET(self):
-        self.asked.append(self.path)
-        path, _, _ = self.path.partition("?")
-        repo = "/".join(path.removeprefix("/api/models").strip("/").split("/")[:2])
-        rest = path.partition(repo)[2].strip("/").split("/")
-        if repo == "org/gated":
-            return self.refuse(403, "GatedRepo")
-        if repo not in self.repos:
-            return self.refuse(404, "RepoNotFound")
-        revision = rest[1] if len(rest) > 1 else "main"
-        commit = COMMITS.get(revision, revision)
-        if commit not in COMMITS.values():
-            return self.refuse(404, "RevisionNotFound")
-        files = sorted(p for p in self.repos[repo].rglob("*") if p.is_file())
-        names = [p.relative_to(self.repos[repo]).as_posix() for p in files]
-        if path.startswith("/api/") and rest[0] == "tree":
-            listed = [
-                {"type": "file", "path": n, "size": p.stat().st_size, "oid": self.tag(p)}
-                for n, p in zip(names, files, strict=True)
-            ]
-            return self.reply(json.dumps(listed).encode())
-        if path.startswith("/api/"):
-            siblings = [{"rfilename": n} for n in names]
-            about = {"id": repo, "sha": commit, "siblings": siblings}
-            return self.reply(json.dumps(about).encode())
-        name = "/".join(rest[2:])
-        if name not in names:
-            return self.refuse(404, "EntryNotFound")
-        file = self.repos[repo] / name
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{self.tag(file)}"'}
-        return self.reply(file.read_bytes(), headers)
-
-    do_HEAD = do_GET
-
-    def tag(self, file):
-        return hashlib.sha1(file.read_bytes()).hexdigest()
-
-    def refuse(self, status, code):
-        self.reply(b"{}", {"X-Error-Code": code}, status)
-
-    def reply(self, body, headers=None, status=200):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A running stub hub with one repository of two dictionaries, and an empty cache."""
-    from huggingface_hub import constants
-
     repo = tmp_path / "saes"
     for place, name in (("layer_1", "saelens_v6_topk"), ("layer_12", "saelens_v6_standard")):
         source = next(FIXTURES.glob(f"{name}/*/blocks.12.hook_resid_post"))
@@ -88,17 +27,11 @@ def hub(tmp_path, monkeypatch):
     (repo / "config.json").write_text("{}")
     (repo / "model.safetensors").write_bytes(b"weights")
     (repo / "pytorch_model.bin").write_bytes(b"a pickle")
-    handler = type("Handler", (StubHub,), {"repos": {"org/saes": repo}, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    server.handler = handler
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)  # what of a cut file is kept
+    monkeypatch.setattr(hub_resume, "LARGE", 1000)
+    with running({"org/saes": repo, "org/gated": repo}) as server:
+        point_at(server, tmp_path / "cache", monkeypatch)
+        yield server
 
 
 def stop(hub):
@@ -182,15 +115,18 @@ def test_what_is_cached_serves_when_the_hub_is_gone(hub):
     first = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
     stop(hub)
     assert find_files("org/saes/res/layer_1", kind="dictionary", progress=False) == first
-    with pytest.raises(DictionaryError, match=r"not in the cache .* cannot be reached"):
+    with pytest.raises(DictionaryError, match=r"not in the cache .* cannot be reached: connect"):
         find_files("org/saes/res/layer_12", kind="dictionary", progress=False)
     with pytest.raises(DictionaryError, match=r"org/other is not in the cache"):
         find_files("org/other", kind="model", progress=False)
 
 
-def test_a_gated_repository_says_how_to_get_in(hub):
-    with pytest.raises(DictionaryError, match=r"org/gated is gated: accept.*HF_TOKEN"):
-        find_files("org/gated/layer", kind="dictionary", progress=False)
+def test_a_gated_repository_says_how_to_get_in(hub, monkeypatch):
+    with pytest.raises(DictionaryError, match=r"org/gated is gated: accept.*set HF_TOKEN"):
+        find_files("org/gated/res/layer_1", kind="dictionary", progress=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_someone_else")
+    with pytest.raises(DictionaryError, match=r"account of the token in use was not let in"):
+        find_files("org/gated", kind="model", progress=False)
 
 
 def test_a_missing_repository_says_what_to_check(hub):
@@ -203,3 +139,100 @@ def test_progress_is_shown_unless_told_not_to(hub, capfd):
     assert capfd.readouterr().err == ""
     find_files("org/saes/res/layer_12", kind="dictionary")
     assert "%" in capfd.readouterr().err
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(hub):
+    hub.handler.cuts[:] = [700]
+    folder = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
+    assert hub.handler.ranges == ["bytes=700-"]
+    assert open_dictionary(folder).info.architecture == "topk"
+
+
+def test_a_download_that_was_given_up_is_resumed_by_the_next_start(hub):
+    """A pinned commit, whose snapshot is there already with the first of its files."""
+    name = f"org/saes@{COMMITS['main']}/res/layer_1"
+    hub.handler.cuts[:], hub.handler.breaks = [500], (True,)
+    with pytest.raises(DictionaryError, match=r"What has come is kept: start again"):
+        find_files(name, kind="dictionary", progress=False)
+    hub.handler.down.clear()
+    hub.handler.ranges.clear()
+    folder = find_files(name, kind="dictionary", progress=False)
+    assert hub.handler.ranges == ["bytes=500-"]
+    assert open_dictionary(folder).info.architecture == "topk"
+
+
+def test_parts_that_do_not_fit_together_are_thrown_away(hub):
+    name = "org/saes/res/layer_1"
+    weights = hub.handler.repos["org/saes"] / "res/layer_1/sae_weights.safetensors"
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    hub.handler.tag = lambda _, file: hashlib.sha256(file.read_bytes()).hexdigest()
+    blobs = Path(constants.HF_HUB_CACHE) / "models--org--saes" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{sha256}.partial").write_bytes(b"of another file" * 9)
+    with pytest.raises(DictionaryError, match="do not fit together"):
+        find_files(name, kind="dictionary", progress=False)
+    assert open_dictionary(find_files(name, kind="dictionary", progress=False)).info.k
+
+
+def test_offline_the_cache_serves_and_nothing_is_asked(hub, monkeypatch):
+    first = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.handler.asked.clear()
+    assert find_files("org/saes/res/layer_1", kind="dictionary", progress=False) == first
+    with pytest.raises(DictionaryError, match="cache"):
+        find_files("org/saes/res/layer_12", kind="dictionary", progress=False)
+    assert hub.handler.asked == []
+
+
+def test_how_far_a_download_is_can_be_told(hub, capfd):
+    told = []
+    find_files(
+        "org/saes/res/layer_1",
+        kind="dictionary",
+        progress=False,
+        told=lambda there, all_: told.append((there, all_)),
+    )
+    assert capfd.readouterr().err == ""
+    assert [there for there, _ in told] == sorted(there for there, _ in told)
+    assert told[-1][0] == told[-1][1] > 1000
+
+
+def test_a_path_in_the_cache_knows_the_commit_it_came_from(hub, tmp_path):
+    folder = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
+    assert origin(folder) == f"org/saes@{COMMITS['main']}/res/layer_1"
+    assert origin(folder.parents[1]) == f"org/saes@{COMMITS['main']}"
+    assert find_files(origin(folder), kind="dictionary", progress=False) == folder
+    assert origin(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "is_pinned"),
+    [
+        (f"org/repo@{'a' * 40}/sub/folder", "org/repo/sub/folder", True),
+        (f"org/repo@{'a' * 40}", "org/repo", True),
+        ("org/repo@main", "org/repo", False),
+        ("org/repo/sub", "org/repo/sub", False),
+        ("./a@b/c", "./a@b/c", False),
+    ],
+)
+def test_a_name_without_its_revision(name, without, is_pinned):
+    assert bare(name) == without
+    assert pinned(name) == is_pinned
+
+
+def test_one_file_of_many_is_a_dictionary_too(hub):
+    """Qwen-Scope: a file a layer, gigabytes each, and one config beside them."""
+    repo = hub.handler.repos["org/saes"].parent / "scope"
+    repo.mkdir()
+    for layer in (1, 2, 10):
+        (repo / f"layer{layer}.sae.pt").write_bytes(b"x" * layer)
+    (repo / "config.json").write_text("{}")
+    (repo / "README.md").write_text("about")
+    hub.handler.repos["org/scope"] = repo
+    with pytest.raises(DictionaryError, match=r"holds 3 dictionaries.*org/scope/layer1.sae.pt"):
+        find_files("org/scope", kind="dictionary", progress=False)
+    file = find_files("org/scope/layer10.sae.pt", kind="dictionary", progress=False)
+    assert file.read_bytes() == b"x" * 10
+    assert names(file.parent) == ["config.json", "layer10.sae.pt"]
+    with pytest.raises(DictionaryError, match=r"has no 'layer3.sae.pt'; it has .*layer10.sae.pt"):
+        find_files("org/scope/layer3.sae.pt", kind="dictionary", progress=False)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from . import chat, dictionaries, features, make, presets, serve
+from . import catalog, chat, dictionaries, features, make, presets, serve
 
 app = typer.Typer(
     name="steerdeck",
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("catalog")(catalog.catalog)
 app.command("chat")(chat.chat)
 app.add_typer(features.app, name="features")
 app.add_typer(presets.app, name="presets")

@@ -30,7 +30,9 @@ def serve(
     ] = None,
     dictionary: Annotated[
         list[str] | None,
-        typer.Option("--dictionary", "-d", help="An SAE folder or Hub name; may be repeated."),
+        typer.Option(
+            "--dictionary", "-d", help="An SAE folder, Hub name or name of the catalog; repeatable."
+        ),
     ] = None,
     cards: Annotated[
         list[Path] | None,

@@ -1,0 +1,93 @@
+"""What to say when the hub does not give what a name asks for, and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from .errors import DictionaryError
+
+log = logging.getLogger("steerdeck.hub")
+
+_FOLDERS = re.compile(
+    r"(^|/)(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
+    r"|latest_ckpt\.safetensors|checkpoints/final\.safetensors)$"
+)
+_FILES = re.compile(r"[^/]+\.(pt|pth)|layer_\d+\.safetensors")
+
+
+def listing(repo: str, revision: str | None) -> list[str]:
+    """Every file of a repository by path; empty if the hub cannot say."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        about = api.model_info(repo, revision=revision)
+    except Exception as error:  # a courtesy: what is wrong comes out when downloading
+        log.debug("%s was not listed: %s", repo, error)
+        return []
+    return [file.rfilename for file in about.siblings or []]
+
+
+def refuse_many(repo: str, sub: str, revision: str | None) -> None:
+    """A hundred dictionaries are hundreds of gigabytes: one must be named."""
+    prefix = f"{sub}/" if sub else ""
+    found = _dictionaries([path for path in listing(repo, revision) if path.startswith(prefix)])
+    if len(found) > 1:
+        raise DictionaryError(
+            f"{repo}/{prefix} holds {len(found)} dictionaries; name one of them: "
+            f"{some([f'{repo}/{place}'.rstrip('/') for place in found])}."
+        )
+
+
+def _dictionaries(files: list[str]) -> list[str]:
+    """The folders that are one each; where there are none, the files that are (Qwen-Scope)."""
+    folders = {path[: m.start()] for path in files if (m := _FOLDERS.search(path))}
+    return sorted(folders or {f for f in files if _FILES.fullmatch(f.rpartition("/")[2])})
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more
+
+
+def explained(error: Exception, repo: str, revision: str | None) -> DictionaryError:
+    """What to do about an error of huggingface_hub."""
+    from huggingface_hub import constants, errors
+
+    where = f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)}/{repo}"
+    if isinstance(error, errors.GatedRepoError):
+        why = _gated(where)
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        why = f"was not found at {where}: check the spelling, or set HF_TOKEN if it is private"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        why = f"has no revision {revision!r}: name a branch, a tag or a whole commit hash"
+    elif isinstance(error, errors.LocalEntryNotFoundError):
+        why = (
+            f"is not in the cache ({constants.HF_HUB_CACHE}), or not all of it, and {where} cannot "
+            "be reached: connect and start again (a download goes on where it stopped), or give "
+            "the path of a folder that holds the files"
+        )
+    else:
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        why = (
+            f"could not be downloaded from {where}: {reason}. "
+            "What has come is kept: start again, and the download goes on where it stopped"
+        )
+    return DictionaryError(f"{repo} {why}.")
+
+
+def _gated(where: str) -> str:
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return (
+            f"is gated: accept its licence at {where}, then set HF_TOKEN to a token of that "
+            "account (huggingface.co/settings/tokens)"
+        )
+    return (
+        f"is gated, and the account of the token in use was not let in: accept the licence at "
+        f"{where} with that account (some are granted by hand, after a while), or set HF_TOKEN to "
+        "a token of an account that has"
+    )
