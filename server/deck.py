@@ -9,6 +9,7 @@ from typing import Any
 
 from dictionaries.cards import Card, Cards
 from dictionaries.dictionary import Dictionary
+from dictionaries.fit import Fit
 
 from .engine.types import Engine
 from .errors import BadRequest, NotFound, UnknownFeature
@@ -57,6 +58,7 @@ class Deck:
     defaults: Defaults = Defaults()
     # Of what came from the hub, "org/repo@commit/sub/folder": of "model" and of dictionaries by id.
     sources: Mapping[str, str] = field(default_factory=dict)
+    fits: Mapping[str, Fit] = field(default_factory=dict)  # of dictionaries that were measured
     created: int = field(default_factory=lambda: int(time.time()))
 
     def dictionary(self, name: str | None) -> Dictionary:

@@ -13,6 +13,7 @@ from typing import Any
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
+from dictionaries.fit import Fit
 from dictionaries.formats import open_dictionary
 from dictionaries.hub import bare, find_files, origin
 
@@ -20,6 +21,7 @@ from .deck import Deck, Defaults
 from .engine.engine import SlotEngine
 from .engine.load import load_model
 from .errors import BadRequest
+from .fit import fit
 from .presets import Preset, Presets, builtin, read_builtin
 from .service import Report
 from .settings import Settings
@@ -87,6 +89,8 @@ def load(settings: Settings, report: Report) -> Deck:
     with ExitStack() as undo:
         report("opening the dictionaries", 0.6)
         opened = _open(want, undo, report)
+        report("measuring how the dictionaries fit", 0.75)
+        fits = _fits(model, tokenizer, opened.dictionaries)
         presets = Presets(want.name, opened.presets, settings.data_dir / PRESETS_FILE)
         report("starting the engine", 0.8)
         engine = SlotEngine(
@@ -112,6 +116,7 @@ def load(settings: Settings, report: Report) -> Deck:
         presets=presets,
         defaults=defaults(model),
         sources=opened.sources | _source("model", model_path),
+        fits=fits,
     )
 
 
@@ -142,6 +147,16 @@ def _open(want: Wanted, undo: ExitStack, report: Report) -> Opened:
             opened.cards[id] = cards
         opened.presets += read_builtin(folder / PRESETS_FILE)
     return opened
+
+
+def _fits(model: Any, tokenizer: Any, dictionaries: Mapping[str, Dictionary]) -> dict[str, Fit]:
+    found = {}
+    for id, dictionary in dictionaries.items():
+        entry = pairing(id)
+        measured = fit(model, tokenizer, dictionary, entry.l0 if entry else None)
+        if measured is not None:
+            found[id] = measured
+    return found
 
 
 def _source(what: str, path: Path) -> dict[str, str]:

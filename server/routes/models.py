@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 from fastapi import APIRouter
+
+from dictionaries.fit import Fit
 
 from ..deck import Deck
 from ..engine.conditions import CONDITIONS, Thinking
@@ -13,7 +16,13 @@ from ..errors import UnknownModel
 from ..presets import Preset
 from ..receipt import versions
 from ..schemas.compare import MAX_VARIANTS
-from ..schemas.listings import DictionaryList, DictionaryReply, ModelList, ModelReply
+from ..schemas.listings import (
+    DictionaryList,
+    DictionaryReply,
+    FitReply,
+    ModelList,
+    ModelReply,
+)
 from ..steering import SEPARATOR
 from .common import DeckDep
 from .presets import preset_reply
@@ -32,6 +41,10 @@ def model_reply(deck: Deck, preset: Preset | None = None) -> ModelReply:
     if preset:
         reply["preset"] = preset_reply(preset)
     return reply
+
+
+def fit_reply(fit: Fit | None) -> FitReply | None:
+    return None if fit is None else cast(FitReply, asdict(fit))
 
 
 @router.get("/models", summary="The model, and one entry per preset")
@@ -72,6 +85,8 @@ def dictionaries(deck: DeckDep) -> DictionaryList:
                 "cards": len(deck.cards[name]) if name in deck.cards else 0,
                 "reads_exactly": info.reads_exactly,
                 "why_not": info.why_not,
+                "source": deck.sources.get(name),
+                "fit": fit_reply(deck.fits.get(name)),
             }
         )
     return {"object": "list", "data": data}

@@ -40,6 +40,22 @@ class SiteReply(TypedDict):
     hook: str
 
 
+class FitReply(TypedDict):
+    """How the dictionary fits the model, measured on plain text when the server started.
+
+    l0: features that fire on a token; expected_l0: how many do as published, if that is known.
+    explained: share of the variance of what is read that the dictionary rebuilds; null for a large
+    one. warning: a sentence, where the dictionary may not fit this model.
+    """
+
+    l0: float
+    expected_l0: float | None
+    explained: float | None
+    tokens: int
+    features: int
+    warning: str | None
+
+
 class DictionaryReply(TypedDict):
     id: str
     object: Literal["dictionary"]
@@ -53,6 +69,8 @@ class DictionaryReply(TypedDict):
     cards: int
     reads_exactly: bool
     why_not: str
+    source: str | None
+    fit: FitReply | None
 
 
 class DictionaryList(TypedDict):

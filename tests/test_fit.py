@@ -1,0 +1,180 @@
+"""Does a dictionary fit? Its features a token and what it rebuilds, on text, against what it says.
+
+The tiny model's residual is random; a dictionary that fits is one made from that residual itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dictionaries import fit as fitting
+from dictionaries.dictionary import Dictionary
+from dictionaries.fit import expected_l0, measure
+from dictionaries.formats import open_dictionary
+from server.engine.sites import decoder_layers
+from server.fit import TEXTS, fit
+from server.loading import load
+from server.settings import Settings
+
+D_MODEL, D_SAE = 32, 64
+
+
+def residual(model: Any, tokenizer: Any, layer: int) -> torch.Tensor:
+    """Of all texts after a layer, by a hook of our own; without each text's first token."""
+    found: list[torch.Tensor] = []
+    handle = decoder_layers(model)[layer].register_forward_hook(
+        lambda _m, _a, out: found.append(out)
+    )
+    for text in TEXTS:
+        model(input_ids=torch.tensor([tokenizer(text)["input_ids"]]))
+    handle.remove()
+    return torch.cat([x[0, 1:] for x in found])
+
+
+@pytest.fixture
+def fitted(make_model, make_dictionary, tokenizer) -> Callable[..., Dictionary]:
+    """A dictionary at layer 1 whose features are the residual's own axes, both ways: it rebuilds
+    all of it. scale: what its inputs are taken for; 1 fits.
+    """
+
+    def make(scale: float = 1.0, threshold: float = 0.0, **config: Any) -> Dictionary:
+        folder = make_dictionary("fitted", architecture="jumprelu").path
+        x = residual(make_model(), tokenizer, 1)
+        axes = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh
+        both = torch.cat([axes, -axes])
+        path = folder / "sae_weights.safetensors"
+        tensors = {
+            **load_file(path),
+            "W_enc": (both.T * scale).contiguous(),
+            "W_dec": both.contiguous(),
+            "b_enc": torch.zeros(D_SAE),
+            "b_dec": x.mean(0),
+            "threshold": torch.full((D_SAE,), threshold),
+        }
+        save_file(tensors, path)
+        told = json.loads((folder / "cfg.json").read_text())
+        (folder / "cfg.json").write_text(json.dumps(told | config))
+        return open_dictionary(folder, id="fitted")
+
+    return make
+
+
+def test_a_dictionary_of_this_place_fits(fitted, make_model, tokenizer) -> None:
+    dictionary = fitted()
+    found = fit(make_model(), tokenizer, dictionary, expected=None)
+    x = residual(make_model(), tokenizer, 1)
+    assert found.tokens == len(x)
+    assert found.features == D_SAE
+    assert found.l0 == pytest.approx((dictionary.encode(x) != 0).sum().item() / len(x))
+    assert found.explained == pytest.approx(1.0, abs=1e-3)
+    assert (found.expected_l0, found.warning) == (None, None)
+
+
+def test_one_of_another_layer_or_scale_is_told(fitted, make_model, tokenizer, caplog) -> None:
+    """Too few fire, too many fire, too little is rebuilt."""
+    cases = [
+        (fitted(threshold=1e6, l0=20), "0 of its features fire .* where 20 are expected"),
+        (fitted(l0=2), r"of its features fire .* where 2 are expected"),
+        (fitted(scale=30.0), "rebuilds 0% of the variance"),
+    ]
+    for dictionary, said in cases:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "steerdeck.fit"):
+            found = fit(make_model(), tokenizer, dictionary, expected=None)
+        assert found.warning in caplog.text
+        assert re.search(said, found.warning)
+        assert "layer 1 resid_post" in found.warning
+        assert "made for tiny" in found.warning
+
+
+def test_what_files_do_not_say_the_caller_may(fitted, make_model, tokenizer) -> None:
+    assert fit(make_model(), tokenizer, fitted(), expected=500.0).warning is not None
+    assert fit(make_model(), tokenizer, fitted(l0=30), expected=500.0).warning is None
+
+
+def test_of_a_large_dictionary_a_sample_tells_the_same(make_dictionary, monkeypatch) -> None:
+    dictionary = make_dictionary()
+    x = torch.randn(200, D_MODEL, generator=torch.Generator().manual_seed(5))
+    whole = measure(dictionary, x)
+    monkeypatch.setattr(fitting, "WHOLE", 0)
+    monkeypatch.setattr(fitting, "_SAMPLED", 32)
+    monkeypatch.setattr(fitting, "_STRETCH", 8)
+    sampled = measure(dictionary, x)
+    assert (sampled.features, sampled.explained) == (32, None)
+    assert sampled.l0 == pytest.approx(whole.l0, rel=0.3)
+
+
+def test_topk_fires_k_and_one_that_cannot_be_read_is_not_measured(make_dictionary) -> None:
+    x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(5))
+    topk = measure(make_dictionary(architecture="topk"), x)
+    assert topk.expected_l0 == 8
+    assert topk.l0 <= 8
+    assert measure(make_dictionary(architecture="abstopk"), x) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("average_l0_71/cfg.json", {}, 71),
+        ("cfg.json", {"l0": 60.5}, 60.5),
+        ("config.json", {"trainer": {"k": 64}}, 64),
+        ("hyperparams.json", {"top_k": 50}, 50),
+        ("cfg.json", {"metadata": {"training_k": 20}}, 20),
+        ("cfg.json", {"l0": "medium", "k": True}, None),
+    ],
+)
+def test_what_is_expected_is_read_from_the_files(
+    file, content, expected, make_dictionary, tmp_path
+) -> None:
+    dictionary = make_dictionary()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(content))
+    dictionary.path = (tmp_path / file).parent
+    assert expected_l0(dictionary) == expected
+
+
+def test_firing_frequencies_add_up_to_what_is_expected(make_dictionary) -> None:
+    dictionary = make_dictionary()
+    often = torch.rand(D_SAE, generator=torch.Generator().manual_seed(1))
+    save_file({"sparsity": often.log10()}, dictionary.path / "sparsity.safetensors")
+    assert expected_l0(dictionary) == pytest.approx(often.sum().item(), rel=1e-4)
+
+
+def test_the_wire_tells_what_was_measured(
+    fitted, make_model, tokenizer, serve, tmp_path: Path
+) -> None:
+    make_model().save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    options = {"model": str(tmp_path / "tiny"), "dictionary": str(fitted(l0=1).path)}
+    deck = load(Settings(data_dir=tmp_path, **options), lambda *_: None)
+    try:
+        told = serve(deck).http.get("/v1/dictionaries").json()["data"][0]["fit"]
+    finally:
+        deck.engine.close()
+    assert told["expected_l0"] == 1
+    assert told["l0"] > 3
+    assert "may not fit this model" in told["warning"]
+    assert set(told) == {"l0", "expected_l0", "explained", "tokens", "features", "warning"}
+
+
+def test_foghorn_fits_itself() -> None:
+    from server.loading import wanted
+
+    want = wanted(Settings(model="foghorn"))
+    if not Path(want.model).exists():
+        pytest.skip("the bundle is not in this checkout")
+    from server.engine.load import load_model
+
+    model, tokenizer = load_model(Path(want.model))
+    found = fit(model, tokenizer, open_dictionary(want.dictionaries[0][1]), expected=None)
+    assert found.expected_l0 == 20
+    assert found.warning is None
