@@ -90,6 +90,21 @@ def test_every_variant_tells_how_far_it_is_from_the_unsteered_model(wide):
         assert all(line["kl"] > 1e-6 for line in one["steering"]["kl"][1:])
 
 
+def test_a_guard_watches_every_variant_as_it_watches_a_chat(wide):
+    watched = {"kl": 0.01, "entropy": None, "repetition": None}
+    guard = {"guard": {"mode": "stop", "window": 4, **watched}}
+    found = compared(wide, steering=guard)["variants"]
+    ways = [{}, *({k: v for k, v in one.items() if k != "label"} for one in VARIANTS)]
+    for one, way in zip(found, ways, strict=True):
+        alone = wide.chat(**SAMPLED, steering=way | guard)
+        assert one["message"] == alone["choices"][0]["message"]
+        assert one["finish_reason"] == alone["choices"][0]["finish_reason"]
+        alarms = [reply["steering"]["receipt"]["guard"]["alarms"] for reply in (one, alone)]
+        assert [alarm["at"] for alarm in alarms[0]] == [alarm["at"] for alarm in alarms[1]]
+    assert found[0]["finish_reason"] == "length"
+    assert found[1]["finish_reason"] != "length"
+
+
 REFUSED = [
     ({"variants": []}, 400, "variants"),
     ({"variants": VARIANTS * 6}, 400, "variants"),
