@@ -126,13 +126,16 @@ class Writer:
         return receipt(self.job.deck, self.job.requests[i], row.finish)
 
     def _usage(self) -> Usage:
-        """The prompt's tokens count once, however many replies it got."""
+        """The prompt's tokens, and those of its first reply that were known, count once."""
         n = len(self.rows) // self.ask.prompts
         ends = [row.finish for row in self.rows if row.finish is not None]
         prompt = sum(len(request.prompt) for request in self.ask.requests[::n])
+        firsts = [row.finish for row in self.rows[::n] if row.finish is not None]
+        cached = sum(end.cached_tokens for end in firsts)
         completion = sum(end.completion_tokens for end in ends)
         return {
             "prompt_tokens": prompt,
+            "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
         }

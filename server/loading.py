@@ -101,6 +101,7 @@ def load(settings: Settings, report: Report) -> Deck:
             max_waiting=settings.max_waiting,
             max_context=settings.max_context,
             max_edits=settings.max_edits,
+            prefix_cache=settings.prefix_cache * 2**20,
             model_name=want.name,
             threads=settings.threads,
         )

@@ -49,6 +49,9 @@ class Metrics:
             registry=registry,
         )
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens read")
+        self.cached_tokens = self._counter(
+            "cached_prompt_tokens", "Prompt tokens that were known and not computed"
+        )
         self.generated_tokens = self._counter("generated_tokens", "Tokens generated")
         self.edited_tokens = self._counter("edited_tokens", "Positions at which an edit acted")
         self.replies = self._counter("replies", "Replies that ended, by how", "reason")
@@ -63,6 +66,9 @@ class Metrics:
         self.failed = self._counter("failed", "Replies that ended in an error")
         self.running = Gauge("steerdeck_running", "Rows being computed", registry=registry)
         self.waiting = Gauge("steerdeck_waiting", "Rows in the queue", registry=registry)
+        self.kept = Gauge(
+            "steerdeck_prefix_cache_tokens", "Positions kept for prompts to come", registry=registry
+        )
         self.ready = Gauge("steerdeck_ready", "1 once the model is loaded", registry=registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
@@ -74,6 +80,7 @@ class Metrics:
 
     def finished(self, finish: Finish) -> None:
         self.prompt_tokens.inc(finish.prompt_tokens)
+        self.cached_tokens.inc(finish.cached_tokens)
         self.edited_tokens.inc(finish.tokens_edited)
         self.replies.labels(str(finish.reason)).inc()
         for alarm in finish.alarms:
@@ -88,6 +95,7 @@ class Metrics:
         self.ready.set(int(stats is not None and stats.alive))
         self.running.set(stats.running if stats else 0)
         self.waiting.set(stats.waiting if stats else 0)
+        self.kept.set(stats.cached if stats else 0)
         return generate_latest(self.registry)
 
 

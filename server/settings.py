@@ -83,6 +83,13 @@ class Settings(BaseSettings):
         None, ge=16, description="tokens of prompt + reply; default: what the model was made for"
     )
     max_edits: int = Field(16, ge=1, le=256, description="edited features in one reply")
+    prefix_cache: int = Field(
+        512,
+        ge=0,
+        le=2**20,
+        description="MiB for keys and values of past prompts and replies, which a prompt that "
+        "begins like them takes over; 0 turns it off",
+    )
     max_body: int = Field(
         4 * 2**20, ge=1024, description="bytes of one request; a larger one is refused with 413"
     )

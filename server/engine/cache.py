@@ -25,18 +25,20 @@ class SlotCache:
             self._layers[index] = pair
         return pair
 
+    def tensors(self) -> list[Tensor]:
+        """Those of all layers that have written."""
+        return [tensor for pair in self._layers.values() for tensor in pair]
+
     def _zeros(self, like: Tensor) -> Tensor:
         shape = (self.rows, like.shape[1], self.capacity, like.shape[-1])
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one row to another."""
-        for pair in self._layers.values():
-            for tensor in pair:
-                tensor[target, :, :length] = tensor[source, :, :length]
+        for tensor in self.tensors():
+            tensor[target, :, :length] = tensor[source, :, :length]
 
     def clear(self, row: int, length: int) -> None:
         """Zero its first `length` positions."""
-        for pair in self._layers.values():
-            for tensor in pair:
-                tensor[row, :, :length].zero_()
+        for tensor in self.tensors():
+            tensor[row, :, :length].zero_()

@@ -40,7 +40,8 @@ class SlotEngine:
     model, tokenizer: from transformers; the model belongs to the engine from here on.
     max_context: positions a reply may take, prompt and all; by default what the model was made
     for, at most 4096. chunk: prompt tokens computed in one step. threads: of the CPU; by default
-    as many as make a step fastest.
+    as many as make a step fastest. prefix_cache: bytes of keys and values kept for prompts that
+    begin like an earlier one or its reply.
     Raises SteerdeckError for a model that it cannot run, Unsteerable for a dictionary that does
     not fit it.
     """
@@ -58,6 +59,7 @@ class SlotEngine:
         model_name: str = "model",
         chunk: int = 256,
         threads: int | None = None,
+        prefix_cache: int = 0,
     ) -> None:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))
@@ -69,6 +71,7 @@ class SlotEngine:
             capacity=context,
             max_edits=max_edits,
             threads=threads,
+            prefix_cache=prefix_cache,
         )
         self._capabilities = Capabilities(
             model=model_name,
@@ -82,6 +85,8 @@ class SlotEngine:
             d_model=config.hidden_size,
             vocab_size=config.vocab_size,
             thinks=bool(self._vocabulary.marks.thinking),
+            prefix_bytes=self._runner.pool.bytes,
+            prefix_tokens=self._runner.pool.positions,
         )
         self._scheduler: Scheduler[Reply | Shadow] = Scheduler(max_rows, max_waiting, chunk)
         eos = _eos(model, tokenizer)
@@ -153,7 +158,8 @@ class SlotEngine:
     def stats(self) -> Stats:
         with self._changed:
             running, queued = len(self._scheduler.running), self._scheduler.queued
-            return Stats(running, queued, self._death is None)
+            kept = self._steps.reuse.positions
+            return Stats(running, queued, self._death is None, kept)
 
     def close(self) -> None:
         """End every reply with a Failure and join the engine thread."""

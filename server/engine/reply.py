@@ -13,11 +13,13 @@ from .conditions import Condition
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .guard import Alarm, Mode
+from .prefix import Trail
 from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
 from .steering import Prepared, Seen
 from .stream import Stream
+from .tables import Phase
 from .types import (
     Change,
     Contrast,
@@ -63,6 +65,8 @@ class Reply(Ticket):
         self.met: dict[Condition, int] = {}  # the position at which each first held
         self.aborted = False  # a condition holds that ends it
         self.region = Region(vocabulary.marks, request.prompt, request.steerable)
+        self.cached = 0  # prompt positions that were not computed but known
+        self.trail = Trail()
         self.in_flight = False  # the step under way makes its next token
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
@@ -99,25 +103,55 @@ class Reply(Ticket):
         """Whether an edit may touch the newest token."""
         return self.last not in self._vocabulary.special and not self.region.calling
 
-    def start_over_if_asked(self) -> None:
-        if self.restart:
-            self.restart, self.aborted, self.edited, self.met = False, False, 0, {}
+    @property
+    def opening(self) -> Prepared:
+        """What its prompt is steered by from its next step on."""
+        due = [turn.prepared for turn in self.turns if turn.at <= 0]
+        opening = due[-1] if due else self.steered
+        assert opening is not None  # the first turn is at 0
+        return opening
+
+    def start_over_if_asked(self) -> bool:
+        """Whether it was: nothing of its prompt counts as computed now."""
+        asked, self.restart = self.restart, False
+        if asked:
+            self.aborted, self.met = False, {}
+            self.edited, self.cached, self.trail = 0, 0, Trail()
             for ticket in self.rows:
                 ticket.done = 0
+        return asked
+
+    def known_to(self, stop: int) -> None:
+        """The prompt up to `stop` lies in its rows before the first step over it."""
+        self.cached = stop
+        self.edited += self._note(stop, self.opening)
+        for ticket in self.rows:
+            ticket.done = stop
 
     def computed_to(self, stop: int | None, seen: Seen | None) -> None:
         """A step ran: over the prompt up to `stop`, or (None) over the newest token.
 
         seen: what it showed, where the steering is timed.
         """
-        acts = self.steered.acts if self.steered is not None else (False, False)
+        assert self.steered is not None  # `due` comes before every step
+        touched = self._note(stop, self.steered)
         if seen is not None:
             self._saw(seen)
-        elif stop is None:
-            self.edited += acts[1] and self.touchable
-        elif acts[0]:
-            self.edited += sum(self.request.steerable[self.done : stop])
-        self.done = self.done if stop is None else stop
+        else:
+            self.edited += touched
+
+    def _note(self, stop: int | None, steered: Prepared) -> int:
+        """Put what is in its rows now on the trail; the tokens edited, if all edits always act."""
+        if stop is None:
+            tokens: tuple[int, ...] = (self.last,)
+            flags: tuple[bool, ...] = (self.touchable,)
+            phase = Phase.GENERATED
+        else:
+            part = slice(self.done, stop)
+            tokens, flags = self.request.prompt[part], self.request.steerable[part]
+            phase, self.done = Phase.PROMPT, stop
+        self.trail.add(tokens, flags, steered.marks[phase])
+        return sum(flags) if steered.acts[phase] else 0
 
     def _saw(self, seen: Seen) -> None:
         assert self.steered is not None
@@ -224,15 +258,8 @@ class Reply(Ticket):
         met = tuple(
             Met(one, self.met[one] - self.length if one in self.met else None) for one in asked
         )
-        return Finish(
-            reason,
-            self.length,
-            self.count,
-            self.edited,
-            tuple(self.timeline),
-            met,
-            tuple(self.alarms),
-        )
+        told = self.length, self.count, self.edited, tuple(self.timeline), met, tuple(self.alarms)
+        return Finish(reason, *told, cached_tokens=self.cached)
 
 
 class Shadow(Ticket):

@@ -15,6 +15,7 @@ from .attention import NAME, STEP, SlotStep, register
 from .batch import Batch, Span
 from .cache import SlotCache
 from .linear import pack
+from .pool import Pool
 from .steering import Steerer
 from .threads import fastest
 
@@ -40,6 +41,7 @@ class Runner:
         capacity: int,
         max_edits: int,
         threads: int | None = None,
+        prefix_cache: int = 0,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device
@@ -47,6 +49,7 @@ class Runner:
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
         self.cache = SlotCache(rows, max(capacity, len(_ONE)))
         self._prove()
+        self.pool = Pool(self.cache, prefix_cache)
         self.steerer = Steerer(
             model,
             dictionaries,

@@ -16,7 +16,7 @@ takes it over in one step. If the source leaves before, the first of its heirs t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -72,6 +72,8 @@ class Scheduler(Generic[T]):
         self.waiting: deque[list[T]] = deque()  # groups that get their rows at once
         self.running: list[T] = []  # index = row
         self.decoding = 0
+        # Told of a group that got rows for a prompt to compute, parts of which it may call `done`.
+        self.admitted: Callable[[Sequence[T]], None] = lambda group: None
 
     @property
     def queued(self) -> int:
@@ -111,10 +113,12 @@ class Scheduler(Generic[T]):
             for ticket in group:
                 ticket.row = len(self.running)
                 self.running.append(ticket)
-                if source is not None:
-                    heirs.append(ticket.row)
-                else:
-                    budget -= self._take(ticket, budget, chunks)
+            if source is not None:
+                heirs += [ticket.row for ticket in group]
+                continue
+            self.admitted(group)
+            for ticket in group:
+                budget -= self._take(ticket, budget, chunks)
         return Step(self.decoding, tuple(chunks), tuple(heirs))
 
     def _take(self, ticket: T, budget: int, chunks: list[Chunk]) -> int:

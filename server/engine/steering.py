@@ -29,6 +29,7 @@ from .conditions import ALWAYS, Condition
 from .hook import SiteHook
 from .mount import Mount
 from .part import Clock, Part, clock
+from .prefix import Mark, marks
 from .proof import prove
 from .sites import attach, decoder_layers, depth, text_config
 from .tables import Entries, Phase, acts_in
@@ -39,7 +40,8 @@ _REMEMBERED = 64  # steerings whose rows are held ready
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A Steering ready to be written to a row; `acts` says whether any edit acts in each phase.
+    """A Steering ready to be written to a row; by phase, `acts` says whether any edit acts,
+    and `marks` how tokens are edited (prefix.py).
 
     watched: by dictionary, the features of its conditions. timed: whether some edit does not always
     act, or a condition is watched.
@@ -48,6 +50,7 @@ class Prepared:
     steering: Steering
     entries: Mapping[str, Entries]  # by dictionary, its edits in the order of `steering`
     acts: tuple[bool, bool]
+    marks: tuple[Mark, Mark]
     watched: Mapping[str, FeatureRows]
     timed: bool
 
@@ -126,8 +129,9 @@ class Steerer:
             except DictionaryError as error:
                 raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error
         prompt, generated = (any(acts_in(e, phase) for e in steering.edits) for phase in Phase)
+        left = marks(steering, {name: info.revision for name, info in loaded.items()})
         timed = bool(watched) or any(edit.timing != ALWAYS for edit in steering.edits)
-        return Prepared(steering, prepared, (prompt, generated), watched, timed)
+        return Prepared(steering, prepared, (prompt, generated), left, watched, timed)
 
     def write(
         self, row: int, prepared: Prepared | None, start: int = 0, *, anew: bool = True

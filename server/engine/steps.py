@@ -6,11 +6,12 @@ without it and does all the work, including the housekeeping that replies left b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from .passes import Job, Made, Passes
 from .reply import Reply, Shadow
+from .reuse import Reuse
 from .runner import Runner
 from .scheduler import Scheduler
 from .stream import Post
@@ -35,10 +36,14 @@ class Steps:
         self._passes = Passes(runner)
         self._eos = eos
         self._housekeeping: list[Callable[[], None]] = []
+        self.reuse = Reuse(runner.pool, self._housekeeping.append)
+        scheduler.admitted = self._admitted
 
     def drop_cancelled(self) -> list[Post]:
         posts: list[Post] = []
         for reply in [reply for reply in self.replies.values() if reply.cancelled]:
+            if reply.count:  # else no logits have shown that what was computed is finite
+                self.reuse.keep(reply)
             self._clear(reply)
             self._leave(reply)
             if rest := reply.rest():
@@ -50,8 +55,8 @@ class Steps:
         """Admit, switch steering that is due, and say who does what in this step."""
         running = self.scheduler.running
         for ticket in running[self.scheduler.decoding :]:
-            if isinstance(ticket, Reply):
-                ticket.start_over_if_asked()
+            if isinstance(ticket, Reply) and ticket.start_over_if_asked():
+                self.reuse.begin(ticket)
         step = self.scheduler.next_step()
         jobs = [Job(ticket) for ticket in running[: step.decoding]]
         jobs += [Job(running[chunk.row], chunk) for chunk in step.chunks]
@@ -73,6 +78,12 @@ class Steps:
                 self._housekeeping.append(partial(self.runner.cache.move, origin, row, length))
         return jobs
 
+    def _admitted(self, group: Sequence[Reply | Shadow]) -> None:
+        """To nothing of their prompt yet: there is nothing to start over."""
+        if isinstance(group[0], Reply):
+            group[0].restart = False
+            self.reuse.begin(group[0])
+
     def compute(self, jobs: list[Job]) -> list[Made]:
         """Run the step, after what the last ones left to do."""
         for task in self._housekeeping:
@@ -93,6 +104,9 @@ class Steps:
             if job.heir:
                 job.ticket.source = None
             delta, end = self._take(job, made)
+            finite = made.choice is not None and made.choice.token >= 0
+            if finite and (end is not None or job.chunk is not None):
+                self.reuse.keep(job.reply)
             if delta is not None:
                 posts.append((job.reply.stream, delta))
             if end is not None:

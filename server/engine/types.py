@@ -198,6 +198,7 @@ class Finish:
 
     tokens_edited: positions (prompt and generated) at which at least one edit was active.
     conditions: every one that was watched.
+    cached_tokens: prompt tokens whose keys and values were known; all else is as if they were not.
     """
 
     reason: FinishReason
@@ -207,6 +208,7 @@ class Finish:
     timeline: tuple[Change, ...]
     conditions: tuple[Met, ...] = ()
     alarms: tuple[Alarm, ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,15 +246,20 @@ class Capabilities:
     d_model: int
     vocab_size: int
     thinks: bool = False  # whether the model marks thinking blocks
+    prefix_bytes: int = 0  # of keys and values kept beyond a reply, and the positions they are
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A reading of the engine for /metrics: rows that are computed, and that are waited for."""
+    """A reading of the engine for /metrics: rows that are computed and that are waited for, and
+    the positions that are kept for prompts to come.
+    """
 
     running: int
     waiting: int
     alive: bool
+    cached: int = 0
 
 
 class Engine(Protocol):

@@ -112,6 +112,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
             "waiting": told.max_waiting,
             "variants": MAX_VARIANTS,
         },
+        "prefix_cache": {"bytes": told.prefix_bytes, "tokens": told.prefix_tokens},
         "ops": ["add", "clamp", "scale", "ablate", "at_least", "at_most"],
         "units": ["max", "raw"],
         "where": ["all", "prompt", "generated"],

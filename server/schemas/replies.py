@@ -111,8 +111,15 @@ class SteeringTold(TypedDict, total=False):
     receipts: list[dict[str, Any]]
 
 
+class PromptTokensDetails(TypedDict):
+    """cached_tokens: of the prompt, what an earlier request had computed under the same edits."""
+
+    cached_tokens: int
+
+
 class Usage(TypedDict):
     prompt_tokens: int
+    prompt_tokens_details: PromptTokensDetails
     completion_tokens: int
     total_tokens: int
 
