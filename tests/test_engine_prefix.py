@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dictionaries.edits import Op
+from server.engine.conditions import Condition, Crossing, Timing
 from server.engine.prefix import BLOCK, NEUTRAL, Mark, PrefixIndex, marks
 from server.engine.types import (
     Change,
@@ -175,6 +176,24 @@ async def test_no_steering_ever_meets_what_another_left(
             for s in steerings
         ]
     assert hits > 500, "there was something to leak"
+
+
+async def test_steering_that_waits_or_fades_takes_nothing_and_leaves_nothing(
+    warm, same, ask, steer
+) -> None:
+    """It has to see its prompt: for its conditions, and for what the receipt tells of them."""
+    clamp = steer((3, "clamp", 4.0))
+    met = Condition("tiny", 5, Crossing.ABOVE, 0.1, latch=True)
+    timings = Timing(when=met), Timing(first=3, last=9), Timing(half_life=4.0)
+    kinds = [
+        Steering(tuple(replace(edit, timing=timing) for edit in clamp.edits)) for timing in timings
+    ]
+    kinds.append(replace(clamp, aborts=(replace(met, value=1e9),)))
+    for kind in kinds * 2:
+        assert (await same(warm, ask(TEXT, steering=kind))).end.cached_tokens == 0
+    assert (await same(warm, ask(TEXT, steering=clamp))).end.cached_tokens == 0
+    for kind in kinds:
+        assert (await same(warm, ask(TEXT, steering=kind))).end.cached_tokens == 0
 
 
 async def test_a_reply_that_was_changed_live_leaves_its_part_before_the_change(
