@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,7 @@ def main() -> None:
     if asked.folder is not None:
         asked.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="steerdeck-scale-", dir=asked.folder))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stopped, it cleans up as well
     try:
         found = measure(asked, folder)
     finally:
