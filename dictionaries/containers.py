@@ -156,8 +156,19 @@ def _npy(file: File, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Store
     return FileTensor(name, shape, torch_type, file, offset, fortran and len(shape) == 2)
 
 
+def torch_words(path: Path) -> dict[str, Any]:
+    """What a state dict saved by torch.save holds beside its tensors."""
+    return {n: v for n, v in _torch_content(path).items() if not isinstance(v, Tensor)}
+
+
 def _torch(path: Path) -> dict[str, Stored]:
     """A state dict saved by torch.save; entries that are no tensors are left out."""
+    content = _torch_content(path)
+    tensors = {n: tensor.detach() for n, tensor in content.items() if isinstance(tensor, Tensor)}
+    return torch_files.stored(path, tensors)
+
+
+def _torch_content(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -173,7 +184,4 @@ def _torch(path: Path) -> dict[str, Stored]:
         ) from error
     if not isinstance(content, dict):
         raise DictionaryError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
-    tensors = {
-        str(n): tensor.detach() for n, tensor in content.items() if isinstance(tensor, Tensor)
-    }
-    return torch_files.stored(path, tensors)
+    return {str(name): value for name, value in content.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -13,64 +13,17 @@ from torch import Tensor
 
 from .edits import FeatureRows, Norm, frame, read, topk_cutoff
 from .errors import DictionaryError
+from .info import HOOKS, Info, Site
 from .memory import room
 from .scan import largest, nearest
 from .weights import Rows, Weights
+from .whole import Whole
+
+__all__ = ["HOOKS", "Dictionary", "Info", "Site"]
 
 BLOCK = 8 * 2**20  # bytes of float32 rows streamed at a time ..
 STRIDED = 64 * 2**20  # .. and where a row lies in pieces, so that each piece is long enough
 CACHE = 64 * 2**20  # bytes of folded rows kept for the next request
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where in the model a dictionary reads and writes.
-
-    hook: resid_pre, resid_mid, resid_post (input, middle, output of decoder layer `layer`),
-    mlp_out, attn_out (what the block adds), hook_z (the input of the attention's output
-    projection: heads x d_head wide).
-    """
-
-    layer: int
-    hook: str
-
-    def __str__(self) -> str:
-        return f"layer {self.layer} {self.hook}"
-
-
-HOOKS = ("resid_pre", "resid_mid", "resid_post", "mlp_out", "attn_out", "hook_z")
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """What is known of a dictionary without reading its matrices."""
-
-    id: str  # its name on the wire; no slash
-    format: str  # the family: "saelens", "gemma_scope_1", ...
-    architecture: str  # "standard", "jumprelu", "gated", "topk", "batchtopk", ...
-    site: Site
-    d_in: int
-    d_sae: int
-    norm: Norm
-    k: int | None  # how many features fire on a token; TopK only
-    model: str | None  # what it was trained on, as far as its files say
-    revision: str  # see `formats.common.revision`
-    reads_exactly: bool = True
-    why_not: str = ""  # a sentence: why activations cannot be read, though `add` works
-
-    def fits(self, model_layers: int, d_model: int) -> None:
-        """Raise DictionaryError if a model of this shape has no such site."""
-        if not 0 <= self.site.layer < model_layers:
-            raise DictionaryError(
-                f"dictionary {self.id!r} sits at {self.site}, but the model has layers 0 to "
-                f"{model_layers - 1}: it was made for another model ({self.model or 'unnamed'})."
-            )
-        if self.site.hook != "hook_z" and self.d_in != d_model:
-            raise DictionaryError(
-                f"dictionary {self.id!r} reads vectors of {self.d_in} numbers, but the model's "
-                f"residual stream has {d_model}: it was made for another model "
-                f"({self.model or 'unnamed'})."
-            )
 
 
 class Dictionary:
@@ -79,10 +32,13 @@ class Dictionary:
     What a file holds is checked when it is read: NaN in a row raises DictionaryError naming it.
     """
 
-    def __init__(self, info: Info, path: Path, weights: Weights) -> None:
+    def __init__(
+        self, info: Info, path: Path, weights: Weights, whole: Whole | None = None
+    ) -> None:
         self.info = info
         self.path = path
         self._weights = weights
+        self._whole = whole
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, FeatureRows] = OrderedDict()
         self._room = max(1, CACHE // (8 * info.d_in))  # features: two float32 rows each
@@ -140,17 +96,32 @@ class Dictionary:
         """
         return largest(self.encoded(x), n)
 
+    @property
+    def joint(self) -> bool:
+        """Whether `coded` needs all its vectors at once: they are one sequence, or one batch."""
+        return self._whole is not None and self._whole.joint
+
+    def coded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(activations [n, d_sae], reconstruction [n, d_out]) of x [n, d_in], as the format has it.
+
+        It is defined for more than can be steered: transcoders, signed and grouped activations.
+        """
+        if self._whole is not None:
+            return self._whole(self, x)
+        f = self.encode(x)
+        return f, self.decode(f, x)
+
     def directions(self) -> Iterator[tuple[int, Tensor]]:
-        """Every decoder row, a block of features at a time: (id of its first, [features, d_in])."""
+        """Every decoder row, in blocks: (id of the first, [features, d_out])."""
         for start, stop in self._blocks(self._weights.dec):
             yield start, self._weights.directions(start, stop)
 
     def decode(self, f: Tensor, x: Tensor) -> Tensor:
-        """The reconstruction [.., d_in] of activations f [.., d_sae].
+        """The reconstruction [.., d_out] of activations f [.., d_sae].
 
         x: the vectors that were encoded; SAEs that normalise each token decode to its scale.
         """
-        out = torch.zeros(*f.shape[:-1], self.info.d_in, device=f.device)
+        out = torch.zeros(*f.shape[:-1], self.info.width, device=f.device)
         for start, stop in self._blocks(self._weights.dec):
             part = f[..., start:stop].float()
             if part.any():

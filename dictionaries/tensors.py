@@ -56,6 +56,10 @@ class Stored(ABC):
     def span(self, start: int, stop: int) -> Tensor:
         """[stop - start]: neighbouring numbers of a vector."""
 
+    @abstractmethod
+    def flattened(self) -> Stored:
+        """The same numbers as a matrix [first axis, all the others]."""
+
 
 class File:
     """An open file read only at given places, so that many threads may share it."""
@@ -145,6 +149,10 @@ class FileTensor(Stored):
     def span(self, start: int, stop: int) -> Tensor:
         return self._elements(start, stop - start).float()
 
+    def flattened(self) -> Stored:
+        shape = (self.shape[0], math.prod(self.shape[1:]))
+        return FileTensor(self.name, shape, self.dtype, self._file, self._offset, self._fortran)
+
     def contiguous(self, axis: int) -> bool:
         return (axis == 0) != self._fortran
 
@@ -202,6 +210,9 @@ class MappedTensor(Stored):
 
     def span(self, start: int, stop: int) -> Tensor:
         return self._tensor[start:stop].to(torch.float32, copy=True)
+
+    def flattened(self) -> Stored:
+        return MappedTensor(self.name, self._tensor.flatten(1))
 
 
 def _spans(ids: Sequence[int], gap: int) -> tuple[list[tuple[int, int]], list[int]]:

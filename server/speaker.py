@@ -36,7 +36,7 @@ class EngineSpeaker:
     ) -> None:
         self._tokenizer = tokenizer
         self._id = dictionary.info.id
-        self._vectors = Vectors(dictionary.info.site, dictionary.info.d_in)
+        self._vectors = Vectors(dictionary.info.site, dictionary.info.width)
         self._at_once = 2 * rows  # so that whoever ends is followed without a pause
         self._names = itertools.count()
         self._engine = SlotEngine(

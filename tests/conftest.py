@@ -184,7 +184,7 @@ def write_sae(
     }
     if architecture == "jumprelu":
         weights["threshold"] = normal(D_SAE).abs() * 0.1
-    if architecture == "topk":
+    if architecture in ("topk", "abstopk"):
         config["k"] = 8
     folder.mkdir(parents=True)
     (folder / "cfg.json").write_text(json.dumps(config))

@@ -44,10 +44,11 @@ def run(live, monkeypatch):
     return run
 
 
-COMMANDS = ["serve", "chat", "features", "presets", "ui", "version"]
+COMMANDS = ["serve", "chat", "features", "presets", "dictionaries", "ui", "version"]
 PARTS = {
     "features": ["search", "show"],
     "presets": ["list", "show", "import", "export", "delete"],
+    "dictionaries": ["inspect", "encode"],
 }
 
 

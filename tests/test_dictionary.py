@@ -19,7 +19,7 @@ from dictionaries.containers import open_tensors
 from dictionaries.dictionary import Info, Site
 from dictionaries.edits import Norm
 from dictionaries.errors import DictionaryError
-from dictionaries.formats import common, open_dictionary
+from dictionaries.formats import common, open_dictionary, tensor_file
 from dictionaries.formats.common import revision
 from dictionaries.per_feature import OnDisk
 
@@ -365,7 +365,7 @@ def test_the_top_features_are_those_of_the_whole_encode(architecture, folder, mo
 
 def test_long_vectors_are_read_number_by_number_to_the_same_rows(folder, monkeypatch):
     wanted, x = open_dictionary(folder), torch.randn(5, D_IN)
-    monkeypatch.setattr(common, "HELD", 10)
+    monkeypatch.setattr(tensor_file, "HELD", 10)
     lazy = open_dictionary(folder)
     assert isinstance(lazy._weights.gate, OnDisk)
     for ids in ([7], [299, 0, 7, 7], list(range(40, 60)), []):

@@ -98,7 +98,8 @@ def test_the_port_reaches_the_server():
 
 
 def test_every_subcommand_and_option_exists():
-    named = set(re.findall(r"\bsteerdeck ((?:features |presets )?[a-z]+)", CODE))
+    parts = "features |presets |dictionaries |make "
+    named = set(re.findall(rf"\bsteerdeck ((?:{parts})?[a-z]+)", CODE))
     assert {"serve", "chat", "features", "presets"} <= {name.split()[0] for name in named}
     helps = ""
     for name in named:

@@ -2,77 +2,138 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
+from ..layered import Layered
 from . import (
+    circuit_tracer,
+    cross_layer,
     dictionary_learning,
     gemma_scope_1,
     gemma_scope_2,
+    goodfire,
+    hook_z,
     llama_scope,
+    openai,
     packed,
-    refused,
+    qresearch,
+    qwen_scope,
     saelens,
     sparsify,
+    temporal,
 )
+from .common import Given
 
-__all__ = ["FORMATS", "open_dictionary"]
+__all__ = ["FORMATS", "Coder", "open_coder", "open_dictionary"]
 
-_Open = Callable[[Path, str | None], Dictionary]
+Coder = Dictionary | Layered
 
-FORMATS: dict[str, tuple[Callable[[Path], bool], _Open]] = {
-    family.FORMAT: (family.recognise, family.open)
-    for family in (
-        packed,
-        saelens,
-        sparsify,
-        gemma_scope_1,
-        gemma_scope_2,
-        dictionary_learning,
-        llama_scope,
-    )
-}
+
+class _Family(Protocol):
+    FORMAT: str
+
+    def recognise(self, path: Path, /) -> bool: ...
+
+    def open(self, path: Path, id: str | None = None, given: Given = ..., /) -> Coder: ...
+
+
+# A folder is one dictionary.
+_FOLDERS: tuple[_Family, ...] = (
+    packed,
+    saelens,
+    sparsify,
+    gemma_scope_1,
+    gemma_scope_2,
+    dictionary_learning,
+    llama_scope,
+    cross_layer,
+    temporal,
+)
+# A file is one dictionary; a folder holds one for every layer.
+_FILES: tuple[_Family, ...] = (qwen_scope, circuit_tracer, hook_z, openai, goodfire, qresearch)
+FORMATS: dict[str, _Family] = {family.FORMAT: family for family in (*_FOLDERS, *_FILES)}
 _LOOKED_FOR = (
     "cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz "
-    "(Gemma Scope 1), params.safetensors (Gemma Scope 2), config.json with ae.pt "
-    "(dictionary_learning), hyperparams.json with checkpoints/final.safetensors (Llama Scope)"
+    "(Gemma Scope 1), params.safetensors or params_layer_<n>.safetensors (Gemma Scope 2), "
+    "config.json with ae.pt (dictionary_learning) or sae_weights.safetensors (llamascopium), "
+    "hyperparams.json with checkpoints/final.safetensors (Llama Scope), conf.yaml with "
+    "latest_ckpt.safetensors (temporal), W_enc_<n>.safetensors or layer_<n>.safetensors "
+    "(circuit-tracer), layer<n>.sae.pt (Qwen-Scope), a .pt or .pth file of Goodfire's, OpenAI's, "
+    "qresearch's or with a _cfg.json beside it (hook_z)"
 )
 
 
 def open_dictionary(
-    path: Path | str, *, id: str | None = None, norm_scaling_factor: float | None = None
+    path: Path | str,
+    *,
+    id: str | None = None,
+    norm_scaling_factor: float | None = None,
+    k: int | None = None,
 ) -> Dictionary:
-    """Open the dictionary in a folder (or the one a file lies in), whatever its family.
+    """Open a dictionary to steer with: `open_coder`, less those that nothing can be steered with.
+
+    Raises DictionaryError, also with the reason why one cannot be steered with.
+    """
+    coder = open_coder(path, id=id, norm_scaling_factor=norm_scaling_factor, k=k)
+    if isinstance(coder, Layered) or coder.info.refused:
+        raise DictionaryError(coder.info.refused)
+    return coder
+
+
+def open_coder(
+    path: Path | str,
+    *,
+    id: str | None = None,
+    norm_scaling_factor: float | None = None,
+    k: int | None = None,
+) -> Coder:
+    """Open the dictionary in a folder (or the one a file is or lies in), whatever its family.
 
     id: its name on the wire; by default made of folder names. norm_scaling_factor: only for
-    SAELens files that say `expected_average_only_in`; it can stand in cfg.json as well.
+    SAELens files that say `expected_average_only_in`; it can stand in cfg.json as well. k: only
+    for TopK files that do not say it.
 
     Raises DictionaryError for what is missing, unknown, damaged or contradicts itself.
     """
     path = Path(path)
     if not path.exists():
         raise DictionaryError(f"there is no dictionary at {path}: no such file or folder.")
+    given = Given(norm_scaling_factor, k)
     folder = path if path.is_dir() else path.parent
     if folder.name == "checkpoints" and (folder.parent / "hyperparams.json").is_file():
         folder = folder.parent
-    if norm_scaling_factor is not None and saelens.recognise(folder):
-        return saelens.open(folder, id, norm_scaling_factor)
-    for recognise, opened in FORMATS.values():
-        if recognise(folder):
-            return opened(folder, id)
-    if known := refused.family(folder):
-        raise DictionaryError(f"{folder} looks like {known}, a format that is not opened yet.")
-    inside = _inside(folder)
+    if whole := next((family for family in _FOLDERS if family.recognise(folder)), None):
+        return whole.open(folder, id, given)
+    single = _single(folder) if path.is_dir() else [path]
+    if len(single) == 1:
+        for family in _FILES:
+            if family.recognise(single[0]):
+                return family.open(single[0], id, given)
+    circuit_tracer.refuse_pointers(folder)
+    inside = [file.name for file in single] if len(single) > 1 else _inside(folder)
     if inside:
         raise DictionaryError(
             f"{folder} is no dictionary itself but holds {len(inside)}: name one, such as "
             f"{', '.join(inside[:3])}."
         )
     raise DictionaryError(f"{folder} holds no SAE of a known format. Looked for: {_LOOKED_FOR}.")
+
+
+def _single(folder: Path) -> list[Path]:
+    """Files of a folder that are a dictionary each. Files of one kind are alike: one is tried."""
+    found: list[Path] = []
+    for kind in ("*.pt", "*.pth", "layer_*.safetensors"):
+        files = sorted(folder.glob(kind))
+        with contextlib.suppress(DictionaryError):  # a damaged file is told when it is named
+            if files and any(family.recognise(files[0]) for family in _FILES):
+                found += files
+    return found
 
 
 def _inside(folder: Path) -> list[str]:
@@ -83,6 +144,8 @@ def _inside(folder: Path) -> list[str]:
         subs.sort()
         if len(inside.parts) >= 4:
             subs.clear()
-        if any(recognise(Path(root)) for recognise, _ in FORMATS.values()):
+        if any(family.recognise(Path(root)) for family in _FOLDERS):
             found.append(str(inside))
+        elif root != str(folder):
+            found += [str(inside / file.name) for file in _single(Path(root))]
     return found

@@ -1,4 +1,4 @@
-"""What every format needs: configs, checked tensors, hook names, ids, revisions."""
+"""What every format needs: configs, hook names, ids, revisions."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from ..containers import open_tensors
-from ..dictionary import HOOKS, Dictionary, Info, Site
+from ..dictionary import Dictionary
 from ..edits import Norm
 from ..errors import DictionaryError
-from ..per_feature import HELD, OnDisk, PerFeature
-from ..tensors import FileTensor
-from ..weights import Matrix, Weights
+from ..info import HOOKS, Info, Site
+from ..weights import Weights
+from ..whole import Whole
 
 Config = Mapping[str, Any]
+
+
+class Given(NamedTuple):
+    """What a person can say that some published files do not."""
+
+    norm_scaling_factor: float | None = None  # SAELens' expected_average_only_in
+    k: int | None = None  # TopK and BatchTopK files without a config
+
+
+NOTHING = Given()
 
 _HASHED_WHOLE = 64 * 2**20  # bytes; of a longer file only samples are read
 _SAMPLE = 2**20
@@ -36,6 +43,21 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DictionaryError(f"{path} is not JSON: {error}.") from error
     if not isinstance(config, dict):
         raise DictionaryError(f"{path} holds a JSON {type(config).__name__}, not an object.")
+    return config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise DictionaryError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DictionaryError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(config, dict):
+        raise DictionaryError(f"{path} holds a YAML {type(config).__name__}, not a mapping.")
     return config
 
 
@@ -67,111 +89,41 @@ def declared(config: Config, key: str, actual: int, path: Path) -> None:
         )
 
 
-class Tensors:
-    """The tensors of one file, handed out by name and checked for shape and finite values."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._stored = open_tensors(path)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._stored
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._stored)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        if name not in self._stored:
-            raise DictionaryError(
-                f"{self.path} lacks the tensor {name!r}; it has "
-                f"{', '.join(self.names[:12]) or 'none'}."
-            )
-        return self._stored[name].shape
-
-    def vector(self, name: str, length: int | None = None) -> Tensor:
-        """[length] float32; any length if None. For what has d_in numbers; see `per_feature`."""
-        self._check_vector(name, length)
-        return self._finite(name, self._stored[name].load())
-
-    def per_feature(self, name: str, length: int | None = None) -> PerFeature:
-        """A vector of d_sae numbers, checked at once if it is short and read on demand if not."""
-        self._check_vector(name, length)
-        if self.shape(name)[0] > HELD:
-            return OnDisk(self._stored[name], self.path)
-        return self.vector(name)
-
-    def _check_vector(self, name: str, length: int | None) -> None:
-        shape = self.shape(name)
-        if len(shape) != 1 or shape[0] < 1 or (length is not None and shape[0] != length):
-            wanted = "a vector" if length is None else f"{length} numbers"
-            raise DictionaryError(
-                f"tensor {name!r} of {self.path} has shape {list(shape)}; wanted {wanted}."
-            )
-
-    def scalar(self, name: str) -> float:
-        """A single number, whatever its shape."""
-        if any(size != 1 for size in self.shape(name)):
-            raise DictionaryError(
-                f"tensor {name!r} of {self.path} has shape {list(self.shape(name))}; wanted a "
-                "single number."
-            )
-        return float(self._finite(name, self._stored[name].load()))
-
-    def matrix(self, name: str, features: int, width: int, *, axis: int) -> Matrix:
-        """A matrix seen feature by feature. Its shape says which axis counts the features.
-
-        axis: the one that does so in this format, believed only where the shape is square.
-        """
-        shape = self.shape(name)
-        if shape == (features, width) and features != width:
-            axis = 0
-        elif shape == (width, features) and features != width:
-            axis = 1
-        elif shape != (features, width):
-            raise DictionaryError(
-                f"tensor {name!r} of {self.path} has shape {list(shape)}; its biases say "
-                f"{features} features of {width} numbers."
-            )
-        if not self._stored[name].dtype.is_floating_point:
-            raise DictionaryError(
-                f"tensor {name!r} of {self.path} holds {self._stored[name].dtype}; wanted floats."
-            )
-        return Matrix(self._stored[name], axis)
-
-    def bytes(self, name: str, features: int) -> FileTensor:
-        """Records of raw bytes, one a feature: uint8 [features, bytes of a record]."""
-        shape = self.shape(name)
-        found = self._stored[name]
-        if len(shape) != 2 or shape[0] != features or not isinstance(found, FileTensor):
-            raise DictionaryError(
-                f"tensor {name!r} of {self.path} has shape {list(shape)}; wanted {features} "
-                "records of bytes."
-            )
-        return found
-
-    def _finite(self, name: str, values: Tensor) -> Tensor:
-        if not torch.isfinite(values).all():
-            raise DictionaryError(
-                f"tensor {name!r} of {self.path} holds NaN or infinity: the file is damaged. "
-                "Download it again."
-            )
-        return values
+def lens_site(name: object, path: Path) -> tuple[Site, str]:
+    """The site of a TransformerLens hook name ("blocks.8.hook_resid_post"), and why it is not one
+    that can be steered ("" if it is); its hook is then the publisher's own word.
+    """
+    found = re.fullmatch(r"(?:blocks\.(\d+)\.)?([\w.]+)", name) if isinstance(name, str) else None
+    why = (
+        f"{path}: the hook {name!r} is not a place that can be steered; those are "
+        f"blocks.<layer>.hook_ and {', '.join(HOOKS[:-1])}, or blocks.<layer>.attn.hook_z."
+    )
+    if not found:
+        raise DictionaryError(why)
+    word = re.fullmatch(r"(?:attn\.)?hook_(\w+)", found[2])
+    hook = "hook_z" if word and word[1] == "z" else word[1] if word else ""
+    if found[1] and hook in HOOKS:
+        return Site(int(found[1]), hook), ""
+    return Site(int(found[1] or 0), found[2]), why
 
 
-_LENS_NAME = re.compile(r"blocks\.(\d+)\.(?:attn\.)?hook_(\w+)")
+def reading(place: object) -> str:
+    """Why the activations of a transcoder that reads this place cannot be read."""
+    return (
+        f"it is a transcoder: it reads {place} and writes another place, where its activations "
+        "cannot be read. Use the op 'add'."
+    )
 
 
-def lens_site(name: object, path: Path) -> Site:
-    """The site of a TransformerLens hook name: "blocks.8.hook_resid_post"."""
-    found = _LENS_NAME.fullmatch(name) if isinstance(name, str) else None
-    hook = (found[2] if found[2] != "z" else "hook_z") if found else ""
-    if not found or hook not in HOOKS:
-        raise DictionaryError(
-            f"{path}: the hook {name!r} is not a place that can be steered; those are "
-            f"blocks.<layer>.hook_ and {', '.join(HOOKS[:-1])}, or blocks.<layer>.attn.hook_z."
-        )
-    return Site(int(found[1]), hook)
+def number_after(mark: str, *names: str) -> int | None:
+    """The number that follows a mark in a file's or folder's name ("-l19" for "l"); the last
+    name that has one decides.
+    """
+    for name in reversed(names):
+        found = re.search(rf"(?:^|[-_.]){mark}(\d+)(?![0-9A-Za-z])", name)
+        if found:
+            return int(found[1])
+    return None
 
 
 def name_of(wanted: str | None, *parts: str) -> str:
@@ -219,9 +171,15 @@ def assemble(
     model: str | None,
     norm: Norm = Norm.NONE,
     k: int | None = None,
+    d_in: int | None = None,
+    reads: str = "",
     why_not: str = "",
+    refused: str = "",
+    whole: Whole | None = None,
 ) -> Dictionary:
-    """A Dictionary of checked parts. why_not: see Info; its encoder is then left out."""
+    """A Dictionary of checked parts. why_not, refused, reads: see Info; with a why_not, single
+    rows read nothing. d_in: of what is read, where that is another width than what is written.
+    """
     if k is not None and not 1 <= k <= weights.d_sae:
         raise DictionaryError(f"{path}: k is {k}, but there are {weights.d_sae} features.")
     info = Info(
@@ -229,13 +187,16 @@ def assemble(
         format=format,
         architecture=architecture,
         site=site,
-        d_in=weights.d_in,
+        d_in=weights.d_in if d_in is None else d_in,
         d_sae=weights.d_sae,
         norm=norm,
         k=k,
         model=model,
         revision=revision(files),
-        reads_exactly=weights.enc is not None,
+        reads_exactly=not why_not,
         why_not=why_not,
+        d_out=None if d_in is None else weights.d_in,
+        reads=reads,
+        refused=refused,
     )
-    return Dictionary(info, path, weights)
+    return Dictionary(info, path, replace(weights, enc=None) if why_not else weights, whole)

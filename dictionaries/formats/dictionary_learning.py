@@ -2,7 +2,8 @@
 
 `dict_class` decides everything: the tensors' names, whether the input is centred, the activation.
 nn.Linear weights lie transposed (encoder [d_sae, d_in], decoder [d_in, d_sae]); raw parameters do
-not. Input normalisation was folded into the biases before saving, so raw activations go in.
+not. Input normalisation was folded into the biases before saving, so raw activations go in. A
+BatchTopK threshold of -1 means that none was ever estimated: the library then computes plain ReLU.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import torch
 
-from ..dictionary import Dictionary, Site
+from ..dictionary import Dictionary
 from ..errors import DictionaryError
+from ..info import Site
 from ..per_feature import Constant, PerFeature, mapped
 from ..weights import Weights
+from ..whole import Dense
 from .common import (
+    NOTHING,
     Config,
-    Tensors,
+    Given,
     assemble,
     declared,
     name_of,
@@ -28,6 +32,7 @@ from .common import (
     text,
     whole_number,
 )
+from .tensor_file import Tensors
 
 FORMAT = "dictionary_learning"
 
@@ -71,7 +76,7 @@ def recognise(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / "ae.pt").is_file()
 
 
-def open(folder: Path, id: str | None = None) -> Dictionary:
+def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
     path = folder / "config.json"
     config = read_config(path)
     trainer = section(config, "trainer")
@@ -86,7 +91,7 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
     threshold = _threshold(tensors, kind, d_sae)
     why_not = _NO_THRESHOLD if kind.architecture == "batchtopk" and threshold is None else ""
     weights = Weights(
-        enc=None if why_not else tensors.matrix(kind.W_enc, d_sae, d_in, axis=int(raw)),
+        enc=tensors.matrix(kind.W_enc, d_sae, d_in, axis=int(raw)),
         dec=tensors.matrix(kind.W_dec, d_sae, d_in, axis=int(not raw)),
         b_dec=b_dec,
         gate=gate,
@@ -106,6 +111,7 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
         model=text(trainer.get("lm_name")),
         k=_k(tensors, trainer, path) if kind.architecture == "topk" else None,
         why_not=why_not,
+        whole=Dense(weights) if why_not else None,
     )
 
 

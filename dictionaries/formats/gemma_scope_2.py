@@ -1,7 +1,9 @@
 """Gemma Scope 2 (Gemma 3): `config.json` (sometimes missing) + `params.safetensors`.
 
-JumpReLU, not centred, fed with raw activations. w_enc [d_in, d_sae], w_dec [d_sae, d_in]. The
-folder's name tells the site where there is no config: `resid_post/layer_13_width_16k_l0_medium`.
+JumpReLU, not centred, fed with raw activations. w_enc [d_in, d_sae], w_dec [d_sae, d_out], and for
+some transcoders affine_skip_connection [d_in, d_out]. The folder's name tells the site where there
+is no config: `resid_post/layer_13_width_16k_l0_medium`. Transcoders read the MLP's normed input
+with the norm's gain, unlike Gemma Scope 1's.
 """
 
 from __future__ import annotations
@@ -9,10 +11,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..dictionary import Dictionary, Site
+from ..dictionary import Dictionary
 from ..errors import DictionaryError
-from ..weights import Weights
-from .common import Config, Tensors, assemble, declared, name_of, read_config, text
+from ..info import Site
+from ..layered import Layered
+from ..weights import Matrix, Weights
+from ..whole import Dense
+from . import gemma_scope_2_layers as several
+from .common import (
+    NOTHING,
+    Config,
+    Given,
+    assemble,
+    declared,
+    name_of,
+    read_config,
+    reading,
+    text,
+)
+from .tensor_file import Tensors
 
 FORMAT = "gemma_scope_2"
 _MODULES = {
@@ -20,34 +37,59 @@ _MODULES = {
     "self_attn.o_proj.input": "hook_z",
     "post_feedforward_layernorm.output": "mlp_out",
 }
-_FOLDERS = {"resid_post": "resid_post", "attn_out": "hook_z", "mlp_out": "mlp_out"}
-_WORDS = "|".join((*_FOLDERS, "transcoder", "crosscoder", "clt"))
+_READ = "model.layers.{layer}.pre_feedforward_layernorm.output"
+_FOLDERS = {
+    "resid_post": "resid_post",
+    "attn_out": "hook_z",
+    "mlp_out": "mlp_out",
+    "transcoder": "mlp_out",
+}
+_WORDS = "|".join((*_FOLDERS, "crosscoder", "clt"))
 
 
 def recognise(folder: Path) -> bool:
-    return (folder / "params.safetensors").is_file() or bool(_layers(folder))
+    return (folder / "params.safetensors").is_file() or bool(several.files(folder))
 
 
-def open(folder: Path, id: str | None = None) -> Dictionary:
+def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary | Layered:
     path = folder / "config.json"
     config = read_config(path) if path.is_file() else {}
-    if _layers(folder) or config.get("type", _word(folder)) in ("transcoder", "crosscoder", "clt"):
-        raise DictionaryError(
-            f"{folder} is a Gemma Scope 2 {config.get('type', 'multi-layer dictionary')}: it reads "
-            "and writes different places, and only SAEs, which read and write the same place, can "
-            "be steered."
-        )
-    site = _site(config, folder)
-    tensors = Tensors(folder / "params.safetensors")
-    if "affine_skip_connection" in tensors or config.get("affine_connection") is True:
-        raise DictionaryError(f"{folder} has an affine skip connection: it is a transcoder.")
-    b_dec, b_enc = tensors.vector("b_dec"), tensors.per_feature("b_enc")
-    d_in, d_sae = len(b_dec), len(b_enc)
-    declared(config, "width", d_sae, path)
     if config.get("architecture", "jump_relu") != "jump_relu":
         raise DictionaryError(
             f"{path}: the architecture {config['architecture']!r} is not jump_relu."
         )
+    kind = config.get("type", _word(folder))
+    id = name_of(id, *folder.absolute().parts[-2:])
+    if several.files(folder):
+        return several.open(folder, config, kind, id, _model(config))
+    if kind in ("crosscoder", "clt"):
+        raise DictionaryError(f"{folder} is a {kind}, but holds no params_layer_<n>.safetensors.")
+    transcoder = kind == "transcoder"
+    site, reads = _site(config, folder, transcoder)
+    tensors = Tensors(folder / "params.safetensors")
+    weights, skip = _weights(tensors)
+    declared(config, "width", weights.d_sae, path)
+    if skip is not None and not transcoder:
+        raise DictionaryError(f"{folder} has an affine skip connection, but is no transcoder.")
+    return assemble(
+        folder,
+        [path, tensors.path] if path.is_file() else [tensors.path],
+        weights,
+        id=id,
+        format=FORMAT,
+        architecture=f"jumprelu{'_skip' if skip else ''}{'_transcoder' if transcoder else ''}",
+        site=site,
+        model=_model(config),
+        reads=reads if transcoder else "",
+        why_not=reading(reads) if transcoder else "",
+        whole=Dense(weights, skip=skip) if transcoder else None,
+    )
+
+
+def _weights(tensors: Tensors) -> tuple[Weights, Matrix | None]:
+    """(the SAE's tensors, the skip connection seen by what comes out)."""
+    b_dec, b_enc = tensors.vector("b_dec"), tensors.per_feature("b_enc")
+    d_in, d_sae = len(b_dec), len(b_enc)
     weights = Weights(
         enc=tensors.matrix("w_enc", d_sae, d_in, axis=1),
         dec=tensors.matrix("w_dec", d_sae, d_in, axis=0),
@@ -55,22 +97,18 @@ def open(folder: Path, id: str | None = None) -> Dictionary:
         gate=b_enc,
         threshold=tensors.per_feature("threshold", d_sae),
     )
+    if "affine_skip_connection" not in tensors:
+        return weights, None
+    return weights, tensors.matrix("affine_skip_connection", d_in, d_in, axis=1)
+
+
+def _model(config: Config) -> str | None:
+    """The published configs spell some models as no one else does."""
     model = text(config.get("model_name"))
-    return assemble(
-        folder,
-        [path, tensors.path] if path.is_file() else [tensors.path],
-        weights,
-        id=name_of(id, *folder.absolute().parts[-2:]),
-        format=FORMAT,
-        architecture="jumprelu",
-        site=site,
-        model=model and model.replace("-v3", "-3"),
-    )
-
-
-def _layers(folder: Path) -> list[Path]:
-    """The files of a dictionary that spans layers."""
-    return list(folder.glob("params_layer_*.safetensors"))
+    if model is None:
+        return None
+    model = model.replace("-v3", "-3").replace("-270m-pt", "-270m")
+    return model if "/" in model else f"google/{model}"
 
 
 def _word(folder: Path) -> str | None:
@@ -79,20 +117,23 @@ def _word(folder: Path) -> str | None:
     return found[1] if found else None
 
 
-def _site(config: Config, folder: Path) -> Site:
+def _site(config: Config, folder: Path, transcoder: bool) -> tuple[Site, str]:
+    """(where it writes, what it reads)."""
     read, written = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if read is None:
         layer = re.match(r"layer_(\d+)_", folder.absolute().name)
         if layer and _word(folder) in _FOLDERS:
-            return Site(int(layer[1]), _FOLDERS[_word(folder) or ""])
+            site = Site(int(layer[1]), _FOLDERS[_word(folder) or ""])
+            return site, _READ.format(layer=site.layer)
         raise DictionaryError(
             f"{folder} does not tell where it was trained: it has no config.json, and is not named "
             "like resid_post/layer_13_width_16k_l0_medium."
         )
-    found = re.fullmatch(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)", str(read))
-    if not found or found[2] not in _MODULES or written not in (None, read):
+    at = written if transcoder else read
+    found = re.fullmatch(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)", str(at))
+    if not found or found[2] not in _MODULES or not (transcoder or written in (None, read)):
         raise DictionaryError(
             f"{folder / 'config.json'}: it reads {read!r} and writes {written!r}; what can be "
             f"steered reads and writes model.layers.<layer>.({' | '.join(_MODULES)})."
         )
-    return Site(int(found[1]), _MODULES[found[2]])
+    return Site(int(found[1]), _MODULES[found[2]]), str(read)

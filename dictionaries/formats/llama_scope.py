@@ -4,6 +4,7 @@ Three layouts: `hyperparams.json` + `checkpoints/final.safetensors` (Llama Scope
 `config.json` + `sae_weights.safetensors` with encoder.weight (R1-Distill) or W_E (llamascopium).
 Inputs were scaled by s = sqrt(d) / (average length), and whether a feature fires is decided on
 z |W_dec[j]|. Activations come out raw (Llama Scope) or in scaled units (the others), as published.
+Transcoders (TC) are those whose hook_point_out is another than hook_point_in.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from ..per_feature import Constant, mapped
 from ..weights import DecoderNorm, Weights
+from ..whole import Dense
 from .common import (
+    NOTHING,
     Config,
-    Tensors,
+    Given,
     assemble,
     declared,
     lens_site,
     name_of,
     read_config,
+    reading,
     section,
     text,
     whole_number,
 )
+from .tensor_file import Tensors
 
 FORMAT = "llama_scope"
 
@@ -44,36 +49,38 @@ def _first_weights(folder: Path) -> Path:
     return folder / "checkpoints" / "final.safetensors"
 
 
-def open(folder: Path, id: str | None = None) -> Dictionary:
+def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
     first = (folder / "hyperparams.json").is_file()
     path = folder / ("hyperparams.json" if first else "config.json")
     config = read_config(path)
-    _only_plain_saes(config, path)
+    _only_plain(config, path)
     tensors = Tensors(_first_weights(folder) if first else folder / "sae_weights.safetensors")
     parts = _first(config, tensors, path) if first else _later(config, tensors, path)
-    declared(config, "d_model", parts["weights"].d_in, path)
-    declared(config, "d_sae", parts["weights"].d_sae, path)
+    weights = parts["weights"]
+    declared(config, "d_model", weights.d_in, path)
+    declared(config, "d_sae", weights.d_sae, path)
+    if config.get("hook_point_in") != config.get("hook_point_out"):
+        reads = str(config.get("hook_point_in"))
+        parts["whole"] = None if parts.get("why_not") else Dense(weights, k=parts.get("k"))
+        parts |= {"reads": reads, "why_not": reading(reads)}
+        parts["architecture"] += "_transcoder"
+    site, refused = lens_site(config.get("hook_point_out"), path)
     model = folder / "lm_config.json"
     return assemble(
         folder,
         [path, tensors.path],
         id=name_of(id, folder.absolute().name),
         format=FORMAT,
-        site=lens_site(config.get("hook_point_in"), path),
+        site=site,
+        refused=refused,
         model=text(read_config(model).get("model_name")) if model.is_file() else None,
         **parts,
     )
 
 
-def _only_plain_saes(config: Config, path: Path) -> None:
+def _only_plain(config: Config, path: Path) -> None:
     if config.get("sae_type", "sae") != "sae":
         raise DictionaryError(f"{path} describes a {config['sae_type']!r}, which is not opened.")
-    if config.get("hook_point_in") != config.get("hook_point_out"):
-        raise DictionaryError(
-            f"{path} reads {config.get('hook_point_in')!r} and writes "
-            f"{config.get('hook_point_out')!r}: it is a transcoder, and only SAEs, which read and "
-            "write the same place, can be steered."
-        )
     for key in ("use_glu_encoder", "apply_decoder_bias_to_pre_encoder"):
         if config.get(key) is True:
             raise DictionaryError(f"{path}: {key} is not opened yet.")
@@ -115,8 +122,11 @@ def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     """R1-Distill and llamascopium: f in scaled units, a threshold per feature, or TopK."""
     weights = _linear(tensors)
     d_in, d_sae = weights.d_in, weights.d_sae
-    length = f"dataset_average_activation_norm.{config.get('hook_point_in')}"
-    scale = _scale(config, tensors.scalar(length) if length in tensors else None, d_in, path)
+    s_in, s_out = (
+        _scale(config, tensors.scalar(length) if length in tensors else None, d_in, path)
+        for end in ("in", "out")
+        for length in [f"dataset_average_activation_norm.{config.get(f'hook_point_{end}')}"]
+    )
     act, threshold, why_not = config.get("act_fn"), None, ""
     if act == "jumprelu":
         name = "log_jumprelu_threshold"
@@ -137,13 +147,13 @@ def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
         "k": whole_number(config, "top_k", path) if act == "topk" else None,
         "why_not": why_not,
         "weights": Weights(
-            enc=None if why_not else weights.enc,
+            enc=weights.enc,
             dec=weights.dec,
-            b_dec=weights.b_dec / scale,
+            b_dec=weights.b_dec / s_out,
             gate=weights.gate,
             threshold=threshold,
-            enc_scale=scale,
-            dec_scale=Constant(d_sae, 1 / scale),
+            enc_scale=s_in,
+            dec_scale=Constant(d_sae, 1 / s_out),
             decoder_norm=DecoderNorm.IN_GATE if by_length else DecoderNorm.IGNORED,
         ),
     }

@@ -5,14 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..dictionary import HOOKS, Dictionary, Site
+from ..dictionary import Dictionary
 from ..edits import Norm
 from ..errors import DictionaryError
+from ..info import HOOKS, Site
 from ..packed_layout import JOURNAL, MANIFEST, PER_FEATURE, ROWS, SIDES, TYPES, VERSION, unfinished
 from ..per_feature import Constant
 from ..records import Records
 from ..weights import DecoderNorm, Weights
-from .common import Config, Tensors, assemble, name_of, read_config, section, text, whole_number
+from .common import (
+    NOTHING,
+    Config,
+    Given,
+    assemble,
+    name_of,
+    read_config,
+    section,
+    text,
+    whole_number,
+)
+from .tensor_file import Tensors
 
 FORMAT = "packed"
 
@@ -21,7 +33,7 @@ def recognise(folder: Path) -> bool:
     return unfinished(folder) or ((folder / MANIFEST).is_file() and (folder / ROWS).is_file())
 
 
-def open(folder: Path, id: str | None = None) -> Dictionary:
+def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
     if unfinished(folder):
         raise DictionaryError(
             f"{folder} is not packed to its end ({JOURNAL} is still there): run the same "

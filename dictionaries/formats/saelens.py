@@ -1,13 +1,13 @@
 """SAELens' own format: `cfg.json` + `sae_weights.safetensors`, all versions.
 
 Configs are flat before v6 (and call the hook `hook_point` before v3), nested in `metadata` since.
-W_enc is [d_in, d_sae], W_dec [d_sae, d_in]. Training checkpoints of BatchTopK SAEs, which SAELens
-itself cannot open for inference, hold one `topk_threshold` instead of a vector.
+W_enc is [d_in, d_sae], W_dec [d_sae, d_out], W_skip of skip transcoders [d_out, d_in]. Training
+checkpoints of BatchTopK SAEs, which SAELens itself cannot open for inference, hold one
+`topk_threshold` instead of a vector.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,33 @@ from ..edits import Norm
 from ..errors import DictionaryError
 from ..per_feature import Constant, PerFeature, mapped
 from ..weights import DecoderNorm, Weights
+from ..whole import Dense, Pursuit, Whole, abs_topk
+from . import temporal
 from .common import (
+    NOTHING,
     Config,
-    Tensors,
+    Given,
     assemble,
     declared,
     lens_site,
     name_of,
     read_config,
+    reading,
     section,
     text,
     whole_number,
 )
+from .saelens_known import overrides
+from .saelens_norm import norm_and_scale
+from .tensor_file import Tensors
 
 FORMAT = "saelens"
+TRANSCODERS = (
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+)
 OPENED = ("standard", "jumprelu", "topk", "gated", "batchtopk", "matryoshka_batchtopk")
 ADDED_ONLY = {
     "abstopk": "its features are signed and picked by size among all of them",
@@ -43,55 +56,51 @@ def recognise(folder: Path) -> bool:
     return (folder / "cfg.json").is_file() and (folder / "sae_weights.safetensors").is_file()
 
 
-def open(
-    folder: Path, id: str | None = None, norm_scaling_factor: float | None = None
-) -> Dictionary:
-    """norm_scaling_factor: for `expected_average_only_in` SAEs, whose files lack it."""
+def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
     path = folder / "cfg.json"
     config = _flat(read_config(path))
+    config = {**config, **overrides(folder)}
     tensors = Tensors(folder / "sae_weights.safetensors")
     architecture = _architecture(config, path)
-    b_dec = tensors.vector("b_dec")
-    d_in, d_sae = len(b_dec), _features(tensors, architecture)
-    declared(config, "d_in", d_in, path)
+    id = name_of(id, folder.absolute().name)
+    site, refused = _site(config, path)
+    if architecture == "temporal":
+        return temporal.open_saelens(folder, config, tensors, id, site)
+    transcodes = architecture in TRANSCODERS
+    norm, scale = norm_and_scale(config, given.norm_scaling_factor, path)
+    if transcodes and scale != 1.0:
+        raise DictionaryError(f"{path}: a transcoder with scaled inputs is not opened yet.")
+    d_sae = _features(tensors, architecture)
     declared(config, "d_sae", d_sae, path)
-    norm, scale = _norm(config, norm_scaling_factor, path)
-    gate, offset, gain = _biases(tensors, architecture, d_sae)
-    why_not = ""
+    weights = _weights(config, tensors, architecture, d_sae, scale)
+    d_in = weights.d_in if weights.enc is None else weights.enc.width
+    declared(config, "d_in", d_in, path)
+    reads, why_not = "", ""
+    if transcodes:
+        reads = str(config.get("hook_name", config.get("hook_point")))
+        why_not = reading(reads)
+        declared(config, "d_out", weights.d_in, path)
     if architecture in ADDED_ONLY:
         why_not = (
             f"the activations of this {architecture} SAE cannot be read feature by feature: "
             f"{ADDED_ONLY[architecture]}. Use the op 'add'."
         )
-    weights = Weights(
-        enc=None if why_not else tensors.matrix("W_enc", d_sae, d_in, axis=1),
-        dec=tensors.matrix("W_dec", d_sae, d_in, axis=0),
-        b_dec=b_dec / scale,
-        gate=gate,
-        offset=offset,
-        gain=gain,
-        threshold=_threshold(tensors, architecture, d_sae),
-        centred=config.get("apply_b_dec_to_input", True) is not False,
-        mean_free=section(config, "model_from_pretrained_kwargs").get("center_writing_weights")
-        is True,
-        enc_scale=scale,
-        dec_scale=_finetuned(tensors, d_sae, scale),
-        decoder_norm=DecoderNorm.IN_ACTIVATIONS
-        if config.get("rescale_acts_by_decoder_norm") is True
-        else DecoderNorm.IGNORED,
-    )
     return assemble(
         folder,
         [path, tensors.path],
         weights,
-        id=name_of(id, folder.absolute().name),
+        id=id,
         format=FORMAT,
         architecture=architecture,
-        site=lens_site(config.get("hook_name", config.get("hook_point")), path),
+        site=site,
         model=text(config.get("model_name")),
-        norm=norm,
-        k=whole_number(config, "k", path) if architecture == "topk" else None,
+        norm=Norm.NONE if transcodes else norm,
+        k=whole_number(config, "k", path) if architecture in ("topk", "abstopk") else None,
+        d_in=d_in if transcodes else None,
+        reads=reads,
         why_not=why_not,
+        refused=refused,
+        whole=_whole(config, tensors, weights, norm, path) if why_not else None,
     )
 
 
@@ -105,22 +114,78 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 def _architecture(config: Config, path: Path) -> str:
     architecture = config.get("architecture", "standard")
-    if "transcoder" in str(architecture):
-        raise DictionaryError(
-            f"{path} describes a {architecture}: it reads one place and writes another, and only "
-            "SAEs, which read and write the same place, can be steered."
-        )
-    if not isinstance(architecture, str) or architecture not in (*OPENED, *ADDED_ONLY):
+    known = (*OPENED, *ADDED_ONLY, *TRANSCODERS, "temporal")
+    if not isinstance(architecture, str) or architecture not in known:
         raise DictionaryError(
             f"{path}: the architecture {architecture!r} is not opened yet; known are "
-            f"{', '.join((*OPENED, *ADDED_ONLY))}."
+            f"{', '.join(known)}."
         )
     activation = text(config.get("activation_fn_str", config.get("activation_fn"))) or "relu"
     if activation not in ("relu", "topk"):
         raise DictionaryError(f"{path}: the activation {activation!r} is not relu or topk.")
-    if config.get("hook_head_index", config.get("hook_point_head_index")) is not None:
-        raise DictionaryError(f"{path}: an SAE of a single attention head is not opened yet.")
     return architecture
+
+
+def _site(config: Config, path: Path) -> tuple[Any, str]:
+    """(where it writes, why that cannot be steered)."""
+    written = config.get("hook_name_out") or config.get("hook_name", config.get("hook_point"))
+    site, refused = lens_site(written, path)
+    if config.get("hook_head_index", config.get("hook_point_head_index")) is not None:
+        refused = f"{path} is an SAE of a single attention head, which cannot be steered yet."
+    return site, refused
+
+
+def _weights(
+    config: Config, tensors: Tensors, architecture: str, d_sae: int, scale: float
+) -> Weights:
+    b_dec = tensors.vector("b_dec")
+    d_out = len(b_dec)
+    gate, offset, gain = _biases(tensors, architecture, d_sae)
+    centred = config.get("apply_b_dec_to_input", True) is not False
+    pursuit = architecture == "matching_pursuit"
+    enc = None
+    if not pursuit:
+        d_in = tensors.width("W_enc", d_sae, axis=1) if "transcoder" in architecture else d_out
+        enc = tensors.matrix("W_enc", d_sae, d_in, axis=1)
+    return Weights(
+        enc=enc,
+        dec=tensors.matrix("W_dec", d_sae, d_out, axis=0),
+        b_dec=torch.zeros(d_out) if pursuit and not centred else b_dec / scale,
+        gate=gate,
+        offset=offset,
+        gain=gain,
+        threshold=_threshold(tensors, architecture, d_sae),
+        centred=centred and "transcoder" not in architecture,
+        mean_free=section(config, "model_from_pretrained_kwargs").get("center_writing_weights")
+        is True,
+        enc_scale=scale,
+        dec_scale=_finetuned(tensors, d_sae, scale),
+        decoder_norm=DecoderNorm.IN_ACTIVATIONS
+        if config.get("rescale_acts_by_decoder_norm") is True
+        else DecoderNorm.IGNORED,
+    )
+
+
+def _whole(config: Config, tensors: Tensors, weights: Weights, norm: Norm, path: Path) -> Whole:
+    """What computes the activations that single rows do not tell."""
+    if weights.enc is None:
+        residual = config.get("residual_threshold", 1e-2)
+        if isinstance(residual, bool) or not isinstance(residual, int | float):
+            raise DictionaryError(f"{path}: residual_threshold is {residual!r}, not a number.")
+        steps = config.get("max_iterations")
+        return Pursuit(
+            weights.b_dec,
+            norm,
+            float(residual),
+            weights.d_in if steps is None else whole_number(config, "max_iterations", path),
+            config.get("stop_on_duplicate_support", True) is not False,
+        )
+    if config.get("architecture") == "abstopk":
+        return Dense(weights, norm, activate=abs_topk(whole_number(config, "k", path)))
+    skip = None
+    if "skip" in str(config.get("architecture")):
+        skip = tensors.matrix("W_skip", weights.d_in, weights.enc.width, axis=0)
+    return Dense(weights, norm, skip=skip)
 
 
 def _features(tensors: Tensors, architecture: str) -> int:
@@ -142,7 +207,7 @@ def _biases(
 
 
 def _threshold(tensors: Tensors, architecture: str, d_sae: int) -> PerFeature | None:
-    if architecture == "jumprelu":
+    if architecture.startswith("jumprelu"):
         return tensors.per_feature("threshold", d_sae)
     if architecture in ("batchtopk", "matryoshka_batchtopk"):
         return Constant(d_sae, tensors.scalar("topk_threshold"))
@@ -155,26 +220,3 @@ def _finetuned(tensors: Tensors, d_sae: int, scale: float) -> PerFeature:
         if name in tensors:
             return mapped(tensors.per_feature(name, d_sae), lambda factor: factor / scale)
     return Constant(d_sae, 1 / scale)
-
-
-def _norm(config: Config, factor: float | None, path: Path) -> tuple[Norm, float]:
-    """(what is done to each token, the constant factor its inputs were multiplied by)."""
-    said = config.get("normalize_activations", "none")
-    if said in (True, False, None):  # before v3
-        said = "expected_average_only_in" if said else "none"
-    if said in list(Norm):
-        return Norm(said), 1.0
-    if said != "expected_average_only_in":
-        raise DictionaryError(
-            f"{path}: normalize_activations {said!r} is not opened yet; known are "
-            f"{', '.join(Norm)} and expected_average_only_in."
-        )
-    factor = config.get("norm_scaling_factor") if factor is None else factor
-    if not isinstance(factor, int | float) or not (math.isfinite(factor) and factor > 0):
-        raise DictionaryError(
-            f"{path} says expected_average_only_in: its inputs were multiplied by a factor that "
-            "the files do not hold, and without it every activation would be wrong. Add "
-            '"norm_scaling_factor": sqrt(d_in) / (mean length of the residual vectors) to '
-            "cfg.json; SAELens' registry lists it for published SAEs."
-        )
-    return Norm.NONE, float(factor)

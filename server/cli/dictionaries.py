@@ -2,18 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 from . import dictionaries_pack
+from .common import JsonOption, fail, show
+
+if TYPE_CHECKING:
+    from dictionaries.formats import Coder
 
 app = typer.Typer(
-    help="Look at published dictionaries and rewrite them, offline.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
+    help="Look at published dictionaries, compute their activations and rewrite them, offline."
 )
 app.command("pack")(dictionaries_pack.pack)
 
+NameArgument = Annotated[
+    str, typer.Argument(help="A folder, a file, org/repo/sub/folder on the Hub, or a catalog name.")
+]
+ScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--norm-scaling-factor",
+        help="For SAELens files that say expected_average_only_in: sqrt(d_in) / the mean length "
+        "of the inputs.",
+    ),
+]
+KOption = Annotated[
+    int | None, typer.Option("--k", help="For TopK files that do not say how many features fire.")
+]
 
-@app.callback()
-def _several() -> None:
-    """Keep `pack` a command with a name while it is the only one."""
+
+@app.command("inspect")
+def inspect(
+    name: NameArgument,
+    norm_scaling_factor: ScaleOption = None,
+    k: KOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a dictionary is: format, site, width, activation, licence, what can be steered.
+
+    [bold]Examples[/bold]
+
+      steerdeck dictionaries inspect ./my-sae
+
+      steerdeck dictionaries inspect google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71
+    """
+    with _sentences():
+        from dictionaries.about import about
+
+        coder, licence = _opened(name, norm_scaling_factor, k)
+        found = about(coder, licence=licence)
+    if as_json:
+        return show(found)
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(found['id'])}[/bold]  {escape(found['path'])}")
+    for line in _facts(found):
+        console.print(f"  {escape(line)}", soft_wrap=True)
+
+
+@app.command("encode")
+def encode(
+    name: NameArgument,
+    source: Annotated[
+        Path, typer.Option("--input", "-i", help="A .safetensors with a tensor x [n, d_in].")
+    ],
+    target: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    norm_scaling_factor: ScaleOption = None,
+    k: KOption = None,
+) -> None:
+    """Compute activations and reconstructions of vectors exactly as the dictionary's format does.
+
+    Reads x [n, d_in]; writes acts [n, d_sae] and recon [n, d_out], float32. Crosscoders take
+    [n, layers, d_in]. Vectors go through in chunks, so memory does not grow with n.
+
+    [bold]Example[/bold]
+
+      steerdeck dictionaries encode ./my-sae --input x.safetensors --output y.safetensors
+    """
+    if source.suffix != ".safetensors" or target.suffix != ".safetensors":
+        fail("--input and --output are .safetensors files")
+    if source.exists() and target.exists() and source.samefile(target):
+        fail("--input and --output are the same file")
+    with _sentences():
+        import torch
+
+        from dictionaries.encode_file import encode_file
+
+        coder, _ = _opened(name, norm_scaling_factor, k)
+        with torch.inference_mode():
+            made = encode_file(coder, source, target)
+    typer.echo(
+        f"{target}: acts {list(made.acts)}, recon {list(made.recon)}; "
+        f"{made.l0:.1f} features fire on a vector"
+    )
+
+
+def _opened(name: str, scale: float | None, k: int | None) -> tuple[Coder, str | None]:
+    """(the dictionary, the licence that the catalog has for it)."""
+    from dictionaries.catalog import pairing
+    from dictionaries.formats import open_coder
+    from dictionaries.hub import find_files
+
+    paired = pairing(name)
+    path = find_files(paired.dictionary if paired else name, kind="dictionary")
+    coder = open_coder(path, norm_scaling_factor=scale, k=k)
+    return coder, paired.licence if paired else None
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """What is wrong with a dictionary comes out as one sentence."""
+    try:
+        from dictionaries.errors import DictionaryError
+    except ModuleNotFoundError as exc:
+        fail(f"this needs the package {exc.name}: pip install 'steerdeck[dictionaries]'")
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        fail(f"this needs the package {exc.name}: pip install 'steerdeck[dictionaries]'")
+    except DictionaryError as exc:
+        fail(str(exc))
+
+
+def _facts(found: dict[str, Any]) -> list[str]:
+    layers = ", ".join(map(str, found["layers"]))
+    place = f"layer{'s' if len(found['layers']) > 1 else ''} {layers} {found['writes']}"
+    if found["reads"] != found["writes"]:
+        place += f", reads {found['reads']}"
+    width = f"{found['d_in']}"
+    if found["d_out"] != found["d_in"]:
+        width += f" in, {found['d_out']} out"
+    ops, why_not = found["steering"]["ops"], found["steering"]["why_not"]
+    return [
+        f"format         {found['format']}",
+        f"model          {found['model'] or 'not stated'}",
+        f"site           {place}",
+        f"width          {found['d_sae']:,} features of {width} numbers",
+        f"activation     {found['architecture']}" + (f", k {found['k']}" if found["k"] else ""),
+        f"normalisation  {found['normalisation']}",
+        f"licence        {found['licence'] or 'not stated in its files'}",
+        f"revision       {found['revision']}",
+        f"steering       {', '.join(ops) or 'none'}" + (f": {why_not}" if why_not else ""),
+    ]

@@ -55,9 +55,9 @@ def check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:
         raise Unsteerable(f"{str(error)[:1].upper()}{str(error)[1:]}") from error
     if info.site.hook == "hook_z":
         width = heads_width(layers[info.site.layer])
-        if info.d_in != width:
+        if info.width != width:
             raise Unsteerable(
-                f"Dictionary {info.id!r} at hook_z reads vectors of {info.d_in} numbers, but the "
+                f"Dictionary {info.id!r} at hook_z has vectors of {info.width} numbers, but the "
                 f"heads of this model are {width} wide together: it was made for another model."
             )
     of_module = info.format in _OF_MODULES and info.site.hook in ("attn_out", "mlp_out")

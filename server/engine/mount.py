@@ -21,7 +21,7 @@ class Mount:
     def __init__(self, dictionary: Dictionary, rows: int, width: int, device: torch.device) -> None:
         self.dictionary = dictionary
         self.info = dictionary.info
-        self.table = Table(rows, width, self.info.d_in, device)
+        self.table = Table(rows, width, self.info.width, device)
         self.gates = Gates(rows, width, device)
         self.watch = Watch(dictionary, rows, device)
         # row -> (before, after) of its entries at the last token of the pass; only when traced

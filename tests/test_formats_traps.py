@@ -1,0 +1,383 @@
+"""Traps of published formats: each gives wrong numbers, and no error, when it is stepped into."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+
+import pytest
+import torch
+from published import changed, copied, expected, opened, place
+from safetensors.torch import load_file, save_file
+
+from dictionaries.dictionary import Site
+from dictionaries.edits import topk_cutoff
+from dictionaries.errors import DictionaryError
+from dictionaries.formats import open_coder, open_dictionary
+
+
+def test_a_feature_at_its_threshold_does_not_fire(tmp_path):
+    """JumpReLU is strict, and keeps z and not z minus the threshold."""
+    folder = changed("saelens_v6_jumprelu", tmp_path, "cfg.json")
+    tensors = load_file(folder / "sae_weights.safetensors")
+    x = torch.zeros(1, 16)
+    tensors["b_enc"][:2] = torch.tensor([0.5, 0.75])
+    tensors["threshold"][:2] = 0.5
+    save_file(tensors, folder / "sae_weights.safetensors")
+    assert open_dictionary(folder).encode(x)[0, :2].tolist() == [0.0, 0.75]
+
+
+@pytest.mark.parametrize("name", ["qwen_scope", "connor_rob_hook_z", "goodfire_llama_8b"])
+def test_a_square_matrix_is_read_as_the_format_says(name, tmp_path):
+    """Where d_in == d_sae the shape cannot tell, and the same names mean the opposite."""
+    path = copied(name, tmp_path / place(name).parent.name)
+    square = torch.randn(16, 16), torch.randn(16, 16)
+    keys = {
+        "qwen_scope": ("W_enc", "W_dec", "b_enc", "b_dec"),
+        "connor_rob_hook_z": ("W_enc", "W_dec", "b_enc", "b_dec"),
+        "goodfire_llama_8b": tuple(
+            f"{part}_linear.{kind}"
+            for kind in ("weight", "bias")
+            for part in ("encoder", "decoder")
+        ),
+    }[name]
+    zeros = torch.zeros(16)
+    torch.save(dict(zip(keys, (*square, zeros, zeros), strict=True)), path)
+    for config in path.parent.glob("*.json"):
+        sizes = {"d_sae": 16, "dict_size": 16}
+        config.write_text(json.dumps({**json.loads(config.read_text()), **sizes}))
+    x = torch.randn(4, 16)
+    z = x @ square[0] if name == "connor_rob_hook_z" else x @ square[0].T
+    f, recon = open_coder(path).coded(x)
+    if name == "qwen_scope":
+        z = torch.where(z > topk_cutoff(z, 6), z, 0)
+    torch.testing.assert_close(f, z.relu())
+    torch.testing.assert_close(
+        recon, f @ (square[1] if name == "connor_rob_hook_z" else square[1].T)
+    )
+
+
+def test_scales_that_only_the_registry_has_are_known_by_the_repository(tmp_path):
+    """The same folder under another repository's name is refused: nobody knows its scale."""
+    name = "saelens_v5_expected_average_only_in"
+    hub = tmp_path / "models--jbloom--Gemma-2b-Residual-Stream-SAEs" / "snapshots" / "abc"
+    folder = hub / "gemma_2b_blocks.12.hook_resid_post_16384"
+    shutil.copytree(place(name), folder)
+    x, known = expected(name)["x"], 0.21381938399317255
+    wanted = open_dictionary(place(name), norm_scaling_factor=known).encode(x)
+    torch.testing.assert_close(open_dictionary(folder).encode(x), wanted)
+    with pytest.raises(DictionaryError, match="norm_scaling_factor"):
+        open_dictionary(shutil.copytree(folder, hub / "gemma_2b_blocks.10.hook_resid_post_16384"))
+
+
+@pytest.mark.parametrize("where", ["models--jbloom--GPT2-Small-SAEs-Reformatted", "jbloom"])
+def test_centred_writing_weights_are_known_by_the_repository(where, tmp_path):
+    """gpt2-small-res-jb's configs do not say that its model's residual stream had mean zero."""
+    name = "saelens_v5_standard"
+    below = "snapshots" if where.startswith("models") else "GPT2-Small-SAEs-Reformatted"
+    folder = shutil.copytree(place(name), tmp_path / where / below / "blocks.8.hook_resid_post")
+    x = expected(name)["x"] + 3.0
+    plain = opened(name).encode(x - x.mean(-1, keepdim=True))
+    torch.testing.assert_close(open_dictionary(folder).encode(x), plain)
+
+
+def test_a_transcoders_output_is_not_brought_back_to_its_inputs_scale(tmp_path):
+    name = "saelens_v6_skip_transcoder"
+    folder = changed(name, tmp_path, "cfg.json", normalize_activations="layer_norm")
+    tensors = load_file(folder / "sae_weights.safetensors")
+    x = expected(name)["x"]
+    h = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5)
+    f, recon = open_coder(folder).coded(x)
+    torch.testing.assert_close(f, (h @ tensors["W_enc"] + tensors["b_enc"]).relu())
+    wanted = f @ tensors["W_dec"] + tensors["b_dec"] + x @ tensors["W_skip"].T
+    torch.testing.assert_close(recon, wanted)
+    info = open_dictionary(folder).info
+    assert str(info.norm) == "none", "what is added at its output is not scaled"
+    changed(name, tmp_path, "cfg.json", normalize_activations="expected_average_only_in")
+    with pytest.raises(DictionaryError, match="transcoder with scaled inputs is not opened"):
+        open_dictionary(folder, norm_scaling_factor=2.0)
+
+
+def test_whitening_is_folded_into_the_weights_already(tmp_path):
+    name = "saelens_v6_standard"
+    folder = changed(name, tmp_path, "cfg.json", normalize_activations="covariance_whitening")
+    torch.testing.assert_close(
+        open_dictionary(folder).encode(expected(name)["x"]), expected(name)["acts"]
+    )
+
+
+@pytest.mark.parametrize("transcode", [True, False])
+def test_sparsify_without_the_key_transcode_is_centred(transcode, tmp_path):
+    """The key came in 2025-02; until then transcoders subtracted b_dec like everyone."""
+    name = "sparsify_skip_transcoder_legacy"
+    shutil.copy(place(name).parent / "config.json", tmp_path)
+    folder = changed(name, tmp_path, "cfg.json", transcode=transcode)
+    acts, _ = open_coder(folder).coded(expected(name)["x"])
+    assert torch.allclose(acts, expected(name)["acts"], atol=1e-5) is not transcode
+
+
+def test_sparsify_signed_keeps_the_largest_of_either_sign(tmp_path):
+    name = "sparsify_sae_legacy"
+    folder = changed(name, tmp_path, "cfg.json", signed=True)
+    tensors, x = load_file(folder / "sae.safetensors"), expected(name)["x"]
+    f, _ = open_coder(folder).coded(x)
+    z = (x - tensors["b_dec"]) @ tensors["encoder.weight"].T + tensors["encoder.bias"]
+    assert ((f != 0).sum(-1) == 5).all()
+    assert (f < 0).any()
+    torch.testing.assert_close(f, torch.where(f != 0, z, 0))
+    assert "signed" in open_dictionary(folder).info.why_not
+
+
+def test_openai_layer_norm_goes_with_topk_alone(tmp_path):
+    for name, norm in (("openai_v1_relu", "none"), ("openai_v5_topk", "layer_norm")):
+        assert str(opened(name).info.norm) == norm
+    folder = tmp_path / "mlp_post_act_v4" / "autoencoders"
+    path = copied("openai_v1_relu", folder)
+    with pytest.raises(DictionaryError, match="inside the MLP"):
+        open_dictionary(path)
+    assert open_coder(path).info.site == Site(6, "mlp.hook_post")
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "activation": "Softplus"}, path)
+    with pytest.raises(DictionaryError, match="'Softplus' is not TopK or ReLU"):
+        open_dictionary(path)
+    with pytest.raises(DictionaryError, match="keep their published path"):
+        open_dictionary(copied("openai_v1_relu", tmp_path / "downloads"))
+
+
+def test_a_batchtopk_without_k_or_threshold_is_not_guessed():
+    """Goodfire's R1: what fires depends on the batch, and k stands in the model card."""
+    name = "goodfire_r1_tied"
+    with pytest.raises(DictionaryError, match="without a threshold"):
+        open_coder(place(name)).coded(expected(name)["x"])
+    whole = open_coder(place(name), k=5)
+    assert whole.joint
+    half, _ = whole.coded(expected(name)["x"][:4])
+    assert half.count_nonzero() == 20
+    assert not torch.equal(half, expected(name)["acts"][:4])
+
+
+def test_circuit_tracers_topk_asks_for_a_k_that_no_file_has(tmp_path):
+    """facebook/crv-8b-instruct-transcoders says `activation: topk` and no k."""
+    path = copied("circuit_tracer_topk_skip", tmp_path)
+    config = path.parent / "config.yaml"
+    config.write_text(config.read_text().replace("k: 6\n", ""))
+    tensors = load_file(path)
+    del tensors["k"]
+    save_file(tensors, path)
+    with pytest.raises(DictionaryError, match="does not say its k"):
+        open_dictionary(path)
+    acts, _ = open_coder(path, k=6).coded(expected("circuit_tracer_topk_skip")["x"])
+    torch.testing.assert_close(acts, expected("circuit_tracer_topk_skip")["acts"])
+    assert ((acts != 0).sum(-1) == 6).all()
+
+
+def test_a_config_that_only_points_elsewhere_says_where(tmp_path):
+    where = "hf://google/gemma-scope-2b-pt-transcoders/layer_0/width_16k/average_l0_76/params.npz"
+    listed = f"model_kind: transcoder_set\ntranscoders:\n  - {where}?revision=main\n"
+    (tmp_path / "config.yaml").write_text(listed)
+    with pytest.raises(DictionaryError, match=r"points at 1 files .* google/gemma.*params\.npz\."):
+        open_dictionary(tmp_path)
+    for text in ("a: [", "- 1", "\0"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(DictionaryError, match="YAML"):
+            open_dictionary(tmp_path)
+
+
+def test_llama_scope_transcoders_scale_their_two_ends_apart(tmp_path):
+    """source: OpenMOSS' standardize_parameters_of_dataset_norm, b_D and W_D by the output's s."""
+    lengths = {"in": 8.0, "out": 2.0}
+    ends = {
+        "hook_point_in": "blocks.15.ln2.hook_normalized",
+        "hook_point_out": "blocks.15.hook_mlp_out",
+    }
+    folder = changed(
+        "llama_scope", tmp_path, "hyperparams.json", **ends, dataset_average_activation_norm=lengths
+    )
+    tensors = {k: v.float() for k, v in load_file(folder / "checkpoints/final.safetensors").items()}
+    x = expected("llama_scope")["x"]
+    s_in, s_out = 4 / 8.0, 4 / 2.0
+    W_D = tensors["decoder.weight"].T * s_in / s_out
+    n = W_D.norm(dim=-1)
+    z = (x @ tensors["encoder.weight"].T + tensors["encoder.bias"] / s_in) * n
+    wanted = torch.where(z > 0.35546875, z, 0)
+    f, recon = open_coder(folder).coded(x)
+    torch.testing.assert_close(f, wanted)
+    torch.testing.assert_close(recon, wanted @ (W_D / n[:, None]) + tensors["decoder.bias"] / s_out)
+    info = open_dictionary(folder).info
+    assert (info.architecture, str(info.site)) == ("jumprelu_transcoder", "layer 15 mlp_out")
+
+
+def test_gemma_scope_2_spells_models_in_its_own_way(tmp_path):
+    for said, meant in (
+        ("gemma-v3-1b-pt", "google/gemma-3-1b-pt"),
+        ("google/gemma-3-270m-pt", "google/gemma-3-270m"),
+        (None, None),
+    ):
+        folder = changed(
+            "gemma_scope_2_resid_post", tmp_path, "config.json", model_name=said or "x"
+        )
+        if said is None:
+            (folder / "config.json").unlink()
+            folder = folder.rename(tmp_path / "layer_13_width_16k")
+            shutil.move(folder, tmp_path / "resid_post" / folder.name)
+            folder = tmp_path / "resid_post" / folder.name
+        assert open_dictionary(folder).info.model == meant
+
+
+def test_a_gemma_transcoder_is_told_by_its_folder_without_a_config(tmp_path):
+    folder = tmp_path / "transcoder_all" / "layer_13_width_16k_l0_small_affine"
+    shutil.copytree(place("gemma_scope_2_transcoder_affine"), folder)
+    (folder / "config.json").unlink()
+    info = open_dictionary(folder).info
+    assert info.site == Site(13, "mlp_out")
+    assert info.reads == "model.layers.13.pre_feedforward_layernorm.output"
+
+
+@pytest.mark.parametrize("name", ["gemma_scope_2_crosscoder", "gemma_scope_2_clt"])
+def test_several_layers_are_all_there_or_refused(name, tmp_path):
+    folder = tmp_path / place(name).name
+    shutil.copytree(place(name), folder)
+    (folder / "params_layer_2.safetensors").unlink()
+    with pytest.raises(DictionaryError, match=r"declares width|wanted \[64, \d, 16\]"):
+        open_coder(folder)
+
+
+def test_a_folder_of_single_file_dictionaries_asks_which(tmp_path):
+    path = copied("qwen_scope", tmp_path)
+    assert open_dictionary(tmp_path).info.site.layer == 5
+    shutil.copy(path, tmp_path / "layer6.sae.pt")
+    with pytest.raises(
+        DictionaryError, match=r"holds 2: name one, such as layer5\.sae\.pt, layer6"
+    ):
+        open_dictionary(tmp_path)
+    assert open_dictionary(tmp_path / "layer6.sae.pt").info.site.layer == 6
+
+
+def test_qwen_scope_without_its_config_takes_k_from_the_repositorys_name(tmp_path):
+    path = copied("qwen_scope", tmp_path / "SAE-Res-Qwen3-1.7B-Base-W32K-L0_50")
+    (path.parent / "config.json").unlink()
+    assert open_dictionary(path).info.k == 50
+    assert open_dictionary(path, k=6).info.k == 6
+    lost = path.parent.rename(tmp_path / "elsewhere") / path.name
+    with pytest.raises(DictionaryError, match="does not say its k"):
+        open_dictionary(lost)
+
+
+def test_a_name_without_its_layer_is_refused(tmp_path):
+    for name in ("goodfire_llama_8b", "deepseek_r1_qresearch"):
+        shutil.copy(place(name), tmp_path / "model.pt")
+        with pytest.raises(DictionaryError, match="does not tell where it was trained"):
+            open_dictionary(tmp_path / "model.pt")
+    assert opened("goodfire_llama_8b").info.model == "meta-llama/Llama-3.1-8B-Instruct"
+    assert opened("goodfire_r1_tied").info.model == "deepseek-ai/DeepSeek-R1"
+    assert opened("deepseek_r1_qresearch").info.model == "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
+
+
+def test_goodfires_topk_takes_k_from_its_name(tmp_path):
+    folder = tmp_path / "Hackathon-gpt-oss-20b-SAE-l15"
+    folder.mkdir()
+    encoder, decoder, bias = torch.randn(64, 16), torch.randn(16, 64), torch.randn(64)
+    state = {
+        "encoder_linear.weight": encoder,
+        "encoder_linear.bias": bias,
+        "decoder.weight": decoder,
+    }
+    path = folder / "topk_sae_l15_exp16_k5.pt"
+    torch.save(state, path)
+    opened, x = open_dictionary(path), torch.randn(3, 16)
+    assert (opened.info.k, opened.info.site, opened.info.model) == (
+        5, Site(15, "resid_post"), "openai/gpt-oss-20b",
+    )  # fmt: skip
+    z = x @ encoder.T + bias
+    f, recon = opened.coded(x)
+    torch.testing.assert_close(f, torch.where(z > topk_cutoff(z, 5), z, 0).relu())
+    torch.testing.assert_close(recon, f @ decoder.T)
+
+
+def test_matching_pursuit_goes_on_until_too_little_is_left(tmp_path):
+    """Without a bound on steps and with repeated directions allowed, it explains all it can."""
+    name = "saelens_v6_matching_pursuit"
+    keys = {"max_iterations": 400, "residual_threshold": 0.05, "stop_on_duplicate_support": False}
+    folder = changed(name, tmp_path, "cfg.json", **keys)
+    tensors = load_file(folder / "sae_weights.safetensors")
+    tensors["W_dec"] /= tensors["W_dec"].norm(dim=-1, keepdim=True)
+    save_file(tensors, folder / "sae_weights.safetensors")
+    x = expected(name)["x"]
+    _, recon = open_coder(folder).coded(x)
+    left = (x - recon).norm(dim=-1)
+    assert (left < 0.05).all()
+    changed(name, tmp_path, "cfg.json", residual_threshold=1.0)
+    _, rougher = open_coder(folder).coded(x)
+    assert ((x - rougher).norm(dim=-1) > left).any()
+
+
+@pytest.mark.parametrize("name", ["saelens_v6_temporal", "temporal_hub"])
+def test_a_temporal_sae_reads_only_what_came_before(name):
+    coder, x = open_coder(place(name)), expected(name)["x"]
+    assert coder.joint
+    whole, _ = coder.coded(x)
+    begun, _ = coder.coded(x[:5])
+    torch.testing.assert_close(begun, whole[:5])
+    alone, _ = coder.coded(x[4:5])
+    assert not torch.allclose(alone, whole[4:5], atol=1e-5)
+
+
+def test_a_single_head_or_an_odd_hook_can_be_computed_and_not_steered(tmp_path):
+    name = "saelens_v5_standard"
+    for keys in (
+        {"hook_head_index": 3},
+        {"hook_name": "blocks.8.hook_mlp_in"},
+        {"hook_name": "hook_embed"},
+    ):
+        folder = changed(name, tmp_path / str(len(str(keys))), "cfg.json", **keys)
+        with pytest.raises(DictionaryError, match="steered"):
+            open_dictionary(folder)
+        acts, _ = open_coder(folder).coded(expected(name)["x"])
+        torch.testing.assert_close(acts, expected(name)["acts"])
+
+
+WEIRD = [None, True, -1, float("inf"), "x", "", [], {}, [[]], 10**30]
+
+
+@pytest.mark.parametrize("name", ["qwen_scope", "connor_rob_hook_z", "circuit_tracer_topk_skip",
+                                  "circuit_tracer_clt", "temporal_hub"])  # fmt: skip
+def test_any_value_in_a_config_opens_or_is_refused_with_a_sentence(name, tmp_path):
+    import yaml
+
+    path = copied(name, tmp_path / "layer_12" / "temporal")
+    folder = path if path.is_dir() else path.parent
+    file = next(p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".yaml"))
+    config, opened_anyway = yaml.safe_load(file.read_text()), 0
+    for level in [config, *(v for v in config.values() if isinstance(v, dict))]:
+        for key, value in list(level.items()):
+            for weird in WEIRD:
+                level[key] = weird
+                file.write_text(json.dumps(config) if file.suffix == ".json" else yaml.dump(config))
+                with contextlib.suppress(DictionaryError):  # and nothing else
+                    open_coder(path)
+                    opened_anyway += 1
+            level[key] = value
+    assert opened_anyway
+
+
+def test_what_a_transcoder_adds_reaches_the_engine(tmp_path):
+    """It is mounted as wide as what it writes, and an op that reads is refused with the reason."""
+    from dictionaries.edits import Op
+    from server.engine.checks import check_steering
+    from server.engine.mount import Mount
+    from server.engine.types import FeatureEdit, Steering
+    from server.errors import Unsteerable
+
+    transcoder = opened("saelens_v6_skip_transcoder")
+    mount = Mount(transcoder, 2, 4, torch.device("cpu"))
+    moved = mount.table
+    assert transcoder.info.width == 24
+    assert moved is not None
+    for op, fine in ((Op.ADD, True), (Op.CLAMP, False)):
+        edit = FeatureEdit("t", 5, op, 2.0, op.edit(2.0))
+        if fine:
+            check_steering(Steering((edit,)), {"t": transcoder.info}, 4)
+        else:
+            with pytest.raises(Unsteerable, match=r"reads blocks\.3\.hook_mlp_in"):
+                check_steering(Steering((edit,)), {"t": transcoder.info}, 4)
