@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from .info import HOOKS, Info, Site
 from .memory import room
 from .scan import largest, nearest
 from .weights import Rows, Weights
-from .whole import Whole
+
+if TYPE_CHECKING:
+    from .whole import Whole
 
 __all__ = ["HOOKS", "Dictionary", "Info", "Site"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .edits import read
 from .info import Info
 from .weights import Matrix, Weights
-from .whole import BLOCK
+from .whole import blocks
 
 
 class Part(NamedTuple):
@@ -43,11 +43,9 @@ class Layered:
         n, layers, _ = x.shape
         f = torch.empty(n, layers, self.info.d_sae)
         recon = torch.stack([part.weights.b_dec for part in self._parts]).repeat(n, 1, 1)
-        step = max(1, BLOCK // (4 * self.info.width * layers))
         for i, part in enumerate(self._parts):
             h = x[:, i].float()
-            for start in range(0, self.info.d_sae, step):
-                stop = min(start + step, self.info.d_sae)
+            for start, stop in blocks(part.weights.dec):
                 found = read(h, part.weights.encoder(start, stop))
                 f[:, i, start:stop] = found
                 moved = found @ part.weights.dec.block(start, stop)

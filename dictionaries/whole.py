@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .dictionary import BLOCK, STRIDED, Dictionary
 from .edits import FeatureRows, Norm, frame, read, topk_cutoff
-from .weights import Matrix, Weights
-
-if TYPE_CHECKING:
-    from .dictionary import Dictionary
-
-BLOCK = 8 * 2**20  # bytes of float32 rows streamed at a time
+from .weights import Matrix, Rows, Weights
 
 Activation = Callable[[Tensor], Tensor]  # all pre-activations z [n, d_sae] -> f [n, d_sae]
 
@@ -68,7 +64,8 @@ class Dense:
     def _all(self, h: Tensor, made: Callable[[Tensor, FeatureRows], Tensor]) -> Tensor:
         """[n, d_sae], the encoder streamed in blocks."""
         out = torch.empty(len(h), self.weights.d_sae)
-        for start, stop in _blocks(self.weights.d_sae, h.shape[-1]):
+        assert self.weights.enc is not None
+        for start, stop in blocks(self.weights.enc):
             out[:, start:stop] = made(h, self.weights.encoder(start, stop))
         return out
 
@@ -78,10 +75,11 @@ def _before(h: Tensor, rows: FeatureRows) -> Tensor:
     return h @ rows.enc.T + rows.gate
 
 
-def _blocks(features: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(1, BLOCK // (4 * width))
-    for start in range(0, features, step):
-        yield start, min(start + step, features)
+def blocks(matrix: Rows) -> Iterator[tuple[int, int]]:
+    """Neighbouring features, as many at a time as are read well together."""
+    step = max(1, (BLOCK if matrix.contiguous else STRIDED) // (4 * matrix.width))
+    for start in range(0, matrix.features, step):
+        yield start, min(start + step, matrix.features)
 
 
 def signed_topk(k: int) -> Activation:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dictionaries.cards import Card, Cards
@@ -14,6 +14,7 @@ from dictionaries.fit import Fit
 from .engine.types import Engine
 from .errors import BadRequest, NotFound, UnknownFeature
 from .presets import Presets
+from .stand_in import StandIn
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Deck:
     # Of what came from the hub, "org/repo@commit/sub/folder": of "model" and of dictionaries by id.
     sources: Mapping[str, str] = field(default_factory=dict)
     fits: Mapping[str, Fit] = field(default_factory=dict)  # of dictionaries that were measured
+    stand_in: StandIn | None = None  # for features without a card; None: they stay bare
     created: int = field(default_factory=lambda: int(time.time()))
 
     def dictionary(self, name: str | None) -> Dictionary:
@@ -89,6 +91,23 @@ class Deck:
         if name.isascii() and name.isdigit() and len(name) < 11:
             return self._by_id(where if slash else self._only(ref), int(name), examples)
         return self._by_slug(name, [where] if slash else list(self.dictionaries), examples)
+
+    def shown(self, names: Sequence[FeatureName]) -> list[FeatureName]:
+        """The same features; those without a card get what the logit lens says of them."""
+        if self.stand_in is None:
+            return list(names)
+        bare: dict[str, list[int]] = {}
+        for name in names:
+            if name.card is None:
+                bare.setdefault(name.dictionary, []).append(name.feature)
+        made = {
+            (dictionary, card.feature): card
+            for dictionary, ids in bare.items()
+            for card in self.stand_in.cards(self.dictionaries[dictionary], ids)
+        }
+        return [
+            replace(name, card=name.card or made[name.dictionary, name.feature]) for name in names
+        ]
 
     def _by_id(self, dictionary: str, feature: int, examples: bool) -> FeatureName:
         if dictionary not in self.dictionaries:

@@ -8,7 +8,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dictionaries.dictionary import Site
+
+from .engine.sites import output_projection
 from .errors import SteerdeckError
+
+_AT_ONCE = 32 * 2**20  # bytes of float32 unembedding
+
+
+def logit_lens(model: Any, layers: Sequence[nn.Module], site: Site, directions: Tensor) -> Tensor:
+    """[n, vocab] float32, mean 0: what directions [n, width at the site] add to the logits.
+
+    Those of hook_z go through the attention's output projection. No module with a hook is called.
+    Raises SteerdeckError for directions that are as wide as no residual stream.
+    """
+    head = unembedding(model)
+    x = directions.to(head.device, torch.float32)
+    with torch.no_grad():
+        if site.hook == "hook_z":
+            out = output_projection(layers[site.layer])
+            weight = out.weight.float()
+            x = x @ (weight.T if isinstance(out, nn.Linear) else weight)  # else GPT-2's Conv1D
+        if x.shape[-1] != head.shape[-1]:
+            raise SteerdeckError(
+                f"directions of {x.shape[-1]} numbers came, and the residual has "
+                f"{head.shape[-1]}: only those have a logit lens"
+            )
+        x = x * final_gain(model, layers, head.shape[-1])
+        rows = torch.split(head, max(1, _AT_ONCE // (4 * head.shape[-1])))
+        logits = torch.cat([x @ part.float().T for part in rows], dim=-1)
+    return logits - logits.mean(-1, keepdim=True)
 
 
 def final_gain(model: nn.Module, layers: Sequence[nn.Module], d_model: int) -> Tensor:

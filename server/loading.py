@@ -25,6 +25,7 @@ from .fit import fit
 from .presets import Preset, Presets, builtin, read_builtin
 from .service import Report
 from .settings import Settings
+from .stand_in import StandIn
 
 log = logging.getLogger("steerdeck.loading")
 
@@ -118,6 +119,7 @@ def load(settings: Settings, report: Report) -> Deck:
         defaults=defaults(model),
         sources=opened.sources | _source("model", model_path),
         fits=fits,
+        stand_in=StandIn(model, tokenizer),
     )
 
 

@@ -24,9 +24,9 @@ from dictionaries.making.subject import Change, Windows
 
 from .engine.load import load_model
 from .engine.proof import prove
-from .engine.sites import attach, decoder_layers, heads_width, output_projection, text_config
-from .errors import BadRequest, SteerdeckError
-from .lens import final_gain, unembedding
+from .engine.sites import attach, decoder_layers, heads_width, text_config
+from .errors import BadRequest
+from .lens import logit_lens
 from .loading import Wanted, find, pick_device, wanted
 from .settings import read_settings
 from .speaker import EngineSpeaker
@@ -199,20 +199,7 @@ class ModelSubject:
 
     def lens(self, directions: Tensor) -> Tensor:
         """[n, vocab] of directions [n, d_in]; those of hook_z go through the output projection."""
-        x = directions.to(self._model.device, torch.float32)
-        with torch.no_grad():
-            if self._site.hook == "hook_z":
-                out = output_projection(self._blocks[self._site.layer])
-                x = x.to(self._model.dtype)
-                x = (out(x) - out(torch.zeros_like(x))).float()
-            if x.shape[-1] != self._d_model:
-                raise SteerdeckError(
-                    f"directions of {x.shape[-1]} numbers came, and the residual has "
-                    f"{self._d_model}: only those have a logit lens"
-                )
-            gain = final_gain(self._model, self._blocks, self._d_model)
-            logits: Tensor = (x * gain) @ unembedding(self._model).float().T
-        return logits - logits.mean(-1, keepdim=True)
+        return logit_lens(self._model, self._blocks, self._site, directions)
 
     def _forward(self, windows: Windows, act: Callable[[Tensor], Tensor] | None) -> Tensor:
         device = self._model.device

@@ -46,9 +46,9 @@ def run(live, monkeypatch):
 
 COMMANDS = ["serve", "chat", "features", "presets", "dictionaries", "ui", "version"]
 PARTS = {
-    "features": ["search", "show"],
+    "features": ["search", "show", "import"],
     "presets": ["list", "show", "import", "export", "delete"],
-    "dictionaries": ["inspect", "encode"],
+    "dictionaries": ["inspect", "encode", "pack"],
 }
 
 

@@ -106,7 +106,8 @@ def test_a_name_of_the_catalog_brings_one_dictionary_out_of_its_repository(
         path = find_files(found.dictionary, kind="dictionary", progress=False)
     assert origin(path) == f"{repo}@{commit}/{place}"
     snapshot = next((tmp_path / "cache").glob("models--*/snapshots/*"))
-    assert inside(snapshot) == wanted_files
+    unread = {name for name in wanted_files if name.endswith("examples.safetensors")}
+    assert inside(snapshot) == wanted_files - unread, "evidence is never fetched with the weights"
     if fixture in FILES and fixture.removesuffix("_llama_8b") not in FORMATS:
         return  # a family that is known but not opened yet
     info = open_dictionary(path, id=name).info

@@ -68,8 +68,8 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         return temporal.open_saelens(folder, config, tensors, id, site)
     transcodes = architecture in TRANSCODERS
     norm, scale = norm_and_scale(config, given.norm_scaling_factor, path)
-    if transcodes and scale != 1.0:
-        raise DictionaryError(f"{path}: a transcoder with scaled inputs is not opened yet.")
+    if scale != 1.0 and (transcodes or architecture == "matching_pursuit"):
+        raise DictionaryError(f"{path}: a {architecture} with scaled inputs is not opened yet.")
     d_sae = _features(tensors, architecture)
     declared(config, "d_sae", d_sae, path)
     weights = _weights(config, tensors, architecture, d_sae, scale)

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import features_import
 from .common import DEFAULT_URL, Api, JsonOption, UrlOption, in_path, show
 
-app = typer.Typer(help="Search and look at the features of a running server.")
+app = typer.Typer(help="Search and look at the features of a running server; import labels.")
+app.command("import")(features_import.import_)
 
 
 @app.command("search")

@@ -63,8 +63,8 @@ def search(
     """Every word of `q` must begin a word of the label, the slug or the promoted tokens.
 
     Of a query with 1000 matches or more, 1000 are ranked, sorted and listed, those first that have
-    it in their label; `total_exact` is then false. A dictionary without cards is listed by id;
-    there `q` may be an id.
+    it in their label; `total_exact` is then false. A dictionary without cards is listed by id, with
+    the tokens that each feature promotes; there `q` may be an id.
     """
     opened = deck.dictionary(dictionary)
     cards = deck.cards.get(opened.info.id)
@@ -77,7 +77,7 @@ def search(
         found = [FeatureName(opened.info.id, card.feature, card) for card in page]
     return {
         "object": "list",
-        "data": [summary(deck, name) for name in found],
+        "data": [summary(deck, name) for name in deck.shown(found)],
         "total": total,
         "total_exact": cards is None or not q.strip() or total < COUNTED,
         "limit": limit,
@@ -103,16 +103,17 @@ def neighbors(
     near: Sequence[tuple[int, float]] = name.card.neighbours[:n] if name.card else ()
     if len(near) < n:  # the card has fewer: read the whole decoder
         near = deck.dictionaries[name.dictionary].neighbours(name.feature, n)
+    named = deck.shown([deck.find(f"{name.dictionary}/{feature}") for feature, _ in near])
     data = [
-        {**summary(deck, deck.find(f"{name.dictionary}/{feature}")), "cosine": cosine}
-        for feature, cosine in near
+        {**summary(deck, other), "cosine": cosine}
+        for other, (_, cosine) in zip(named, near, strict=True)
     ]
     return {"object": "list", "data": data}  # type: ignore[typeddict-item]
 
 
 @router.get("/{ref:path}", summary="Everything known of one feature")
 def feature(ref: Ref, deck: DeckDep) -> FeatureDetail:
-    name = deck.find(ref, examples=True)
+    (name,) = deck.shown([deck.find(ref, examples=True)])
     card = name.card or Card(name.feature, "")
     bars = card.histogram
     return {

@@ -1,0 +1,56 @@
+"""What imports of others' labels and evidence share: the file they fill, and whose numbers win."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..card import Card
+from ..cards import Cards
+from ..dictionary import Dictionary
+from ..errors import DictionaryError
+
+BATCH = 512  # cards of one transaction
+EXAMPLES = 16  # of a card
+BEFORE, AFTER = 48, 16  # tokens of an example around its peak
+BY_TOKENS = "tokens"  # `labelled_by` of labels that were built, not written
+
+
+def cards_file(path: Path) -> Cards:
+    """Opened to be added to, or new."""
+    return Cards.open(path, writable=True) if path.is_file() else Cards.create(path)
+
+
+def completed(own: Card | None, found: Card) -> Card:
+    """The card there is, with what it lacks from another of the same feature."""
+    if own is None:
+        return found
+    lacking = {
+        field.name: getattr(found, field.name)
+        for field in fields(Card)
+        if getattr(own, field.name) in (None, (), "")
+    }
+    if own.label:
+        lacking.pop("labelled_by", None)
+    return replace(own, **lacking)
+
+
+def in_range(feature: int, dictionary: Dictionary) -> int:
+    """Raise DictionaryError for a feature that the dictionary does not have."""
+    if not 0 <= feature < dictionary.info.d_sae:
+        raise DictionaryError(
+            f"what is imported has a feature {feature}, but {dictionary.info.id!r} has features 0 "
+            f"to {dictionary.info.d_sae - 1}: it belongs to another dictionary."
+        )
+    return feature
+
+
+def decoder_lengths(dictionary: Dictionary) -> Tensor:
+    """[d_sae]: |decoder row| of each feature. The decoder is streamed once."""
+    lengths = torch.ones(dictionary.info.d_sae)
+    for start, rows in dictionary.directions():
+        lengths[start : start + len(rows)] = rows.norm(dim=-1)
+    return torch.where(lengths > 0, lengths, 1.0)

@@ -1,0 +1,253 @@
+"""Labels and evidence of others: Neuronpedia, Gemma Scope 2's examples, and none at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from published import FIXTURES, opened, place
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from dictionaries.card import Card, Example
+from dictionaries.cards import Cards
+from dictionaries.dictionary import Site
+from dictionaries.errors import DictionaryError
+from dictionaries.making.gemma_examples import import_examples
+from dictionaries.making.neuronpedia import import_export
+from server.cli import app
+from server.engine.sites import decoder_layers
+from server.lens import final_gain, logit_lens, unembedding
+from server.stand_in import StandIn
+
+EXPORT = FIXTURES / "neuronpedia_export" / "v1" / "gemma-2-2b" / "12-gemmascope-res-16k"
+LABELS = json.loads((FIXTURES / "neuronpedia_export" / "meta.json").read_text())["expected_labels"]
+SAE = "saelens_v6_jumprelu"  # layer 12, as the export; its decoder rows are not of length 1
+
+
+def imported(tmp_path, name=SAE, export=EXPORT, **options):
+    path = tmp_path / "cards.sqlite"
+    import_export(export, opened(name), path, **options)
+    return Cards.open(path)
+
+
+def test_an_export_of_neuronpedia_becomes_cards(tmp_path):
+    with imported(tmp_path) as cards:
+        assert {str(i): cards.get(i).label for i in range(8)} == LABELS
+        card = cards.get(2)
+        assert card.labelled_by == "gpt-4o-mini"
+        assert card.density == 0.003
+        assert card.promoted == ((" dog", 1.2), (" cat", 1.1))
+        assert card.suppressed == ((" no", -0.8),)
+        assert card.histogram.counts == (3, 1)
+        assert [e.tokens for e in card.examples] == [("<bos>", " my", " dog")]
+        assert [c.feature for c in cards.search("legal cit")[0]] == [2]
+        assert cards.meta["labels"]["source"] == "gemma-2-2b/12-gemmascope-res-16k"
+
+
+def test_its_activations_come_in_the_dictionarys_own_units(tmp_path):
+    """Neuronpedia folds decoder rows to length 1, except those of TopK dictionaries."""
+    for name in (SAE, "saelens_v6_topk"):
+        folder = tmp_path / name
+        folder.mkdir()
+        length = opened(name).rows([2]).dec.norm().item() if name == SAE else 1.0
+        assert name != SAE or abs(length - 1) > 0.1
+        with imported(folder, name) as cards:
+            card = cards.get(2)
+        assert card.maximum == pytest.approx(13.0 / length, rel=1e-4)
+        assert card.examples[0].activations == pytest.approx((0, 0, 9.5 / length), rel=1e-4)
+        assert card.examples[0].interval == pytest.approx((8 / length, 10 / length), rel=1e-4)
+        edges = (0.0, 3 / length, 7 / length)  # bars with middles 1 and 5
+        assert card.histogram.edges == pytest.approx(edges, rel=1e-4)
+
+
+def test_whose_explanation_is_taken_can_be_chosen(tmp_path):
+    with imported(tmp_path, by="claude") as cards:
+        assert cards.get(0).label == "a second label for feature 0"
+        assert cards.get(1).label == "fires on dog", "what nobody explained is named by tokens"
+        assert cards.get(1).labelled_by == "tokens"
+
+
+def test_what_was_measured_or_written_here_stays(tmp_path):
+    path = tmp_path / "cards.sqlite"
+    own = Example((" own",), (1.0,))
+    with Cards.create(path) as cards:
+        cards.put(
+            [
+                Card(0, "mine", maximum=3.0, examples=(own,), labelled_by="concept", slug="mine"),
+                Card(1, "says hi", maximum=2.0, labelled_by="tokens", onset=0.5, breakdown=2.0),
+            ]
+        )
+    import_export(EXPORT, opened(SAE), path)
+    with Cards.open(path) as cards:
+        kept, completed = cards.get(0), cards.get(1)
+    assert (kept.label, kept.labelled_by, kept.slug) == ("mine", "concept", "mine")
+    assert (kept.maximum, kept.examples, kept.density) == (3.0, (own,), 0.001)
+    assert (completed.label, completed.labelled_by) == (LABELS["1"], "gpt-4o-mini")
+    assert (completed.maximum, completed.steerability) == (2.0, 1.5)
+
+
+def test_importing_twice_changes_nothing(tmp_path):
+    with imported(tmp_path) as cards:
+        first = [cards.get(i) for i in range(8)]
+    with imported(tmp_path) as cards:
+        assert [cards.get(i) for i in range(8)] == first
+
+
+def test_an_export_of_labels_alone_is_enough(tmp_path):
+    export = tmp_path / "export"
+    shutil.copytree(EXPORT / "explanations", export / "explanations")
+    with imported(tmp_path, export=export) as cards:
+        assert (len(cards), cards.get(7).label) == (8, LABELS["7"])
+
+
+def test_another_dictionarys_export_is_refused(tmp_path):
+    with pytest.raises(DictionaryError, match=r"12-gemmascope-res-16k \(google.* sits at layer 8"):
+        import_export(EXPORT, opened("saelens_v5_jumprelu"), tmp_path / "cards.sqlite")
+    export = tmp_path / "export"
+    (export / "explanations").mkdir(parents=True)
+    row = json.dumps({"index": "64", "description": "too far"})
+    (export / "explanations" / "batch-0.jsonl.gz").write_bytes(gzip.compress(row.encode()))
+    with pytest.raises(DictionaryError, match=r"feature 64, but .* has features 0 to 63"):
+        import_export(export, opened(SAE), tmp_path / "c.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "said"),
+    [
+        ("features", b"{", "line 1 of .* is no JSON object"),
+        ("features", b'{"index": "x"}', "line 1 of .* is no JSON object with an index"),
+        ("features", b"[1]", "is no JSON object"),
+        ("features", b'{"index": "1", "maxActApprox": "loud"}', "line 1 of .* no row of features"),
+        ("features", b'{"index": "1", "frac_nonzero": 7}', "density 7 is not a fraction"),
+        ("features", b'{"index": "1", "pos_str": [1, 2], "pos_values": [1]}', "no row of features"),
+        ("activations", b'{"index": "1", "tokens": ["a"], "values": [NaN]}', "no row of activat"),
+        ("activations", b'{"index": "1", "tokens": 3}', "no row of activations"),
+    ],
+)
+def test_a_row_that_is_none_is_named(kind, line, said, tmp_path):
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "batch-0.jsonl.gz").write_bytes(gzip.compress(line))
+    with pytest.raises(DictionaryError, match=said):
+        import_export(tmp_path, opened(SAE), tmp_path / "cards.sqlite")
+
+
+def test_a_batch_cut_short_is_named(tmp_path):
+    (tmp_path / "features").mkdir()
+    whole = (EXPORT / "features" / "batch-0.jsonl.gz").read_bytes()
+    (tmp_path / "features" / "batch-0.jsonl.gz").write_bytes(whole[:-40])
+    with pytest.raises(DictionaryError, match=r"batch-0.jsonl.gz cannot be read .*Download it"):
+        import_export(tmp_path, opened(SAE), tmp_path / "cards.sqlite")
+
+
+EXAMPLES = place("gemma_scope_2_resid_post") / "examples.safetensors"
+
+
+def word(id: int) -> str:
+    return f" t{id}"
+
+
+def test_gemma_scopes_examples_become_cards(tmp_path):
+    path, stored = tmp_path / "cards.sqlite", load_file(EXAMPLES)
+    made = import_examples(EXAMPLES, opened("gemma_scope_2_resid_post"), path, word)
+    assert made == int((stored["activations"].max(-1).values > 0).sum()) > 0
+    with Cards.open(path) as cards:
+        for feature in (0, 17, 63):
+            card = cards.get(feature)
+            strongest = int(stored["activations"][feature].argmax())
+            peak = float(stored["activations"][feature, strongest])
+            text, at = (int(stored[n][feature, strongest]) for n in ("seq_ids", "positions"))
+            assert card.maximum == pytest.approx(peak, rel=1e-4)
+            assert card.density == pytest.approx(float(stored["feature_frequencies"][feature]))
+            promoted = [word(int(i)) for i in stored["top_tokens"][feature]]
+            assert [token for token, _ in card.promoted] == promoted
+            best = card.examples[0]
+            assert max(best.activations) == pytest.approx(peak, rel=1e-4)
+            shown = best.tokens[best.activations.index(max(best.activations))]
+            assert shown == word(int(stored["tokens"][text, at]))
+            peaks = [max(e.activations) for e in card.examples]
+            assert peaks == sorted(peaks, reverse=True)
+            assert card.labelled_by == "tokens"
+            assert card.label
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("seq_ids"), "lacks seq_ids"),
+        (lambda t: t.update(top_tokens=torch.zeros(63, 10)), r"examples of \[63, 64\] features"),
+        (lambda t: t["seq_ids"].fill_(999), "point at text 999, outside of"),
+        (lambda t: t["positions"].fill_(-1), "outside of the"),
+        (lambda t: t.update(positions=torch.zeros(64, 3)), "contradicts itself"),
+    ],
+)
+def test_examples_that_are_not_of_this_dictionary_are_refused(change, said, tmp_path):
+    stored = load_file(EXAMPLES)
+    change(stored)
+    save_file(stored, tmp_path / "examples.safetensors")
+    dictionary = opened("gemma_scope_2_resid_post")
+    with pytest.raises(DictionaryError, match=said):
+        import_examples(tmp_path / "examples.safetensors", dictionary, tmp_path / "c.sqlite", word)
+
+
+def test_the_command_fills_the_cards_beside_a_dictionary(tmp_path, tokenizer):
+    folder = shutil.copytree(place(SAE), tmp_path / "sae")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["features", "import", *map(str, arguments)])
+
+    said = run(EXPORT, "-d", folder)
+    assert said.exit_code == 0, said.output
+    assert "8 features have a written label" in said.output
+    with Cards.beside(folder) as cards:
+        assert cards.get(3).label == LABELS["3"]
+    tokenizer.save_pretrained(tmp_path / "model")
+    gemma = place("gemma_scope_2_resid_post")
+    out = tmp_path / "gemma.sqlite"
+    said = run(gemma, "-d", gemma, "-o", out, "-m", tmp_path / "model")
+    assert said.exit_code == 0, said.output
+    assert len(Cards.open(out)) == 64
+    for source, words in ((tmp_path, "neither a folder of"), (tmp_path / "no", "is not there")):
+        refused = run(source, "-d", folder)
+        assert (refused.exit_code, words in refused.output) == (1, True)
+
+
+def test_without_any_labels_promoted_tokens_stand_in(make_deck, serve, make_model, tokenizer):
+    """A dictionary with no cards is searched and shown by what its features make likelier."""
+    deck, model = make_deck(), make_model()
+    bare = replace(deck, cards={}, stand_in=StandIn(model, tokenizer))
+    live = serve(bare)
+    direction = deck.dictionaries["tiny"].rows([5]).dec
+    gain = final_gain(model, decoder_layers(model), 32)
+    best = (direction * gain @ unembedding(model).float().T)[0, : len(tokenizer)].topk(3)
+    wanted = [tokenizer.decode([int(i)]) for i in best.indices]
+    found = live.http.get("/v1/features/tiny/5").json()
+    assert [p["token"] for p in found["promoted_logits"][:3]] == wanted
+    assert found["suppressed"]
+    assert (found["label"].split(" ")[0], found["labelled_by"]) == ("says", "tokens")
+    page = live.http.get("/v1/features", params={"limit": 10}).json()
+    assert all(f["promoted"] and f["label"] for f in page["data"])
+    near = live.http.get("/v1/features/tiny/5/neighbors").json()
+    assert all(f["label"] for f in near["data"])
+    edit = {"feature": 5, "op": "add", "strength": 4, "unit": "raw"}
+    assert live.chat("hi", steering={"edits": [edit]})["steering"]["receipt"]
+
+
+def test_the_lens_of_hook_z_goes_through_the_output_projection(make_model, tokenizer):
+    """Without calling it: the engine may have a hook there."""
+    for family in ("llama", "gpt2"):
+        model = make_model(family)
+        layers = decoder_layers(model)
+        attention = next(c for c in layers[1].children() if hasattr(c, "layer_idx"))
+        out = getattr(attention, "o_proj", None) or attention.c_proj
+        width = out.weight.shape[1 if family == "llama" else 0]
+        z = torch.randn(3, width)
+        added = out(z) - out(torch.zeros_like(z))
+        wanted = logit_lens(model, layers, Site(1, "resid_post"), added)
+        out.register_forward_pre_hook(lambda *_: pytest.fail("the lens called it"))
+        found = logit_lens(model, layers, Site(1, "hook_z"), z)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
