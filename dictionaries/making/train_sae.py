@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .muon import has_bfloat16_units
 from .sae import Sae
 
 log = logging.getLogger("steerdeck.making")
@@ -27,7 +28,7 @@ class SaePlan:
     """Width, sparsity and length of the training; ends at `minutes` or at `steps`."""
 
     d_sae: int = 3072
-    k: int = 20  # features a token, on average over a batch
+    k: int = 32  # features a token, on average over a batch
     batch: int = 1024
     lr: float = 1e-3
     minutes: float | None = 8.0
@@ -85,10 +86,13 @@ class Learner:
         x = x * self.scale
         rate = min(1.0, (self.steps + 1) / _WARM, 3 * (1 - progress))
         self.optimizer.param_groups[0]["lr"] = self.plan.lr * rate
-        z = self.sae.preactivations(x).relu()
+        with self._arithmetic():
+            z = self.sae.preactivations(x).relu().float()
         lowest = _kth_largest(z.detach(), self.plan.k * len(x))
         f = torch.where(z >= lowest, z, 0.0)
-        error = x - self.sae.decode(f)
+        with self._arithmetic():
+            rebuilt = self.sae.decode(f)
+        error = x - rebuilt.float()
         loss = error.pow(2).sum(-1).mean()
         total = loss
         dead = self.silent > _DEAD_AFTER
@@ -130,6 +134,10 @@ class Learner:
         self.mean, self.scale = state["mean"].to(self.mean), state["scale"]
         self.silent, self.cut = state["silent"].to(self.silent), state["cut"].to(self.cut)
         self.steps = state["steps"]
+
+    def _arithmetic(self) -> torch.autocast:
+        """bfloat16 products on float32 weights, on CPUs that gain by it."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units())
 
     @torch.no_grad()
     def _anchor(self) -> None:
