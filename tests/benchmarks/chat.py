@@ -5,8 +5,8 @@
 
 One steered chat at a time, in the engine alone: each turn's prompt is all that was said and some
 new tokens. Both engines are asked the same turn back to back, so that the ratio holds on a machine
-that others use too, and whether both gave the same tokens is told. Times are of
-wall clock, from submitting to the first token. The last line on stdout is JSON.
+that others use too, and whether both gave the same tokens is told. Times are of wall clock, from
+submitting to the first token. The last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from server.engine.engine import SlotEngine
 from server.engine.load import load_model
 from server.engine.types import Delta, Failure, Finish, Request, Sampling, Steering
 
+SPECIAL: set[int] = set()  # the model's
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -57,8 +59,10 @@ class Turn:
 
 
 async def ask(engine: SlotEngine, prompt: tuple[int, ...], edits: Steering, tokens: int) -> Turn:
+    """Special tokens, which a reply that runs on has too, are edited in neither place."""
     sampling = Sampling(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-    request = Request("turn", prompt, (True,) * len(prompt), sampling, edits)
+    steerable = tuple(token not in SPECIAL for token in prompt)
+    request = Request("turn", prompt, steerable, sampling, edits)
     started, first, ids = time.perf_counter(), 0.0, []
     async for event in engine.submit(request):
         if isinstance(event, Failure):
@@ -94,15 +98,17 @@ def chat(
 def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, Any]]:
     dictionary = open_dictionary(sae, id="sae")
     edits = steering(0, args.edits, args.strength, "sae", dictionary.info.d_sae)
+    loaded = [load_model(model, device="cpu", dtype="float32") for _ in range(2)]
+    SPECIAL.update(loaded[0][1].all_special_ids)
     engines = tuple(
         SlotEngine(
-            *load_model(model, device="cpu", dtype="float32"),
+            *one,
             {"sae": dictionary},
             max_rows=2,
             threads=torch.get_num_threads(),
             prefix_cache=cache,
         )
-        for cache in (0, args.cache * 2**20)
+        for one, cache in zip(loaded, (0, args.cache * 2**20), strict=True)
     )
     for engine in engines:
         engine.start()
