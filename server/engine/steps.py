@@ -123,12 +123,12 @@ class Steps:
         if made.error is not None:
             return None, Failure(made.error)
         reply.computed_to(job.stop, made.seen)
+        if made.choice is not None and made.choice.token < 0:
+            return None, Failure(NOT_FINITE)  # even if aborted: what the row holds is not finite
         if reply.aborted:
             return reply.rest(), reply.finish(FinishReason.ABORT)
         if made.choice is None:
             return None, None
-        if made.choice.token < 0:
-            return None, Failure(NOT_FINITE)
         delta, reason = reply.accept(made.choice, self._eos, made.readings, made.difference)
         if made.verdict is not None:
             delta, reason = reply.heed(made.verdict, delta, reason)
