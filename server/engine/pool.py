@@ -47,4 +47,5 @@ class Pool:
 
 def _blocks(slots: Tensor, row: int, start: int, count: int) -> Tensor:
     """View [kv_heads, blocks, BLOCK, head_dim]."""
-    return slots[row, :, start : start + count * BLOCK].unflatten(1, (count, BLOCK))
+    piece = slots[row, :, start : start + count * BLOCK]
+    return piece.view(len(piece), count, BLOCK, -1)
