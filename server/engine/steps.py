@@ -6,9 +6,11 @@ without it and does all the work, including the housekeeping that replies left b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from .pace import Pace
 from .passes import Job, Made, Passes
 from .reply import Reply, Shadow
 from .reuse import Reuse
@@ -35,6 +37,7 @@ class Steps:
         self.replies: dict[str, Reply] = {}
         self._passes = Passes(runner)
         self._eos = eos
+        self._pace = Pace(scheduler.chunk)
         self._housekeeping: list[Callable[[], None]] = []
         self.reuse = Reuse(runner.pool, self._housekeeping.append)
         scheduler.admitted = self._admitted
@@ -57,6 +60,7 @@ class Steps:
         for ticket in running[self.scheduler.decoding :]:
             if isinstance(ticket, Reply) and ticket.start_over_if_asked():
                 self.reuse.begin(ticket)
+        self.scheduler.chunk = self._pace.chunk(self.scheduler.decoding)
         step = self.scheduler.next_step()
         jobs = [Job(ticket) for ticket in running[: step.decoding]]
         jobs += [Job(running[chunk.row], chunk) for chunk in step.chunks]
@@ -89,7 +93,11 @@ class Steps:
         for task in self._housekeeping:
             task()
         self._housekeeping.clear()
-        return self._passes.run(jobs)
+        began = time.perf_counter()
+        made = self._passes.run(jobs)
+        prompt = sum(job.chunk.stop - job.chunk.start for job in jobs if job.chunk is not None)
+        self._pace.took(self.scheduler.decoding, prompt, time.perf_counter() - began)
+        return made
 
     def settle(self, jobs: list[Job], results: list[Made]) -> list[Post]:
         """Note what was made; the events it gives. Rows move once every reply is up to date."""
