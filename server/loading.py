@@ -30,6 +30,7 @@ from .stand_in import StandIn
 log = logging.getLogger("steerdeck.loading")
 
 PRESETS_FILE = "presets.json"  # beside a dictionary, and in data_dir
+COMPILED = "compiled"  # in data_dir
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def load(settings: Settings, report: Report) -> Deck:
             prefix_cache=settings.prefix_cache * 2**20,
             model_name=want.name,
             threads=settings.threads,
+            compiled=settings.data_dir / COMPILED if settings.compile else None,
         )
         undo.pop_all()
     engine.start()

@@ -33,6 +33,7 @@ def fingerprint(deck: Deck) -> str:
         deck.revision,
         deck.engine.capabilities.device,
         deck.engine.capabilities.dtype,
+        "compiled" if deck.engine.compilation == "on" else "eager",
         *(f"{name}={d.info.revision}" for name, d in deck.dictionaries.items()),
         *versions().values(),
     ]
@@ -119,6 +120,7 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
         "versions": versions(),
         "device": capabilities.device,
         "dtype": capabilities.dtype,
+        "arithmetic": " then ".join(finish.arithmetic) or "none",
         "replay": _replay(deck, request, finish),
     }
 

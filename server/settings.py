@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     ui: bool = Field(True, description="serve the page at /")
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".steerdeck",
-        description="folder for what users save (presets.json)",
+        description="folder for what users save (presets.json) and for compiled layers",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -74,6 +74,10 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="CPU threads of the model; default: as many cores as make it fastest",
+    )
+    compile: bool = Field(
+        False,
+        description="compile the model's layers for this CPU, in the background; kept in data_dir",
     )
     max_rows: int = Field(32, ge=1, le=1024, description="replies made at the same time")
     max_waiting: int = Field(

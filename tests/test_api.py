@@ -146,6 +146,7 @@ def test_the_receipt_names_model_dictionary_seed_and_versions(live):
     assert len(receipt["dictionaries"][0]["revision"]) == 16
     assert set(receipt["versions"]) == {"steerdeck", "torch", "transformers"}
     assert (receipt["device"], receipt["dtype"]) == ("cpu", "float32")
+    assert receipt["arithmetic"] == "eager"
     assert receipt["sampling"]["max_completion_tokens"] == 8
 
 

@@ -87,6 +87,7 @@ def test_capabilities_tell_the_limits(live):
     assert told["trace"] == ["activations", "kl", "top"]
     assert set(told["ops"]) == {"add", "clamp", "scale", "ablate", "at_least", "at_most"}
     assert told["defaults"]["max_completion_tokens"] == 24
+    assert told["compilation"] == "off"
 
 
 def test_search_finds_by_label_slug_and_promoted_token(live):

@@ -62,6 +62,18 @@ def test_a_folder_is_served_with_what_lies_beside_its_dictionary(on_disk, sae, t
     assert told[-1] < 1
 
 
+@pytest.mark.parametrize("compile", [False, True])
+def test_layers_are_compiled_only_where_asked_for(on_disk, tmp_path, monkeypatch, compile):
+    from server.engine.compiled.store import Store
+
+    asked = []
+    monkeypatch.setattr(Store, "make", lambda self, kinds: asked.append(self))
+    deck = load(settings(tmp_path, model=str(on_disk), compile=compile), lambda *_: None)
+    deck.engine.close()
+    assert len(asked) == compile
+    assert deck.engine.compilation == ("failed" if compile else "off")  # for nothing was made
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [

@@ -53,6 +53,12 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; default: as many cores as make it fastest.")
     ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the layers for this CPU, in the background."
+        ),
+    ] = None,
     max_rows: Annotated[int | None, typer.Option(help="Replies made at the same time.")] = None,
     max_waiting: Annotated[int | None, typer.Option(help="Replies in the queue.")] = None,
     max_context: Annotated[int | None, typer.Option(help="Tokens of prompt + reply.")] = None,
@@ -87,6 +93,7 @@ def serve(
         device=device,
         dtype=dtype,
         threads=threads,
+        compile=compile,
         max_rows=max_rows,
         max_waiting=max_waiting,
         max_context=max_context,

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from dictionaries.dictionary import Dictionary
@@ -39,9 +40,11 @@ class SlotEngine:
 
     model, tokenizer: from transformers; the model belongs to the engine from here on.
     max_context: positions a reply may take, prompt and all; by default what the model was made
-    for, at most 4096. chunk: prompt tokens computed in one step. threads: of the CPU; by default
-    as many as make a step fastest. prefix_cache: bytes of keys and values kept for prompts that
-    begin like an earlier one or its reply.
+    for, at most 4096. chunk: prompt tokens computed in one step, fewer while replies are running.
+    threads: of the CPU; by default as many as make a step fastest. compiled: a folder in which
+    compiled layers are kept, made in the background if they are not there; none: nothing is.
+    prefix_cache: bytes of keys and values kept for prompts that begin like an earlier one or its
+    reply.
     Raises SteerdeckError for a model that it cannot run, Unsteerable for a dictionary that does
     not fit it.
     """
@@ -60,6 +63,7 @@ class SlotEngine:
         chunk: int = 256,
         threads: int | None = None,
         prefix_cache: int = 0,
+        compiled: Path | None = None,
     ) -> None:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))
@@ -72,6 +76,7 @@ class SlotEngine:
             max_edits=max_edits,
             threads=threads,
             prefix_cache=prefix_cache,
+            compiled=compiled,
         )
         self._capabilities = Capabilities(
             model=model_name,
@@ -103,6 +108,11 @@ class SlotEngine:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    @property
+    def compilation(self) -> str:
+        """Whether layers run compiled: off, running (not yet), on or failed."""
+        return self._runner.compilation
 
     def check(self, request: Request) -> None:
         """Raise what `submit` would for this request's content, without queueing it."""
@@ -168,6 +178,7 @@ class SlotEngine:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self._runner.close()
 
     def _cancel(self, reply: Reply) -> None:
         with self._changed:

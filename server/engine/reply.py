@@ -67,6 +67,7 @@ class Reply(Ticket):
         self.region = Region(vocabulary.marks, request.prompt, request.steerable)
         self.cached = 0  # prompt positions that were not computed but known
         self.trail = Trail()
+        self.arithmetic: dict[str, None] = {}  # of its steps, in the order they came
         self.in_flight = False  # the step under way makes its next token
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
@@ -259,7 +260,8 @@ class Reply(Ticket):
             Met(one, self.met[one] - self.length if one in self.met else None) for one in asked
         )
         told = self.length, self.count, self.edited, tuple(self.timeline), met, tuple(self.alarms)
-        return Finish(reason, *told, cached_tokens=self.cached)
+        how = tuple(self.arithmetic)
+        return Finish(reason, *told, cached_tokens=self.cached, arithmetic=how)
 
 
 class Shadow(Ticket):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from .pool import Pool
 from .steering import Steerer
 from .threads import fastest
 
+if TYPE_CHECKING:
+    from .compiled.swap import Compilation
+
 _ONE, _TWO = range(3, 80, 7), range(1, 31, 5)  # two prompts, of 11 and 6 tokens
 _MEASURED = 8  # rows of the step that decides on the number of threads
 _FLOAT32, _HALF = 0.02, 0.2  # how far logits may differ, as a part of their spread
@@ -28,6 +32,7 @@ class Runner:
     """Owns the model's forward pass; used by the engine's thread only.
 
     threads: of a pass on the CPU; by default as many of torch's as make it fastest.
+    compiled: where compiled layers are kept; none are made or used without.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
     Unsteerable for a dictionary that does not fit it.
     """
@@ -42,6 +47,7 @@ class Runner:
         max_edits: int,
         threads: int | None = None,
         prefix_cache: int = 0,
+        compiled: Path | None = None,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device
@@ -59,6 +65,25 @@ class Runner:
             run=self._short_pass,
         )
         self.threads = threads or self._threads()
+        self._compilation: Compilation | None = None
+        if compiled is not None:
+            from .compiled.swap import Compilation
+
+            self._compilation = Compilation(model, compiled, self._short_pass)
+
+    @property
+    def compilation(self) -> str:
+        """Whether layers run compiled: off, running (not yet), on or failed."""
+        return "off" if self._compilation is None else self._compilation.state
+
+    @property
+    def arithmetic(self) -> str:
+        """Of the latest pass: eager or compiled, which round differently."""
+        return "compiled" if self.compilation == "on" else "eager"
+
+    def close(self) -> None:
+        if self._compilation is not None:
+            self._compilation.close()
 
     def enter(self) -> None:
         """To be called by the thread that will run the passes, before the first."""
@@ -66,6 +91,8 @@ class Runner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
+        if self._compilation is not None:
+            self._compilation.swap()
         self.steerer.begin(batch)
         return self._logits(batch)
 
@@ -136,9 +163,10 @@ class Runner:
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, len(one))
 
-    def _short_pass(self) -> None:
+    def _short_pass(self, tokens: int = len(_TWO)) -> None:
         """A prompt of some tokens in row 0, which is left as it was."""
-        ids = tuple(i % self.model.get_input_embeddings().weight.shape[0] for i in _TWO)
+        vocab = self.model.get_input_embeddings().weight.shape[0]
+        ids = tuple(i % vocab for i in _ONE[:tokens])
         self._logits(Batch(0, [], [], [], (Span(0, 0, ids, (True,) * len(ids), True),)))
         self.cache.clear(0, len(ids))
 

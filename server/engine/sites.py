@@ -67,7 +67,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             layers = list(module)
-            if all(_index(_attention(layer)) == i for i, layer in enumerate(layers)):
+            if all(_index(attention_of(layer)) == i for i, layer in enumerate(layers)):
                 return layers
     raise SteerdeckError(
         f"{type(model).__name__} has no list of {wanted} decoder layers with attention in each: "
@@ -75,7 +75,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     )
 
 
-def _attention(layer: nn.Module) -> nn.Module | None:
+def attention_of(layer: nn.Module) -> nn.Module | None:
     return next((child for child in layer.children() if hasattr(child, "layer_idx")), None)
 
 
@@ -111,7 +111,7 @@ def attach(layer: nn.Module, hook: str, edited: Edited) -> list[RemovableHandle]
 
 
 def output_projection(layer: nn.Module) -> Any:
-    return _child(_attention(layer), "hook_z", "o_proj", "c_proj", "out_proj", "dense", "wo")
+    return _child(attention_of(layer), "hook_z", "o_proj", "c_proj", "out_proj", "dense", "wo")
 
 
 def post_normed(layer: nn.Module) -> bool:
@@ -133,7 +133,7 @@ def _adds_attention(layer: nn.Module) -> nn.Module:
     if post_normed(layer):
         names = ("post_self_attn_layernorm", "post_attention_layernorm")
         return _child(layer, "attn_out", *names)
-    attention = _attention(layer)
+    attention = attention_of(layer)
     if attention is None:
         raise Unsteerable(f"{type(layer).__name__} has no attn_out: no attention is inside it.")
     return attention

@@ -131,6 +131,7 @@ class Steps:
         if made.error is not None:
             return None, Failure(made.error)
         reply.computed_to(job.stop, made.seen)
+        reply.arithmetic[self.runner.arithmetic] = None
         if made.choice is not None and made.choice.token < 0:
             return None, Failure(NOT_FINITE)  # even if aborted: what the row holds is not finite
         if reply.aborted:

@@ -199,6 +199,7 @@ class Finish:
     tokens_edited: positions (prompt and generated) at which at least one edit was active.
     conditions: every one that was watched.
     cached_tokens: prompt tokens whose keys and values were known; all else is as if they were not.
+    arithmetic: what its steps ran on: eager, compiled, or one after the other.
     """
 
     reason: FinishReason
@@ -209,6 +210,7 @@ class Finish:
     conditions: tuple[Met, ...] = ()
     alarms: tuple[Alarm, ...] = ()
     cached_tokens: int = 0
+    arithmetic: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,10 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+    @property
+    def compilation(self) -> str:
+        """Whether layers run compiled: off, running (not yet), on or failed."""
+
     def check(self, request: Request) -> None:
         """Raise what `submit` would for this request's content, without queueing it."""
 

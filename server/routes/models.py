@@ -101,6 +101,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
         "model_revision": deck.revision,
         "device": told.device,
         "dtype": told.dtype,
+        "compilation": deck.engine.compilation,
         "layers": told.layers,
         "d_model": told.d_model,
         "vocab_size": told.vocab_size,

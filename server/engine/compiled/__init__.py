@@ -1,0 +1,1 @@
+"""Decoder layers as machine code, made in a process of its own; imported only if asked for."""

@@ -1,0 +1,210 @@
+"""Compiled layers: the tokens of the eager ones, whenever they come and whatever is steered."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.engine.compiled import store
+from server.engine.compiled.call import Uncompilable
+from server.engine.compiled.store import Store, environment
+from server.engine.types import Change, Request, Steering
+
+pytestmark = pytest.mark.timeout(600)  # a compiler on a busy machine
+
+
+def compile_into(folder: Path, model: Any, tokenizer: Any, dictionaries: Any) -> str:
+    """Have an engine compile the model's layers; what became of it."""
+    from server.engine.engine import SlotEngine
+
+    engine = SlotEngine(model, tokenizer, dictionaries, max_rows=2, compiled=folder)
+    engine._runner._compilation._thread.join()
+    engine._runner._compilation.swap()
+    engine.close()
+    return engine.compilation
+
+
+@pytest.fixture(scope="module")
+def folder(make_model, tokenizer, dictionary, tmp_path_factory) -> Path:
+    """The tiny Llama's layers, really compiled."""
+    where = tmp_path_factory.mktemp("compiled")
+    assert compile_into(where, make_model(), tokenizer, {"tiny": dictionary}) == "on"
+    return where
+
+
+@pytest.fixture
+def requests(ask: Callable[..., Request], steer: Callable[..., Steering]) -> list[Request]:
+    """Without edits, with one, with eight of every kind, steered anew on the way, and keep_norm."""
+    ops = ["clamp", "add", "scale", "ablate", "at_least", "at_most", "clamp", "add"]
+    eight = steer(*((3 + 5 * i, op, 2.0 + i) for i, op in enumerate(ops)))
+    other = steer((9, "clamp", 6.0), (30, "add", 3.0), keep_norm=True)
+    one = steer((4, "clamp", 5.0))
+    return [
+        ask("Somebody else's bridge."),
+        ask("The bridge is red.", steering=one),
+        ask("The fog comes in over the bridge, and nobody sees the water.", steering=eight),
+        ask("A cat.", steering=one, changes=(Change(3, eight), Change(7, other))),
+        ask("Warm.", steering=other, temperature=0.8, seed=5),
+    ]
+
+
+async def test_compiled_layers_say_what_eager_ones_say(
+    folder, make_engine, hear, requests, monkeypatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("what is kept need not be compiled again")
+
+    monkeypatch.setattr(Store, "make", never)
+    eager = await hear(make_engine(max_rows=4), *requests)
+    engine = make_engine(max_rows=4, compiled=folder)
+    assert engine.compilation == "on"
+    compiled = await hear(engine, *requests)
+    assert [reply.ids for reply in compiled] == [reply.ids for reply in eager]
+    assert {reply.end.arithmetic for reply in eager} == {("eager",)}
+    assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}
+
+
+async def test_compiled_layers_come_in_the_middle_of_replies(
+    folder, make_engine, make_model, hear, requests, tmp_path, monkeypatch
+) -> None:
+    expected = await hear(make_engine(max_rows=4), *requests)
+    wanted, passes = threading.Event(), 0
+
+    def make(self: Store, kinds: Any) -> None:
+        assert wanted.wait(30)
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 6:
+            wanted.set()
+            engine._runner._compilation._thread.join()
+
+    monkeypatch.setattr(Store, "make", make)
+    model = make_model()
+    engine = make_engine(model=model, max_rows=4, compiled=tmp_path)
+    assert engine.compilation == "running"
+    model.get_input_embeddings().register_forward_pre_hook(count)
+    heard = await hear(engine, *requests)
+    assert engine.compilation == "on"
+    assert [reply.ids for reply in heard] == [reply.ids for reply in expected]
+    assert heard[0].end.arithmetic == ("eager", "compiled")
+
+
+async def test_a_failing_compiler_is_told_and_replies_go_on(
+    make_engine, hear, requests, tmp_path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(store.sys, "executable", shutil.which("false"))
+    engine = make_engine(max_rows=4, compiled=tmp_path)
+    engine._runner._compilation._thread.join()
+    assert engine.compilation == "failed"
+    assert "layers are not compiled" in caplog.text
+    monkeypatch.undo()
+    heard = await hear(engine, *requests)
+    assert [reply.ids for reply in heard] == [
+        reply.ids for reply in await hear(make_engine(max_rows=4), *requests)
+    ]
+    assert not any(tmp_path.iterdir())
+
+
+def test_code_that_computes_something_else_is_not_used(
+    make_engine, make_model, tmp_path, monkeypatch, caplog
+) -> None:
+    class Wrong:
+        def run(self, given: Any) -> Any:
+            return [given[0] * 1.01]
+
+    monkeypatch.setattr(Store, "load", lambda *_: Wrong())
+    model = make_model()
+    assert make_engine(model=model, compiled=tmp_path).compilation == "failed"
+    assert "gives something else" in caplog.text
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
+
+
+def test_a_layer_that_is_steered_inside_is_left_alone(
+    folder, make_engine, make_dictionary, make_model
+) -> None:
+    model = make_model()
+    inside = make_dictionary("inside", hook="attn_out")
+    engine = make_engine(model=model, dictionaries=(inside,), compiled=folder)
+    assert engine.compilation == "on"
+    put = ["forward" in vars(layer) for layer in model.model.layers]
+    assert put == [True, False, True]
+
+
+def test_a_damaged_file_is_compiled_again(folder, make_engine, tmp_path, monkeypatch) -> None:
+    made: list[Any] = []
+
+    def make(self: Store, kinds: Any) -> None:
+        made.extend(kinds)
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+
+    monkeypatch.setattr(Store, "make", make)
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:1000])
+    engine = make_engine(compiled=tmp_path)
+    engine._runner._compilation._thread.join()
+    engine._runner._compilation.swap()
+    assert (len(made), engine.compilation) == (1, "on")
+
+
+@pytest.mark.parametrize(("family", "kinds"), [("llama", 1), ("gpt2", 1), ("gemma2", 2)])
+def test_layers_with_the_same_code_are_compiled_once(
+    make_model, family, kinds, tmp_path, monkeypatch
+) -> None:
+    def make(self: Store, wanted: Any) -> None:
+        raise Uncompilable(f"{len(wanted)} kinds")
+
+    monkeypatch.setattr(Store, "make", make)
+    from server.engine.runner import Runner
+
+    runner = Runner(
+        make_model(family), {}, rows=2, capacity=32, max_edits=1, threads=1, compiled=tmp_path
+    )
+    found = runner._compilation._kinds
+    assert len({kind.key for kind in found.values()}) == kinds
+    assert sorted(found) == [0, 1, 2]
+
+
+def test_what_code_depends_on_is_in_its_name(make_model, monkeypatch) -> None:
+    model = make_model()
+    names = {environment(model)}
+    model.config.rms_norm_eps *= 2
+    names.add(environment(model))
+    monkeypatch.setattr(store, "processor", lambda: "another machine")
+    names.add(environment(model))
+    monkeypatch.setattr(store.torch, "__version__", "9")
+    names.add(environment(model))
+    assert len(names) == 4
+
+
+def test_nothing_of_it_is_imported_where_it_is_off() -> None:
+    """Elsewhere it is named in functions only, and for type checkers."""
+    server = Path(store.__file__).parents[2]
+    importing = []
+    for path in server.rglob("*.py"):
+        if path.parent.name != "compiled":
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and "compiled" in (node.module or ""):
+                    importing.append((path.name, node in tree.body))
+    assert set(importing) == {("runner.py", False)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gemma3", "qwen3", "gpt_neox"])
+async def test_every_family_says_the_same_compiled(
+    family, make_engine, make_model, tokenizer, dictionary, hear, requests, tmp_path
+) -> None:
+    assert compile_into(tmp_path, make_model(family), tokenizer, {"tiny": dictionary}) == "on"
+    eager = await hear(make_engine(family, max_rows=4), *requests)
+    compiled = await hear(make_engine(family, max_rows=4, compiled=tmp_path), *requests)
+    assert [reply.ids for reply in compiled] == [reply.ids for reply in eager]
+    assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}
