@@ -63,7 +63,7 @@ def measure(
     for rows in map(int, args.rows.split(",")):
         edits = [steering(row, args.edits, 0.5, "sae", d_sae) for row in range(rows)]
         for engine in engines:
-            asyncio.run(run(engine, edits, 4))
+            asyncio.run(run(engine, edits, args.tokens))
         taken = [
             [asyncio.run(run(engine, edits, args.tokens)) for engine in engines]
             for _ in range(args.repeats)

@@ -84,6 +84,8 @@ async def run(engine: SlotEngine, steerings: list[Steering], tokens: int) -> tup
                 raise RuntimeError(event.message)
 
     await asyncio.gather(*(one(row) for row in range(len(steerings))))
+    if waiting or not spent[0]:
+        raise RuntimeError("a reply ended before all had begun: give --tokens more")
     return made / spent[0], made / spent[1]
 
 
@@ -98,7 +100,7 @@ def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, 
             plain = [Steering()] * rows
             edits = [steering(r, args.edits, args.strength, "sae", d_sae) for r in range(rows)]
             for kind in plain, edits:
-                asyncio.run(run(engine, kind, 4))
+                asyncio.run(run(engine, kind, args.tokens))
             pairs = [
                 [asyncio.run(run(engine, kind, args.tokens)) for kind in (plain, edits)]
                 for _ in range(args.repeats)
