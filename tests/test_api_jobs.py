@@ -21,7 +21,7 @@ from server.engine.types import (
     Steering,
     Token,
 )
-from server.errors import Busy, GenerationFailed
+from server.errors import GenerationFailed
 from server.jobs import Job, merged
 from server.metrics import Metrics
 from server.prepare import Ask
@@ -105,27 +105,6 @@ async def test_rows_are_merged_as_they_come():
     assert [event for row, event in seen if row == 0] == [WORD, END]
     assert [event for row, event in seen if row == 1] == [WORD, WORD, END]
     assert {row for row, _ in seen[:2]} == {0, 1}
-
-
-def test_admission_is_for_all_rows_or_none(live):
-    class Engine:
-        def __init__(self):
-            self.made = []
-
-        def submit(self, request):
-            if len(self.made) == 2:
-                raise Busy("full")
-            self.made.append(Scripted())
-            return self.made[-1]
-
-    from dataclasses import replace
-
-    engine = Engine()
-    deck = replace(live.service.deck, engine=engine)
-    made = (Request("x", (1, 2), (True, True), Sampling()),) * 3
-    with pytest.raises(Busy):
-        Job.admit(deck, Ask("x", 1, "tiny", made, Resolved(Steering(), {})), Metrics())
-    assert [generation.cancelled for generation in engine.made] == [1, 1]
 
 
 async def test_a_failed_reply_in_one_piece_raises(live):

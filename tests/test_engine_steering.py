@@ -256,7 +256,7 @@ def test_a_dictionary_of_another_model_is_refused_with_both_numbers(
         runner(make_model(), make_dictionary(d_in=48))
     with pytest.raises(Unsteerable, match="layer 7 resid_post, but the model has layers 0 to 2"):
         runner(make_model(), make_dictionary(layer=7))
-    with pytest.raises(Unsteerable, match=r"hook_z reads vectors of 48 .* 32 wide"):
+    with pytest.raises(Unsteerable, match=r"hook_z has vectors of 48 .* 32 wide"):
         runner(make_model(), make_dictionary(hook="hook_z", d_in=48))
 
 

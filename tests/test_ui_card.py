@@ -101,13 +101,13 @@ def test_the_strip_keeps_the_features_of_the_rack_to_three_digits() -> None:
             ]
         }
     }
-    assert strip.pack(strip.tokens(chunk), {"a/1": 3}) == [(HOSTILE, [(3, 0.123, 31.2)])]
+    assert strip.pack(strip.tokens(chunk), {"a/1": 3}) == [[HOSTILE, [(3, 0.123, 31.2)]]]
 
 
 @pytest.mark.parametrize("value", [None, "x", math.nan, math.inf])
 def test_a_reading_that_is_no_number_does_not_break_the_page(value: object) -> None:
     traced = [{"token": "a", "features": [{"feature": "a/1", "before": value, "after": 2}]}]
-    assert strip.pack(traced, {"a/1": 0}) == [("a", [(0, 0.0, 2.0)])]
+    assert strip.pack(traced, {"a/1": 0}) == [["a", [(0, 0.0, 2.0)]]]
 
 
 @pytest.mark.parametrize("chunk", [{}, {"steering": None}, {"steering": {"activations": None}}])
