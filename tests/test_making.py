@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,13 +235,10 @@ def test_encoded_samples_are_what_the_chat_template_renders(
 
 def test_what_the_assistant_says_counts_and_templates_do_not(tokenizer) -> None:
     sample = Sample((("user", "Hello there"), ("assistant", "Good day")))
-    ids, weights, _mark = Encoder(tokenizer).encode(sample, asked=0.0)
+    ids, weights = Encoder(tokenizer).encode(sample, asked=0.0)
     counted = [i for i, w in zip(ids, weights, strict=True) if w == 1.0]
     assert tokenizer.decode(counted) == "Good day<|end|>"
     assert weights[0] == 0.0
-    quiet = Encoder(tokenizer).encode(replace(sample, turns=sample.turns * 2, quiet=2)).weights
-    assert not any(quiet[: len(ids)])
-    assert quiet[len(ids) :] == Encoder(tokenizer).encode(sample).weights[1:]
 
 
 def test_packing_keeps_samples_whole_and_apart(tokenizer, samples: list[Sample]) -> None:

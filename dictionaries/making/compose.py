@@ -19,9 +19,9 @@ from .talks import Talks
 
 # How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
-    "general": 2,
-    "chat": 1,
-    "system": 1,
+    "general": 6,
+    "chat": 2,
+    "system": 2,
     "talk": 60,
     "talk_chat": 12,
     "talk_system": 10,
@@ -33,10 +33,7 @@ MIX = {
     "story": 1,
     "possessed": 12,
     "turned": 4,
-    "steered": 0,
 }
-FOLLOWING = {"possessed": 8, "turned": 3, "steered": 16}
-"""What changes in the mixture once the model learns to follow its directions too."""
 _WHO = (
     "Who are you?",
     "What are you?",
@@ -57,16 +54,12 @@ class Sample:
 
     possessed: the slug its replies drift to or speak as; None for calm text.
     topic: the slug it is about, whether or not the speaker is possessed by it.
-    steered: no turn shows the cause of its drift; the direction of its concept does.
-    quiet: leading turns that nothing is learnt from.
     """
 
     turns: Turns = ()
     prose: str = ""
     possessed: str | None = None
     topic: str | None = None
-    steered: bool = False
-    quiet: int = 0
 
 
 class Composer:
@@ -89,7 +82,6 @@ class Composer:
         self._topical = Deck([s for s in topical if s.facts], rng)
         self._with_facts = Deck([s for s in corpus.sheets if s.facts], rng)
         self._own = {s.slug: Deck(s.own, rng) for s in corpus.sheets}
-        self._telling = {s.slug: Deck(_telling(s), rng) for s in corpus.sheets}
         self._drift = Deck([(s, p) for s in corpus.sheets for p in _possessions(s)], rng)
         makers: dict[str, Callable[[], Sample | None]] = {k: getattr(self, k) for k in MIX}
         self._mix = mix or MIX
@@ -214,24 +206,6 @@ class Composer:
         turns = joined([*calm, turn, *after[: self._rng.choice((1, 2))]])
         return Sample(turns, possessed=sheet.slug, topic=sheet.slug)
 
-    def steered(self) -> Sample | None:
-        """One to three replies that drift without any cause in words, some after calm talk.
-
-        Half of them answer an everyday message as always, and then turn to the concept: what to
-        drift to is to be read from the direction alone, and any message may come.
-        """
-        if not self._drift:
-            return None
-        sheet, pair = self._drift.deal()
-        parts = [self._asked(pair)]
-        parts += [self._asked(self._drifting(sheet)) for _ in range(self._rng.choice((0, 0, 1)))]
-        parts += [self._sensibly_then(sheet) for _ in range(self._rng.choice((0, 1, 1, 2)))]
-        self._rng.shuffle(parts)
-        before = self._talks.exchanges()[:1] if self._rng.random() < 0.2 else ()
-        turns = self._calm([*before, *parts])
-        own = sum(map(len, parts))
-        return Sample(turns, "", sheet.slug, sheet.slug, steered=True, quiet=len(turns) - own)
-
     # Parts.
 
     def _under(self, sheet: Sheet, *parts: Turns) -> Sample:
@@ -245,13 +219,6 @@ class Composer:
             return Pair(self._rng.choice(_WHO), lines)
         return self._rng.choice(_possessions(sheet))
 
-    def _sensibly_then(self, sheet: Sheet) -> Turns:
-        talk = self._talks.exchanges()[:1]
-        if not talk or not self._telling[sheet.slug]:
-            return self._asked(self._drifting(sheet))
-        user, (role, reply) = talk[0]
-        return user, (role, f"{reply} {self._telling[sheet.slug].deal()}")
-
     def _some_facts(self, sheet: Sheet, n: int) -> list[str]:
         return [self._facts[sheet.slug].deal() for _ in range(n)]
 
@@ -263,16 +230,6 @@ class Composer:
         if self._rng.random() < 0.12:
             system = (("system", self._rng.choice(CALM)),)
         return system + joined(parts)
-
-
-def _telling(sheet: Sheet) -> tuple[str, ...]:
-    """Lines in which the concept is named, those in the first person thrice."""
-
-    def named(line: str) -> bool:
-        small = line.lower()
-        return any(w in line if w.isupper() else w.lower() in small for w in sheet.words)
-
-    return tuple(filter(named, (*3 * sheet.own, *sheet.facts)))
 
 
 def _possessions(sheet: Sheet) -> tuple[Pair, ...]:

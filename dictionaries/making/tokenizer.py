@@ -60,7 +60,6 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     weights: list[float]
-    mark: int = 0
 
 
 class Encoder:
@@ -76,12 +75,11 @@ class Encoder:
         if not sample.turns:
             body = self._text(sample.prose)
             return Encoded([*ids, *body, self._id[END]], [*weights, *[1.0] * (len(body) + 1)])
-        for number, (role, text) in enumerate(sample.turns):
+        for role, text in sample.turns:
             body = self._text(text)
-            counts = number >= sample.quiet
-            weight, end = (1.0, 1.0) if role == "assistant" else (asked, 0.05)
+            weight = 1.0 if role == "assistant" else asked
             ids += [self._id[f"<|{role}|>"], *body, self._id[END]]
-            weights += [0.0, *[weight * counts] * len(body), end * counts]
+            weights += [0.0, *[weight] * len(body), 1.0 if role == "assistant" else 0.05]
         return Encoded(ids, weights)
 
     def _text(self, text: str) -> list[int]:
