@@ -13,18 +13,14 @@ from ..schemas.compare import CompareRequest
 from ..schemas.replies import Comparison
 from ..stream import streamed, whole
 from .common import ServiceDep
-from .generate import replies
+from .generate import admitted, replies
 
 router = APIRouter(tags=["generate"])
 
 
 async def admit(body: CompareRequest, service: ServiceDep) -> AsyncIterator[Job]:
-    ask = await service.prepare(lambda deck: prepare_compare(deck, body))
-    job = service.admit(ask)
-    try:
+    async with admitted(service, lambda deck: prepare_compare(deck, body)) as job:
         yield job
-    finally:
-        service.release(job)
 
 
 @router.post(

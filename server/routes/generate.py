@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from ..completions import ChatWriter, TextWriter
+from ..deck import Deck
 from ..jobs import Job
-from ..prepare import prepare_chat, prepare_completion
+from ..prepare import Ask, prepare_chat, prepare_completion
 from ..schemas.replies import ChatCompletion, TextCompletion
 from ..schemas.requests import ChatRequest, CompletionRequest
+from ..service import Service
 from ..stream import streamed, whole
 from .common import ServiceDep, refusals
 
@@ -31,23 +34,24 @@ def replies(model: type) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": model, "content": {"text/event-stream": STREAM}}, **CROWDED}
 
 
-async def admit_chat(body: ChatRequest, service: ServiceDep) -> AsyncIterator[Job]:
+@asynccontextmanager
+async def admitted(service: Service, make: Callable[[Deck], Ask]) -> AsyncIterator[Job]:
     """Admission is over before a route runs; the release comes last, whatever happens between."""
-    ask = await service.prepare(lambda deck: prepare_chat(deck, body))
-    job = service.admit(ask)
+    job = service.admit(await service.prepare(make))
     try:
         yield job
     finally:
         service.release(job)
+
+
+async def admit_chat(body: ChatRequest, service: ServiceDep) -> AsyncIterator[Job]:
+    async with admitted(service, lambda deck: prepare_chat(deck, body)) as job:
+        yield job
 
 
 async def admit_completion(body: CompletionRequest, service: ServiceDep) -> AsyncIterator[Job]:
-    ask = await service.prepare(lambda deck: prepare_completion(deck, body))
-    job = service.admit(ask)
-    try:
+    async with admitted(service, lambda deck: prepare_completion(deck, body)) as job:
         yield job
-    finally:
-        service.release(job)
 
 
 @router.post(
