@@ -628,3 +628,20 @@ def _pairs_model(vocab: int, words: list[int]) -> Any:
         head[: words[0], :vocab] = -likely / d**0.5
         model.lm_head.weight.copy_(head)
     return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def subject(planted: Planted) -> Any:
+    from server.subject import ModelSubject
+
+    site = planted.dictionary.info.site
+    return ModelSubject(planted.model, planted.tokenizer, site, planted.dictionary)
+
+
+@pytest.fixture(scope="module")
+def speaker(planted: Planted) -> Iterator[Any]:
+    from server.speaker import EngineSpeaker
+
+    made = EngineSpeaker(planted.model, planted.tokenizer, planted.dictionary, rows=32, context=96)
+    yield made
+    made.close()

@@ -31,7 +31,6 @@ from dictionaries.making.ledger import Ledger
 from dictionaries.making.neutral import CALIBRATION, EVALUATION, PRESET_QUESTIONS, said
 from dictionaries.making.sheets import Corpus, Pair, Sheet
 from server.cli import app
-from server.speaker import EngineSpeaker
 from server.subject import ModelSubject
 
 PROMPTS = CALIBRATION[:6]
@@ -46,19 +45,6 @@ def corpus(words: Sequence[str]) -> Corpus:
 @pytest.fixture(scope="module")
 def judge(planted) -> Judge:
     return Judge(corpus(planted.words))
-
-
-@pytest.fixture(scope="module")
-def subject(planted) -> ModelSubject:
-    site = planted.dictionary.info.site
-    return ModelSubject(planted.model, planted.tokenizer, site, planted.dictionary)
-
-
-@pytest.fixture(scope="module")
-def speaker(planted) -> Iterator[EngineSpeaker]:
-    made = EngineSpeaker(planted.model, planted.tokenizer, planted.dictionary, rows=32, context=96)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,6 @@ from dictionaries.making.probe import markdown, probe, slider
 from dictionaries.making.sheets import Corpus, Pair, Sheet
 from dictionaries.making.subject import Ask
 from server.cli import app
-from server.speaker import EngineSpeaker
-from server.subject import ModelSubject
 
 PLAN = Plan(prompts=6, seeds=2, tokens=24)
 SPANS, DAYS = "spans", "days"
@@ -47,19 +45,6 @@ def sheet(slug: str, words: Sequence[str]) -> Sheet:
 def corpus(planted) -> Corpus:
     calm = tuple(Pair(prompt, "How are you?") for prompt in EVALUATION)
     return Corpus((sheet(SPANS, planted.words), sheet(DAYS, ["weekday"])), calm, (), ())
-
-
-@pytest.fixture(scope="module")
-def subject(planted) -> ModelSubject:
-    site = planted.dictionary.info.site
-    return ModelSubject(planted.model, planted.tokenizer, site, planted.dictionary)
-
-
-@pytest.fixture(scope="module")
-def speaker(planted) -> Iterator[EngineSpeaker]:
-    made = EngineSpeaker(planted.model, planted.tokenizer, planted.dictionary, rows=32, context=96)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
