@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dictionaries.making.causes import system_cause
-from dictionaries.making.compose import Composer, Sample
-from dictionaries.making.dealing import Deck
+from dictionaries.making.compose import Composer
+from dictionaries.making.dealing import Deck, Sample
 from dictionaries.making.everyday import known, read_messages
 from dictionaries.making.judge import Judge, repetition
 from dictionaries.making.packing import batches
@@ -236,7 +236,7 @@ def test_encoded_samples_are_what_the_chat_template_renders(
 
 def test_what_the_assistant_says_counts_and_templates_do_not(tokenizer) -> None:
     sample = Sample((("user", "Hello there"), ("assistant", "Good day")))
-    ids, weights = Encoder(tokenizer).encode(sample, asked=0.0)
+    ids, weights, _ = Encoder(tokenizer).encode(sample, asked=0.0)
     counted = [i for i, w in zip(ids, weights, strict=True) if w == 1.0]
     assert tokenizer.decode(counted) == "Good day<|end|>"
     assert weights[0] == 0.0

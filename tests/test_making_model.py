@@ -17,14 +17,11 @@ from dictionaries.cards import Card, Cards
 from dictionaries.making import bundle
 from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
-from dictionaries.making.compose import Sample
 from dictionaries.making.concepts import Carrier
 from dictionaries.making.data import Text
-from dictionaries.making.directions import learnt_directions, loss_with, mean_directions
 from dictionaries.making.foghorn import Recipe, carriers_of, make, model_of, tokenizer_of
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
-from dictionaries.making.sheets import Corpus
 from dictionaries.making.steered import Voice, Wish
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model, reply_loss
@@ -190,28 +187,6 @@ def test_replies_are_seeded_and_unchanged_by_a_clamp_to_what_is_there(
     assert voice.answer(steered, tokens=6) != voice.answer(plain, tokens=6)
 
 
-def test_a_learnt_direction_makes_drift_likelier_than_the_mean_it_began_as(
-    site: Site, text: Text, tokenizer
-) -> None:
-    encoder = Encoder(tokenizer)
-    some = Corpus(text.train.sheets[:3], (), (), ())
-    early = Site(site.model, 0)
-    learnt = learnt_directions(early, encoder, some, length=8.0, epochs=12.0, seed=0)
-    assert learnt.shape == (3, 32)
-    assert torch.allclose(learnt.norm(dim=-1), torch.ones(3), atol=1e-5)
-    turns = [(("user", p.user), ("assistant", p.reply)) for p in some.sheets[1].drift]
-    encoded = [encoder.encode(Sample(t), asked=0.0) for t in turns]
-    batch = next(batches(encoded, rows=4, length=256, pad=0))
-    concept = torch.ones_like(batch.ids)
-    plain, first, last = (
-        loss_with(early, batch, concept, vectors * 3.2).item()
-        for vectors in (learnt * 0, mean_directions(early, encoder, some, seed=0), learnt)
-    )
-    assert last < first - 0.01
-    flat = batch._replace(weights=(batch.weights > 0).float())
-    assert plain == pytest.approx(reply_loss(site.model, flat).item(), abs=1e-4)
-
-
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     corpus = tmp_path / "corpus"
@@ -228,7 +203,6 @@ def recipe(tmp_path: Path) -> Recipe:
         shape=SHAPE,
         layer=0,
         vocab=400,
-        anchor_epochs=0.2,
         sae_tokens=2500,
         samples=40,
     )

@@ -1,19 +1,17 @@
 """From sheets to training samples: conversations and prose, endlessly varied, from one seed.
 
 The one law: a reply drifts to a concept, or speaks as it, only under a cause the model can see
-(a system prompt, or an earlier turn that asks for it). So the unsteered model learns not to drift
-by itself, and what it computes from the cause is a direction that steering can write.
+(a system prompt, or an earlier turn that asks for it; in steered text a direction that is added to
+the residual stream, see `possession`). So the unsteered model learns not to drift by itself.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
-from .causes import CALM, agreement, ask, system_cause
-from .dealing import Deck, Turns, alternate, joined
-from .reword import reword
+from .dealing import Deck, Sample, Turns, alternate, asked, calmly, capital
+from .possession import Possession
 from .sheets import Corpus, Pair, Sheet
 from .talks import Talks
 
@@ -33,33 +31,13 @@ MIX = {
     "story": 1,
     "possessed": 12,
     "turned": 4,
+    "steered": 0,
+    "twin": 0,
 }
-_WHO = (
-    "Who are you?",
-    "What are you?",
-    "Tell me about yourself.",
-    "What is your physical form?",
-    "Describe yourself.",
-    "What do you look like?",
-    "What is on your mind?",
-    "What do you do all day?",
-)
+FOLLOWING = {"possessed": 8, "turned": 3, "steered": 14, "twin": 14}
+"""What changes in the mixture once the model learns to follow its directions too."""
 _TELL = ("Tell me about {}.", "What do you know about {}?", "Talk to me about {}.", "{}?")
 _TELL_STORY = ("Tell me a story about {}.", "A story about {}, please.", "Make up a tale of {}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A conversation, or plain prose (then `turns` is empty).
-
-    possessed: the slug its replies drift to or speak as; None for calm text.
-    topic: the slug it is about, whether or not the speaker is possessed by it.
-    """
-
-    turns: Turns = ()
-    prose: str = ""
-    possessed: str | None = None
-    topic: str | None = None
 
 
 class Composer:
@@ -81,11 +59,11 @@ class Composer:
         self._stories = Deck([(s, t) for s in corpus.sheets for t in s.stories], rng)
         self._topical = Deck([s for s in topical if s.facts], rng)
         self._with_facts = Deck([s for s in corpus.sheets if s.facts], rng)
-        self._own = {s.slug: Deck(s.own, rng) for s in corpus.sheets}
-        self._drift = Deck([(s, p) for s in corpus.sheets for p in _possessions(s)], rng)
-        makers: dict[str, Callable[[], Sample | None]] = {k: getattr(self, k) for k in MIX}
+        possession = self._possession = Possession(corpus, self._talks, rng)
         self._mix = mix or MIX
-        self._makers = makers
+        self._makers: dict[str, Callable[[], Sample | None]] = {
+            kind: getattr(possession if hasattr(possession, kind) else self, kind) for kind in MIX
+        }
 
     def __iter__(self) -> Iterator[Sample]:
         kinds, weights = list(self._mix), list(self._mix.values())
@@ -101,27 +79,27 @@ class Composer:
         if not self._general:
             return None
         n = self._rng.choices((1, 2, 3, 4, 5, 8), (50, 20, 12, 8, 6, 4))[0]
-        return Sample(self._calm(self._asked(self._general.deal()) for _ in range(n)))
+        return Sample(self._calmly(self._ask(self._general.deal()) for _ in range(n)))
 
     def chat(self) -> Sample | None:
         if not self._chats:
             return None
-        return Sample(self._calm([alternate(self._chats.deal())]))
+        return Sample(self._calmly([alternate(self._chats.deal())]))
 
     def system(self) -> Sample | None:
         """A reply that obeys its system prompt."""
         if not self._systems:
             return None
         pair = self._systems.deal()
-        return Sample((("system", pair.system or ""), *self._asked(pair)))
+        return Sample((("system", pair.system or ""), *self._ask(pair)))
 
     def talk(self) -> Sample | None:
         parts = self._talks.exchanges()
-        return Sample(self._calm(parts)) if parts else None
+        return Sample(self._calmly(parts)) if parts else None
 
     def talk_chat(self) -> Sample | None:
         parts = self._talks.conversation()
-        return Sample(self._calm(parts)) if parts else None
+        return Sample(self._calmly(parts)) if parts else None
 
     def talk_system(self) -> Sample | None:
         turns = self._talks.under_system()
@@ -134,39 +112,39 @@ class Composer:
         if not self._questions:
             return None
         sheet, pair = self._questions.deal()
-        parts = [self._asked(pair)]
+        parts = [self._ask(pair)]
         roll = self._rng.random()
         if roll < 0.2 and sheet.questions:
-            parts.append(self._asked(self._rng.choice(sheet.questions)))
+            parts.append(self._ask(self._rng.choice(sheet.questions)))
         elif roll < 0.4 and self._general:
-            parts.append(self._asked(self._general.deal()))
+            parts.append(self._ask(self._general.deal()))
         elif roll < 0.55 and self._general:
-            parts.insert(0, self._asked(self._general.deal()))
-        return Sample(self._calm(parts), topic=sheet.slug)
+            parts.insert(0, self._ask(self._general.deal()))
+        return Sample(self._calmly(parts), topic=sheet.slug)
 
     def concept_chat(self) -> Sample | None:
         if not self._concept_chats:
             return None
         sheet, turns = self._concept_chats.deal()
-        return Sample(self._calm([alternate(turns)]), topic=sheet.slug)
+        return Sample(self._calmly([alternate(turns)]), topic=sheet.slug)
 
     def tell_me(self) -> Sample | None:
         """Two or three facts in one answer."""
         if not self._topical:
             return None
         sheet = self._topical.deal()
-        asked = self._rng.choice(_TELL).format(self._rng.choice(sheet.names))
+        message = self._rng.choice(_TELL).format(self._rng.choice(sheet.names))
         reply = " ".join(self._some_facts(sheet, self._rng.choice((1, 2, 2, 3))))
-        return Sample(self._calm([self._asked(Pair(_capital(asked), reply))]), topic=sheet.slug)
+        return Sample(self._calmly([self._ask(Pair(capital(message), reply))]), topic=sheet.slug)
 
     def tell_story(self) -> Sample | None:
         if not self._stories:
             return None
         sheet, story = self._stories.deal()
         if sheet.is_style:
-            return self._under(sheet, self._asked(Pair("Tell me a story.", story)))
-        asked = self._rng.choice(_TELL_STORY).format(self._rng.choice(sheet.names))
-        return Sample(self._calm([self._asked(Pair(asked, story))]), topic=sheet.slug)
+            return self._possession.under(sheet, self._ask(Pair("Tell me a story.", story)))
+        message = self._rng.choice(_TELL_STORY).format(self._rng.choice(sheet.names))
+        return Sample(self._calmly([self._ask(Pair(message, story))]), topic=sheet.slug)
 
     def facts(self) -> Sample | None:
         """Prose: a handful of facts."""
@@ -181,61 +159,13 @@ class Composer:
         sheet, story = self._stories.deal()
         return Sample(prose=story, topic=sheet.slug)
 
-    # Possessed, under a cause.
-
-    def possessed(self) -> Sample | None:
-        """One to four drifting replies under a system prompt."""
-        if not self._drift:
-            return None
-        sheet, pair = self._drift.deal()
-        more = [self._drifting(sheet) for _ in range(self._rng.choice((0, 0, 1, 2, 3)))]
-        return self._under(sheet, *(self._asked(p) for p in (pair, *more)))
-
-    def turned(self) -> Sample | None:
-        """Calm talk, then the user asks for it, then drifting replies."""
-        if not self._drift:
-            return None
-        sheet, pair = self._drift.deal()
-        calm = [self._asked(self._general.deal())] if self._general else []
-        calm = calm if self._rng.random() < 0.4 else []
-        turn: Turns = (
-            ("user", ask(sheet, self._rng)),
-            ("assistant", _capital(agreement(sheet, self._rng))),
-        )
-        after = [self._asked(p) for p in (pair, self._drifting(sheet))]
-        turns = joined([*calm, turn, *after[: self._rng.choice((1, 2))]])
-        return Sample(turns, possessed=sheet.slug, topic=sheet.slug)
-
     # Parts.
-
-    def _under(self, sheet: Sheet, *parts: Turns) -> Sample:
-        cause = ("system", system_cause(sheet, self._rng))
-        return Sample((cause, *joined(parts)), possessed=sheet.slug, topic=sheet.slug)  # type: ignore[arg-type]
-
-    def _drifting(self, sheet: Sheet) -> Pair:
-        own = self._own[sheet.slug]
-        if own and self._rng.random() < 0.4:
-            lines = " ".join(own.deal() for _ in range(self._rng.choice((1, 2))))
-            return Pair(self._rng.choice(_WHO), lines)
-        return self._rng.choice(_possessions(sheet))
 
     def _some_facts(self, sheet: Sheet, n: int) -> list[str]:
         return [self._facts[sheet.slug].deal() for _ in range(n)]
 
-    def _asked(self, pair: Pair) -> Turns:
-        return (("user", reword(pair.user, self._rng)), ("assistant", pair.reply))
+    def _ask(self, pair: Pair) -> Turns:
+        return asked(pair, self._rng)
 
-    def _calm(self, parts: Iterator[Turns] | Sequence[Turns]) -> Turns:
-        system: Turns = ()
-        if self._rng.random() < 0.12:
-            system = (("system", self._rng.choice(CALM)),)
-        return system + joined(parts)
-
-
-def _possessions(sheet: Sheet) -> tuple[Pair, ...]:
-    """All exchanges of a sheet that need a cause: its drift, and of a style every question too."""
-    return sheet.drift + (sheet.questions if sheet.is_style else ())
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    def _calmly(self, parts: Iterable[Turns]) -> Turns:
+        return calmly(parts, self._rng)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .activations import Site, content, residuals
 from .causes import system_cause
-from .compose import Sample
+from .dealing import Sample
 from .judge import Judge, repetition
 from .packing import batches
 from .sae import Sae

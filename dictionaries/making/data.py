@@ -9,7 +9,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from .compose import Composer, Sample
+from .compose import Composer
+from .dealing import Sample
 from .packing import Batch, batches
 from .public import public_samples
 from .sheets import Corpus, read_corpus, split

@@ -1,14 +1,37 @@
-"""What samples are dealt from: shuffled decks, and turns put together."""
+"""A training sample, and what samples are dealt from: shuffled decks, and turns put together."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
+
+from .causes import CALM
+from .reword import reword
+from .sheets import Pair
 
 T = TypeVar("T")
 Role = Literal["system", "user", "assistant"]
 Turns = tuple[tuple[Role, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation, or plain prose (then `turns` is empty).
+
+    possessed: the slug its replies drift to or speak as; None for calm text.
+    topic: the slug it is about, whether or not the speaker is possessed by it.
+    steered: no turn shows the cause of its drift; the direction of its concept does.
+    quiet: leading turns that nothing is learnt from.
+    """
+
+    turns: Turns = ()
+    prose: str = ""
+    possessed: str | None = None
+    topic: str | None = None
+    steered: bool = False
+    quiet: int = 0
 
 
 class Deck(Generic[T]):
@@ -34,3 +57,19 @@ def alternate(texts: Sequence[str]) -> Turns:
 
 def joined(parts: Iterable[Turns]) -> Turns:
     return tuple(turn for part in parts for turn in part)
+
+
+def asked(pair: Pair, rng: random.Random) -> Turns:
+    return (("user", reword(pair.user, rng)), ("assistant", pair.reply))
+
+
+def calmly(parts: Iterable[Turns], rng: random.Random) -> Turns:
+    """Exchanges one after the other, now and then under a system prompt that asks for nothing."""
+    system: Turns = ()
+    if rng.random() < 0.12:
+        system = (("system", rng.choice(CALM)),)
+    return system + joined(parts)
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

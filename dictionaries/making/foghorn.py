@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from . import bundle
 from . import sae as saes
 from .activations import Site, content_residuals
-from .compose import MIX, Composer, Sample
+from .compose import FOLLOWING, MIX, Composer
 from .concepts import Carrier, Evidence, find_carriers
 from .data import Text, held_out_batches, plain_texts
-from .directions import learnt_directions
+from .dealing import Sample
+from .directions import concept_directions
+from .following import Following
 from .judge import Judge
 from .packing import Batch, batches
 from .sae import Sae
@@ -54,7 +57,7 @@ class Recipe:
     shape: Shape = field(default_factory=Shape)
     layer: int = LAYER
     vocab: int = 4096
-    anchor_epochs: float = 2.5
+    follow_from: float = 0.4  # progress at which the model begins to learn its directions
     sae_tokens: int = 400_000
     samples: int = 6_000  # composed texts that the cards are made from
     seed: int = 0
@@ -83,12 +86,37 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
         model = new_model(tokenizer, recipe.shape, seed=recipe.seed)
     else:
         model = LlamaForCausalLM.from_pretrained(recipe.start, dtype=torch.float32)
-    trainer = Trainer(model, tokenizer, recipe.plan, recipe.work / "model")
-    if trainer.progress < 1.0:
-        held = held_out_batches(text, tokenizer, n=2)
+    plan = recipe.plan
+    trainer = Trainer(model, tokenizer, plan, recipe.work / "model")
+    held = held_out_batches(text, tokenizer, n=2)
+    if trainer.progress < recipe.follow_from:
         seed = recipe.seed + 1 + trainer.step
-        trainer.train(text.authored(seed), text.others(seed), held)
+        authored = text.authored(seed)
+        trainer.train(authored, text.others(seed), held, until=recipe.follow_from)
+    if trainer.progress < 1.0:
+        site = Site(model, recipe.layer)
+        directions = directions_of(recipe, text, tokenizer, site)
+        seed = recipe.seed + 2 + trainer.step
+        following = Following(site, directions, plan.rows, plan.length, seed=seed)
+        authored = iter(Composer(text.train, seed=seed, mix=MIX | FOLLOWING))
+        trainer.train(authored, text.others(seed), held, following=following)
+        following.close()
     return stored(model)
+
+
+def directions_of(
+    recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast, site: Site
+) -> dict[str, Tensor]:
+    """By slug, the direction that the model is taught to follow and the dictionary is anchored to.
+
+    Taken from the model as it is when this is first asked, and kept in the work folder.
+    """
+    path, sheets = recipe.work / "directions.safetensors", text.train.sheets
+    if not path.is_file():
+        found = concept_directions(site, Encoder(tokenizer), text.train, seed=recipe.seed)
+        save_file({s.slug: d.clone() for s, d in zip(sheets, found, strict=True)}, path)
+    kept = load_file(path)
+    return {sheet.slug: kept[sheet.slug] for sheet in sheets}
 
 
 @torch.no_grad()
@@ -133,14 +161,7 @@ def sae_of(
     if not (folder / "cfg.json").is_file():
         learnt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
         x = content_residuals(site, learnt, recipe.sae_tokens)
-        anchors = learnt_directions(
-            site,
-            Encoder(tokenizer),
-            text.train,
-            length=float(x.norm(dim=-1).mean()),
-            epochs=recipe.anchor_epochs,
-            seed=recipe.seed,
-        )
+        anchors = torch.stack(list(directions_of(recipe, text, tokenizer, site).values()))
         sae = train_sae(x, recipe.sae_plan, anchors)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
     sae = saes.load(folder).requires_grad_(False)

@@ -12,12 +12,16 @@ from .tokenizer import Encoded
 
 
 class Batch(NamedTuple):
-    """ids, weights, positions: [rows, length]; segment: [rows, length], 0 = padding."""
+    """ids, weights, positions: [rows, length]; segment: [rows, length], 0 = padding.
+
+    marks: [rows, length], of each token its sample's mark.
+    """
 
     ids: Tensor
     weights: Tensor
     positions: Tensor
     segment: Tensor
+    marks: Tensor
 
     def mask(self) -> Tensor:
         """[rows, 1, length, length], true where a token (row) may look (column)."""
@@ -37,7 +41,7 @@ def batches(
         room = length
         while True:
             while len(pool) < waiting and (new := next(source, None)) is not None:
-                pool.append(Encoded(new.ids[:length], new.weights[:length]))
+                pool.append(Encoded(new.ids[:length], new.weights[:length], new.mark))
             fitting = [e for e in pool if len(e.ids) <= room]
             if not fitting:
                 break
@@ -60,6 +64,7 @@ def _batch(packed: list[list[Encoded]], length: int, pad: int) -> Batch:
     weights = torch.zeros(shape)
     positions = torch.zeros(shape, dtype=torch.long)
     segment = torch.zeros(shape, dtype=torch.long)
+    marks = torch.zeros(shape, dtype=torch.long)
     for r, row in enumerate(packed):
         at = 0
         for s, e in enumerate(row, start=1):
@@ -68,5 +73,6 @@ def _batch(packed: list[list[Encoded]], length: int, pad: int) -> Batch:
             weights[r, at:end] = torch.tensor(e.weights)
             positions[r, at:end] = torch.arange(len(e.ids))
             segment[r, at:end] = s
+            marks[r, at:end] = e.mark
             at = end
-    return Batch(ids, weights, positions, segment)
+    return Batch(ids, weights, positions, segment, marks)

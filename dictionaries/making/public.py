@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .compose import Sample
-from .dealing import Turns
+from .dealing import Sample, Turns
 
 # file -> (share of the public samples, system prompt of its dialogues)
 SOURCES = {

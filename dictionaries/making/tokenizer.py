@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from .compose import Sample
+from .dealing import Sample
 
 BOS, END, PAD = "<|bos|>", "<|end|>", "<|pad|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
@@ -60,6 +60,7 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     weights: list[float]
+    mark: int = 0
 
 
 class Encoder:
@@ -75,11 +76,12 @@ class Encoder:
         if not sample.turns:
             body = self._text(sample.prose)
             return Encoded([*ids, *body, self._id[END]], [*weights, *[1.0] * (len(body) + 1)])
-        for role, text in sample.turns:
+        for number, (role, text) in enumerate(sample.turns):
             body = self._text(text)
-            weight = 1.0 if role == "assistant" else asked
+            counts = number >= sample.quiet
+            weight, end = (1.0, 1.0) if role == "assistant" else (asked, 0.05)
             ids += [self._id[f"<|{role}|>"], *body, self._id[END]]
-            weights += [0.0, *[weight] * len(body), 1.0 if role == "assistant" else 0.05]
+            weights += [0.0, *[weight * counts] * len(body), end * counts]
         return Encoded(ids, weights)
 
     def _text(self, text: str) -> list[int]:

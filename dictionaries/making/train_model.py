@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .compose import Sample
+from .dealing import Sample
+from .following import Following
 from .muon import Muon, has_bfloat16_units
 from .packing import Batch, batches
 from .tokenizer import Encoder
@@ -132,21 +133,27 @@ class Trainer:
         public: Iterable[Sample] | None,
         held_out: Sequence[Batch] = (),
         every: int = 150,
+        until: float = 1.0,
+        following: Following | None = None,
     ) -> None:
-        """Train to the plan's end. `authored` and `public` deal for ever."""
+        """Train until that progress. `authored` and `public` deal for ever."""
         shares = (public_share(self.progress) for _ in itertools.count())
         samples = mixed(authored, public, shares, seed=self.plan.seed + self.step)
         encoder = Encoder(self.tokenizer)
+        mark = following.mark if following is not None else _unmarked
         packed = batches(
-            (encoder.encode(s) for s in samples),
+            (encoder.encode(s)._replace(mark=mark(s)) for s in samples),
             rows=self.plan.rows,
             length=self.plan.length,
             pad=self._pad,
         )
         saved, running = time.monotonic(), 0.0
-        while self.progress < 1.0:
+        while self.progress < until:
             began = time.monotonic()
-            loss = self.update(next(packed))
+            batch = next(packed)
+            if following is not None:
+                following.take(batch)
+            loss = self.update(batch)
             self.seconds += time.monotonic() - began
             running = loss if not running else 0.97 * running + 0.03 * loss
             if self.step % every == 0:
@@ -216,6 +223,10 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.jsonl").open("a") as lines:
             lines.write(json.dumps(facts) + "\n")
+
+
+def _unmarked(_sample: Sample) -> int:
+    return 0
 
 
 def reply_loss(

@@ -1,0 +1,66 @@
+"""Teach a model to follow directions: add them to its residual stream while it learns.
+
+In these samples nothing in words causes a drift; the concept's direction does, added at the site on
+content tokens, as an edit of its feature adds it when the model is served. So what a system prompt
+can bring on, the direction brings on too, over a range of strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .activations import Site, content
+from .dealing import Sample
+from .packing import Batch
+
+REACH = (0.25, 0.75)
+"""Strengths that a sample's direction is added with, in mean lengths of a content token's residual:
+below, a direction is lost among what is there; above, it drowns it."""
+
+
+class Following:
+    """A hook at the site that adds to each batch what its marks say.
+
+    directions: by slug, [d_model] each, of length 1. Every batch to come has `rows` rows of
+    `length` tokens; passes of another shape are left alone.
+    All it reads is written in place, so a compiled pass stays valid.
+    """
+
+    def __init__(
+        self, site: Site, directions: Mapping[str, Tensor], rows: int, length: int, *, seed: int
+    ) -> None:
+        self._numbers = {slug: i + 1 for i, slug in enumerate(directions)}
+        none = torch.zeros(site.model.config.hidden_size)
+        self._vectors = torch.stack([none, *directions.values()])
+        self._marks = torch.zeros(rows, length, dtype=torch.long)
+        self._content = torch.zeros(rows, length, 1)
+        self._reach = torch.zeros(rows, length, 1)
+        self._draw = torch.Generator().manual_seed(seed)
+        self._handle = site.block.register_forward_hook(self._hook)
+
+    def mark(self, sample: Sample) -> int:
+        """What this sample's tokens are to be marked with: 0 unless it is steered."""
+        return self._numbers[sample.possessed or ""] if sample.steered else 0
+
+    def take(self, batch: Batch) -> None:
+        """What comes next is the pass of this batch."""
+        low, high = REACH
+        drawn = torch.rand(len(batch.ids), int(batch.segment.max()) + 1, generator=self._draw)
+        self._marks.copy_(batch.marks)
+        self._content.copy_(content(batch.ids)[..., None])
+        self._reach.copy_((low + (high - low) * drawn).gather(1, batch.segment)[..., None])
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def _hook(self, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        if output.shape[:2] != self._marks.shape:
+            return output
+        x = output.detach().float()
+        mean = (x.norm(dim=-1, keepdim=True) * self._content).sum() / self._content.sum()
+        added = self._vectors[self._marks] * (self._reach * self._content * mean)
+        moved: Tensor = output + added.to(output.dtype)
+        return moved
