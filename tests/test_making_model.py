@@ -19,6 +19,7 @@ from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
 from dictionaries.making.concepts import Carrier
 from dictionaries.making.data import Text
+from dictionaries.making.end_to_end import costs
 from dictionaries.making.foghorn import Recipe, carriers_of, make, model_of, tokenizer_of
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
@@ -149,6 +150,29 @@ def test_an_anchored_feature_keeps_its_direction_and_learns_to_read(x: torch.Ten
     made = train_sae(x[:500], plan, anchors)
     assert torch.equal(made.W_dec[:2], anchors)
     assert not torch.allclose(made.W_enc[:, :2], anchors.T, atol=1e-3)
+
+
+def test_what_the_residuals_themselves_bring_about_costs_nothing(
+    site: Site, text: Text, tokenizer
+) -> None:
+    below = Site(site.model, 0)
+    x, cost = next(costs(below, packed(text, tokenizer, seed=21)))
+    assert cost(x).item() == pytest.approx(0.0, abs=1e-6)
+    assert cost(x + torch.randn_like(x)).item() > 0.01
+
+
+def test_a_finish_that_knows_what_it_costs_costs_less(site: Site, text: Text, tokenizer) -> None:
+    below, plan = Site(site.model, 0), SaePlan(d_sae=64, k=4, batch=256, minutes=None, steps=200)
+    x = content_residuals(below, packed(text, tokenizer), 5000)
+    made = [
+        train_sae(x, plan),
+        train_sae(x, plan, dealt=costs(below, packed(text, tokenizer, seed=21))),
+    ]
+    unseen = list(itertools.islice(costs(below, packed(text, tokenizer, seed=22)), 8))
+    plain, finished = (
+        sum(cost(sae.decode(sae.encode(x))).item() for x, cost in unseen) for sae in made
+    )
+    assert finished < 0.9 * plain
 
 
 def test_no_special_token_reaches_the_dictionary(site: Site, text: Text, tokenizer) -> None:

@@ -29,6 +29,7 @@ from .concepts import Carrier, Evidence, find_carriers
 from .data import Text, held_out_batches, plain_texts
 from .dealing import Sample
 from .directions import concept_directions
+from .end_to_end import costs
 from .following import Following
 from .judge import Judge
 from .packing import Batch, batches
@@ -162,7 +163,8 @@ def sae_of(
         learnt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
         x = content_residuals(site, learnt, recipe.sae_tokens)
         anchors = torch.stack(list(directions_of(recipe, text, tokenizer, site).values()))
-        sae = train_sae(x, recipe.sae_plan, anchors)
+        dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13))
+        sae = train_sae(x, recipe.sae_plan, anchors, dealt=dealt)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
     sae = saes.load(folder).requires_grad_(False)
     unseen = packed(recipe, text, tokenizer, seed=recipe.seed + 12)

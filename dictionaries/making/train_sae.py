@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .end_to_end import Cost
 from .muon import has_bfloat16_units
 from .sae import Sae
 
@@ -33,6 +35,7 @@ class SaePlan:
     lr: float = 1e-3
     minutes: float | None = 8.0
     steps: int | None = None
+    end_to_end: float = 0.4  # share of the training, its last, where what it costs is known
     seed: int = 0
 
 
@@ -81,8 +84,11 @@ class Learner:
     def dead(self) -> int:
         return int((self.silent > _DEAD_AFTER).sum())
 
-    def step(self, x: Tensor, progress: float) -> Step:
-        """progress: 0 to 1 of the whole training; the rate falls over its last third."""
+    def step(self, x: Tensor, progress: float, cost: Cost | None = None) -> Step:
+        """progress: 0 to 1 of the whole training; the rate falls over its last third.
+
+        cost: of reconstructions of x; it counts as much as the squared error does.
+        """
         x = x * self.scale
         rate = min(1.0, (self.steps + 1) / _WARM, 3 * (1 - progress))
         self.optimizer.param_groups[0]["lr"] = self.plan.lr * rate
@@ -95,9 +101,12 @@ class Learner:
         error = x - rebuilt.float()
         loss = error.pow(2).sum(-1).mean()
         total = loss
+        if cost is not None:
+            paid = cost(rebuilt.float() / self.scale)
+            total = loss + paid * (loss / paid.clamp_min(1e-9)).detach()
         dead = self.silent > _DEAD_AFTER
         if dead.any():
-            total = loss + _AUX_WEIGHT * _second_chance(self.sae, z, error.detach(), dead)
+            total = total + _AUX_WEIGHT * _second_chance(self.sae, z, error.detach(), dead)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -145,14 +154,27 @@ class Learner:
             self.sae.W_dec[: len(self.anchors)] = self.anchors
 
 
-def train_sae(x: Tensor, plan: SaePlan, anchors: Tensor | None = None) -> Sae:
-    """x: [tokens, d_in] float32, in any order (batches are drawn at random)."""
+def train_sae(
+    x: Tensor,
+    plan: SaePlan,
+    anchors: Tensor | None = None,
+    *,
+    dealt: Iterator[tuple[Tensor, Cost]] | None = None,
+) -> Sae:
+    """x: [tokens, d_in] float32, in any order (batches are drawn at random).
+
+    dealt: batches whose costs are known (`end_to_end.costs`), for the end of the training.
+    """
     learner = Learner(plan, x, anchors)
     generator = torch.Generator().manual_seed(plan.seed)
     began, progress = time.monotonic(), 0.0
     while progress < 1.0:
-        drawn = torch.randint(len(x), (plan.batch,), generator=generator)
-        seen = learner.step(x[drawn], progress)
+        if dealt is not None and progress >= 1 - plan.end_to_end:
+            batch, cost = next(dealt)
+            seen = learner.step(batch, progress, cost)
+        else:
+            drawn = torch.randint(len(x), (plan.batch,), generator=generator)
+            seen = learner.step(x[drawn], progress)
         by_clock = (time.monotonic() - began) / (plan.minutes * 60) if plan.minutes else 0.0
         progress = max(by_clock, learner.steps / plan.steps if plan.steps else 0.0)
         if learner.steps % 100 == 0:
