@@ -10,14 +10,17 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 import uvicorn
 
-from ui import chat, fitting, presets, rack, search, status, strip, sweep
+from ui import chat, fitting, layout, presets, rack, search, status, strip, sweep
 from ui.client import Api
 from ui.errors import ApiError, PresetError, RackError
+from ui.page import Handlers
 from ui.rack import Entry, Rack
 from ui.session import Session
 from ui.settings import Settings
@@ -429,3 +432,23 @@ async def test_a_rack_is_saved_as_a_preset_and_removed_again(service: Service) -
 def test_a_preset_needs_a_name_and_something_to_save(title: str, held: Rack) -> None:
     with pytest.raises(PresetError, match=r"\.$"):
         presets.saved(title, held, keep_norm=False)
+
+
+async def test_a_message_sent_before_the_first_look_is_answered_under_the_link(
+    service: Service,
+) -> None:
+    with gr.Blocks():
+        parts = layout.build(1.5)
+    do, session, nothing = Handlers(service.api, parts, ""), Session(), list[Any]()
+    request = SimpleNamespace(query_params={"steer": "foghorn/0:c:2.5"})
+
+    async def sent() -> list[Any]:
+        asked = do.ask("Who are you?", session, nothing, SHORT.model_dump(), False, False)
+        return [update async for update in asked]
+
+    asking = asyncio.create_task(sent())
+    await asyncio.sleep(0)
+    await do.arrive(request, session, None, SHORT.model_dump())  # type: ignore[arg-type]
+    assert not any(parts.toast in update for update in await asking)
+    (body,) = service.script.bodies
+    assert [edit["feature"] for edit in body["steering"]["edits"]] == ["foghorn/0"]

@@ -21,7 +21,13 @@ class Arriving(Desk):
         session.key = str(key or "")
         session.link = str(request.query_params.get("steer") or "")
         session.link_norm = request.query_params.get("norm") == "keep"
-        return await self.look_again(session, chosen)
+        p = self.parts
+        try:
+            update = await self.look_again(session, chosen)
+            session.opened = (update[p.rack], update[p.settings]) if p.rack in update else None
+        finally:
+            session.arrived.set()
+        return update
 
     async def look_again(self, session: Session, chosen: Any) -> Update:
         """Ask how the service is, until it is ready; then show what it has."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -11,6 +13,8 @@ from . import chat, presets, rack, search, settings, status, sweep
 from .desk import NOTHING, Desk, Update, field, tells, tells_all
 from .errors import PresetError, Told
 from .session import Session
+
+_ARRIVAL = 10.0  # seconds a message waits for the page's first look at the service
 
 
 class Talking(Desk):
@@ -60,6 +64,8 @@ class Talking(Desk):
         self, text: str | None, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
     ) -> AsyncIterator[Update]:
         """Ask `text`, or the last question again where it is None."""
+        if not session.arrived.is_set():
+            held, chosen = await _arrival(session, held, chosen)
         checked, fields = rack.parse(held), settings.parse(chosen)
         _may_talk(session)
         if swept:
@@ -108,6 +114,17 @@ class Talking(Desk):
             raise PresetError(f"There is no preset “{name}” any more.")
         held = await search.rack_of(api, found.get("edits") or [])
         return self.racked(held, found.get("norm") == "keep", chosen)
+
+
+async def _arrival(session: Session, held: Any, chosen: Any) -> tuple[Any, Any]:
+    """The rack and settings of a message that was sent before the page knew the service.
+
+    Those of a link that was still being opened are not among what the browser sent with it.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ARRIVAL):
+            await session.arrived.wait()
+    return session.opened or (held, chosen)
 
 
 def _may_talk(session: Session) -> None:
