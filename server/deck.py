@@ -11,7 +11,7 @@ from dictionaries.cards import Card, Cards
 from dictionaries.dictionary import Dictionary
 from dictionaries.fit import Fit
 
-from .engine.types import Engine
+from .engine.seam import Engine
 from .errors import BadRequest, NotFound, UnknownFeature
 from .presets import Presets
 from .stand_in import StandIn

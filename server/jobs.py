@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from .deck import Deck
-from .engine.types import Delta, Event, Failure, Finish, FinishReason, Generation, Request
+from .engine.seam import Generation
+from .engine.types import Delta, Event, Failure, Finish, FinishReason, Request
 from .errors import GenerationFailed
 from .metrics import Metrics
 from .prepare import Ask

@@ -16,7 +16,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from .engine.types import Finish, Request, Stats
+from .engine.seam import Stats
+from .engine.types import Finish, Request
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .deck import Deck
-from .engine.types import Stats
+from .engine.seam import Stats
 from .errors import BadRequest, NotReady, SteerdeckError, Unavailable, UnknownGeneration
 from .jobs import Job
 from .metrics import Metrics

@@ -33,13 +33,13 @@ from transformers import (
 from dictionaries.dictionary import Dictionary
 from dictionaries.edits import Op
 from dictionaries.formats import open_dictionary
+from server.engine.seam import Generation
 from server.engine.types import (
     Change,
     Delta,
     Failure,
     FeatureEdit,
     Finish,
-    Generation,
     Request,
     Sampling,
     Steering,

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from server.cli.chat import harmless, read_edit
-from server.cli.serve import bind, physical_cores, url_of
+from server.cli.machine import bind, physical_cores, url_of
 
 REPO = Path(__file__).resolve().parents[1]
 

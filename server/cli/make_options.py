@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .common import fail
-from .serve import set_threads
+from .machine import set_threads
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A name of the catalog, a folder, or org/name.")

@@ -12,9 +12,10 @@ from dictionaries.errors import DictionaryError
 
 from ..errors import BadRequest, TooLong, Unsteerable
 from .conditions import CONDITIONS, Condition
+from .seam import Capabilities
 from .sites import depth, heads_width, post_normed
 from .tables import only_adds
-from .types import Capabilities, FeatureEdit, Request, Steering, Where
+from .types import FeatureEdit, Request, Steering, Where
 
 # Their hook point is a module's output, whatever follows it; elsewhere it is what is added.
 _OF_MODULES = ("sparsify", "dictionary_learning")

@@ -23,13 +23,15 @@ from ..errors import BadRequest, EngineDead, UnknownGeneration
 from .checks import check_sizes
 from .decoding import Vocabulary
 from .prompts import link
-from .reply import Reply, Shadow, Turn
+from .reply import Reply, Turn
 from .runner import Runner
 from .scheduler import Scheduler
+from .seam import Capabilities, Stats
+from .shadow import Shadow
 from .sites import longest_context, text_config
 from .steps import Steps
 from .stream import Stream, deliver
-from .types import Capabilities, Failure, Request, Stats, Steering
+from .types import Failure, Request, Steering
 from .warden import Warden
 
 log = logging.getLogger("steerdeck.engine")

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .batch import Batch, Span
 from .contrast import Difference, Pair, differences, entropies
-from .reply import Reply, Shadow
+from .reply import Reply
 from .runner import Runner
 from .sampling import Choice, choose, rows
 from .scheduler import Chunk
+from .shadow import Shadow
 from .steering import Seen
 from .types import Reading
 from .warden import Verdict

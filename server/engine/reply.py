@@ -17,6 +17,7 @@ from .prefix import Trail
 from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
+from .shadow import Shadow
 from .steering import Prepared, Seen
 from .stream import Stream
 from .tables import Phase
@@ -262,25 +263,3 @@ class Reply(Ticket):
         told = self.length, self.count, self.edited, tuple(self.timeline), met, tuple(self.alarms)
         how = tuple(self.arithmetic)
         return Finish(reason, *told, cached_tokens=self.cached, arithmetic=how)
-
-
-class Shadow(Ticket):
-    """The unsteered row beside a reply: it is fed the reply's tokens and chooses none itself."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(length=reply.length, paced=True)
-        self.reply = reply
-        self.ended: Tensor | None = None
-
-    @property
-    def origin(self) -> Reply | Shadow:
-        """The reply's own where no edit acts on the prompt: then both have the same."""
-        source = self.reply.origin
-        assert isinstance(source, Reply)
-        assert self.reply.steered is not None
-        return (source.shadow or source) if self.reply.steered.acts[0] else source
-
-    @property
-    def computed(self) -> int:
-        """Positions whose keys and values are in the cache."""
-        return self.done if self.reply.count == 0 else self.reply.computed

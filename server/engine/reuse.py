@@ -14,7 +14,8 @@ from functools import partial
 
 from .pool import Pool
 from .prefix import BLOCK, NEUTRAL, Mark, PrefixIndex, marked
-from .reply import Reply, Shadow
+from .reply import Reply
+from .shadow import Shadow
 
 
 class Reuse:

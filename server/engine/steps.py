@@ -12,10 +12,11 @@ from functools import partial
 
 from .pace import Pace
 from .passes import Job, Made, Passes
-from .reply import Reply, Shadow
+from .reply import Reply
 from .reuse import Reuse
 from .runner import Runner
 from .scheduler import Scheduler
+from .shadow import Shadow
 from .stream import Post
 from .types import Delta, Failure, Finish, FinishReason
 

@@ -1,0 +1,59 @@
+"""What a server takes of the machine: an address to listen on, and threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+from .common import fail
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address, or a sentence about why not.
+
+    The protocol is named because asyncio turns Nagle's algorithm off only where it is: with it on,
+    every reply but a connection's first would wait 40 ms for the caller's delayed acknowledgement.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)  # from now on callers wait instead of being turned away
+    except OSError as exc:
+        listening.close()
+        if exc.errno == errno.EADDRINUSE:
+            fail(f"port {port} is taken by another program: choose another with --port, or 0")
+        fail(f"cannot listen on {host}:{port}: {exc.strerror or exc}")
+    return listening
+
+
+def url_of(host: str, port: int) -> str:
+    """Where this machine's browser finds a server that listens on `host`."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
+    return f"http://{name}:{port}"
+
+
+def set_threads(threads: int | None) -> None:
+    """Before torch is imported. A waiting thread must sleep: spinning at every barrier makes a step
+    ten times slower as soon as another process wants the core.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads or physical_cores()))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def physical_cores() -> int:
+    """Of those this process may use: hyper-threads of one core count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    seen = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            seen.add(siblings.read_text().strip())
+        except OSError:
+            seen.add(str(cpu))
+    return len(seen) or os.cpu_count() or 1
