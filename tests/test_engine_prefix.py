@@ -13,6 +13,7 @@ import pytest
 from dictionaries.edits import Op
 from server.engine.conditions import Condition, Crossing, Timing
 from server.engine.prefix import BLOCK, NEUTRAL, Mark, PrefixIndex, marks
+from server.engine.runner import Runner
 from server.engine.types import (
     Change,
     Failure,
@@ -311,6 +312,20 @@ async def test_the_row_beside_a_reply_takes_as_much_and_its_own(
         for a, b in zip(own.tokens, expected.tokens, strict=True):
             assert a.contrast.kl == pytest.approx(b.contrast.kl, abs=1e-3)
             assert a.contrast.kl > 0
+
+
+async def test_what_other_arithmetic_computed_is_forgotten(
+    warm, same, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = "eager"
+    monkeypatch.setattr(Runner, "arithmetic", property(lambda _: now))
+    await same(warm, ask(TEXT))
+    assert (await same(warm, ask(TEXT))).end.cached_tokens > 0
+    now = "compiled"
+    for cached in (False, True):
+        own = await same(warm, ask(TEXT))
+        assert (own.end.cached_tokens > 0) is cached
+        assert own.end.arithmetic == ("compiled",)
 
 
 async def test_memory_is_bounded_and_the_last_used_stays(make_engine, ask, hear) -> None:

@@ -68,7 +68,7 @@ class Reply(Ticket):
         self.region = Region(vocabulary.marks, request.prompt, request.steerable)
         self.cached = 0  # prompt positions that were not computed but known
         self.trail = Trail()
-        self.arithmetic: dict[str, None] = {}  # of its steps, in the order they came
+        self.arithmetic: dict[str, None] = {}  # of all in its rows, in the order it came
         self.in_flight = False  # the step under way makes its next token
         self.cancelled = False
         self.restart = False  # compute the prompt anew: its steering changed meanwhile
@@ -119,6 +119,7 @@ class Reply(Ticket):
         if asked:
             self.aborted, self.met = False, {}
             self.edited, self.cached, self.trail = 0, 0, Trail()
+            self.arithmetic = {}
             for ticket in self.rows:
                 ticket.done = 0
         return asked

@@ -40,7 +40,7 @@ class Steps:
         self._eos = eos
         self._pace = Pace(scheduler.chunk)
         self._housekeeping: list[Callable[[], None]] = []
-        self.reuse = Reuse(runner.pool, self._housekeeping.append)
+        self.reuse = Reuse(runner.pool, self._housekeeping.append, lambda: runner.arithmetic)
         scheduler.admitted = self._admitted
 
     def drop_cancelled(self) -> list[Post]:
