@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from dictionaries.dictionary import Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
@@ -197,15 +198,50 @@ class ModelSubject:
 
         return self._forward(windows, replace)
 
+    def costed(
+        self, windows: Windows, keep: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """x [n, d_in] float32 of the content tokens that `keep` says, and what replacing it costs:
+        the KL divergence of the next-token distributions, nats a token, with a gradient.
+        """
+        words = windows.content.to(self._model.device)
+        attended = windows.attended.to(self._model.device)
+        seen: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            seen.append(x)
+            return x
+
+        wanted = self._forward(windows, look)[attended].log_softmax(-1)
+        (x,) = seen
+        words = words.masked_scatter(words, keep(x[words].float()))
+
+        def cost(rebuilt: Tensor) -> Tensor:
+            def replace(x: Tensor) -> Tensor:
+                y = x.clone()
+                y[words] = rebuilt.to(x.dtype)
+                return y
+
+            said = self._forward(windows, replace, learning=True)[attended].log_softmax(-1)
+            return kl_div(said, wanted, reduction="batchmean", log_target=True)
+
+        return x[words].float(), cost
+
     def lens(self, directions: Tensor) -> Tensor:
         """[n, vocab] of directions [n, d_in]; those of hook_z go through the output projection."""
         return logit_lens(self._model, self._blocks, self._site, directions)
 
-    def _forward(self, windows: Windows, act: Callable[[Tensor], Tensor] | None) -> Tensor:
+    def _forward(
+        self,
+        windows: Windows,
+        act: Callable[[Tensor], Tensor] | None,
+        *,
+        learning: bool = False,
+    ) -> Tensor:
         device = self._model.device
         token = self._act.set(act)
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(learning):
                 output = self._model(
                     input_ids=windows.ids.to(device),
                     attention_mask=windows.attended.to(device).long(),

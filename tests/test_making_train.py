@@ -191,6 +191,40 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(made, tiny, tmp_
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+def test_a_finish_on_what_it_costs_costs_less_and_goes_on_where_it_stopped(
+    made, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
+    plan = replace(PLAN, end_to_end=0.5)
+
+    @contextmanager
+    def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
+        def advance(done: float, note: str) -> None:
+            if done > 24_000:
+                raise Stopped
+
+        yield advance
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    train(tiny, text, plan, one, ORIGIN)
+    with pytest.raises(Stopped):
+        train(tiny, text, plan, other, ORIGIN, showing=stopping)
+    train(tiny, text, plan, other, ORIGIN)
+    tensors = [load_file(d / "sae_weights.safetensors") for d in (one, other)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert paid(tiny, one) < 0.95 * paid(tiny, made[0])
+
+
+def paid(tiny: ModelSubject, folder: Path) -> float:
+    """What a dictionary's reconstructions of held-out text cost."""
+    opened, total = open_dictionary(folder), 0.0
+    for batch in windows(held_out(text), tiny.tokenizer, context=32, rows=4, rest=True):
+        x, cost = tiny.costed(batch, lambda x: torch.ones(len(x), dtype=torch.bool))
+        assert cost(x).item() == pytest.approx(0.0, abs=1e-6)
+        total += cost(opened.decode(opened.encode(x), x)).item()
+    return total
+
+
 def test_a_stop_while_measuring_does_not_train_again(tiny, tmp_path):
     plan, out = replace(PLAN, tokens=1_000), tmp_path / "sae"
     told: list[float] = []

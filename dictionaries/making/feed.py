@@ -91,7 +91,7 @@ class Feed:
         store: Tensor | None = None
         at = 0
         while at < size:
-            batch = self._next()
+            batch = self.batch()
             x = self._subject.residual(batch)
             x = x[batch.content.to(x.device)]
             if self.limit is not None:
@@ -105,7 +105,8 @@ class Feed:
         assert store is not None
         return store
 
-    def _next(self) -> Windows:
+    def batch(self) -> Windows:
+        """The next rows of text as they come."""
         if self._batches is None:
             self._batches = itertools.islice(self._pass(), self.place.batches, None)
         for batch in self._batches:
@@ -118,7 +119,7 @@ class Feed:
             )
         self.place.epoch, self.place.batches, self._batches = self.place.epoch + 1, 0, None
         log.info("all of the text was read; pass %d begins", self.place.epoch + 1)
-        return self._next()
+        return self.batch()
 
     def _pass(self) -> Iterator[Windows]:
         kept = (document for i, document in enumerate(self._text()) if i % HELD_OUT)

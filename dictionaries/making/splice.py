@@ -11,15 +11,20 @@ from torch import Tensor
 
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
+from .end_to_end import Cost
 from .feed import usual
 from .subject import Subject, Windows
 
 
 class Spliceable(Subject, Protocol):
-    """A Subject whose residual can be replaced."""
+    """A Subject whose residual can be replaced, and which tells what that costs."""
 
     def spliced(self, windows: Windows, rebuilt: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits with x [n, d_in] of every content token replaced by `rebuilt(x)`, float32."""
+        ...
+
+    def costed(self, windows: Windows, keep: Callable[[Tensor], Tensor]) -> tuple[Tensor, Cost]:
+        """x [n, d_in] float32 of the content tokens that `keep` says; what replacing it costs."""
         ...
 
 

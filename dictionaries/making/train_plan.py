@@ -25,6 +25,7 @@ class TrainPlan:
     context: int = 256  # tokens of a row
     rows: int = 16  # of a forward pass
     buffer: int | None = None  # tokens shuffled together; None: 256 MiB of them
+    end_to_end: float = 0.0  # share of the tokens, the last, on which costs are counted too
     measured: int = 50_000  # held-out tokens
     seed: int = 0
 
@@ -34,6 +35,13 @@ class TrainPlan:
     def rate(self, d_in: int) -> float:
         """Gao et al. (arXiv 2406.04093): the best rate falls with the root of the width."""
         return self.lr or 1e-3 * min(1.0, math.sqrt(3072 / self.width(d_in)))
+
+    @property
+    def without_costs(self) -> int:
+        """Tokens before those of the end-to-end finish, at least a batch."""
+        if not self.end_to_end:
+            return self.tokens
+        return round(self.tokens * (1 - self.end_to_end) / self.batch) * self.batch or self.batch
 
     def round(self, d_in: int) -> int:
         """Tokens of the buffer: whole batches, sixteen or more, no more than are trained on."""
@@ -45,6 +53,10 @@ class TrainPlan:
         for name in ("tokens", "k", "batch", "rows", "context"):
             if getattr(self, name) < 1:
                 raise DictionaryError(f"{name} is {getattr(self, name)}: it must be 1 or more.")
+        if not 0 <= self.end_to_end < 1:
+            raise DictionaryError(
+                f"end_to_end is {self.end_to_end}: it is a share of the tokens, from 0 to below 1."
+            )
         if self.k > self.width(d_in):
             raise DictionaryError(
                 f"{self.k} of {self.width(d_in)} features are to fire on a token: lower k, or "

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .feed import Feed, Place, Text
-from .subject import Subject
+from .end_to_end import Cost
+from .feed import Feed, Place, Text, usual
+from .splice import Spliceable
 from .train_plan import TrainPlan, check_same
 from .train_sae import Learner, SaePlan
 
@@ -34,9 +35,10 @@ class Run:
     """
 
     def __init__(
-        self, subject: Subject, text: Text, plan: TrainPlan, work: Path, made: dict[str, Any]
+        self, subject: Spliceable, text: Text, plan: TrainPlan, work: Path, made: dict[str, Any]
     ) -> None:
         self.plan, self.work, self.made = plan, work, made
+        self._subject = subject
         self.d_in = d_in = subject.d_in
         self.feed = Feed(
             subject,
@@ -61,28 +63,42 @@ class Run:
         stored = time.monotonic()
         advance(min(self.tokens, self.plan.tokens), "")
         while self.tokens < self.plan.tokens:
-            self._round(advance)
+            if self.tokens < self.plan.without_costs:
+                self._round(advance)
+            else:
+                self._costed(advance)
             if self.tokens >= self.plan.tokens or time.monotonic() - stored > _CHECKPOINT:
                 self._store()
                 stored = time.monotonic()
 
     def _round(self, advance: Advance) -> None:
-        left = -(-(self.plan.tokens - self.tokens) // self.plan.batch) * self.plan.batch
+        until, plan = self.plan.without_costs, self.plan
+        left = -(-(until - self.tokens) // plan.batch) * plan.batch
         x = self.feed.round(
             left, told=lambda read: advance(self.tokens, f"reading {read:,}{self._note}")
         )
         learner = self._learner or self._begun(x)
         size = self.plan.batch
         for start in range(0, max(1, len(x) // size) * size, size):
-            if self.tokens >= self.plan.tokens:
+            if self.tokens >= until:
                 break
-            batch = x[start : start + size]
-            seen = learner.step(batch, self.tokens / self.plan.tokens)
-            self.tokens += len(batch)
-            if learner.steps % _NOTED == 1:
-                loss, fvu, l0 = (float(number) for number in seen)
-                self._note = f"; loss {loss:.2f}, FVU {fvu:.3f}, L0 {l0:.1f}, dead {learner.dead}"
-            advance(min(self.tokens, self.plan.tokens), self._note.removeprefix("; "))
+            self._step(learner, x[start : start + size], None, advance)
+
+    def _costed(self, advance: Advance) -> None:
+        """A step on text as it comes, with what the reconstruction costs the model."""
+        limit = self.feed.limit
+        assert limit is not None  # found in the first round
+        x, cost = self._subject.costed(self.feed.batch(), lambda x: usual(x, limit))
+        if len(x):
+            self._step(self._learner or self._begun(x), x, cost, advance)
+
+    def _step(self, learner: Learner, x: Tensor, cost: Cost | None, advance: Advance) -> None:
+        seen = learner.step(x, self.tokens / self.plan.tokens, cost)
+        self.tokens += len(x)
+        if learner.steps % _NOTED == 1:
+            loss, fvu, l0 = (float(number) for number in seen)
+            self._note = f"; loss {loss:.2f}, FVU {fvu:.3f}, L0 {l0:.1f}, dead {learner.dead}"
+        advance(min(self.tokens, self.plan.tokens), self._note.removeprefix("; "))
 
     def _begun(self, x: Tensor) -> Learner:
         """The learner, new from x or as it was stored, on the device where x is."""

@@ -47,6 +47,13 @@ def train(
     buffer: Annotated[
         int | None, typer.Option(help="Tokens shuffled together; default: 256 MiB of them.")
     ] = None,
+    end_to_end: Annotated[
+        float,
+        typer.Option(
+            "--end-to-end",
+            help="Share of the tokens, the last, on which the model's own loss counts too.",
+        ),
+    ] = 0.0,
     held_out: Annotated[
         int, typer.Option("--held-out", help="Held-out tokens to measure on.")
     ] = 50_000,
@@ -65,7 +72,7 @@ def train(
 
       steerdeck make train -m openai-community/gpt2 -l 8 -t hf:stas/openwebtext-10k -o gpt2-sae
 
-      steerdeck make train -m ./my-model -l 2 -t notes.txt -t chats.jsonl -o my-sae --k 20
+      steerdeck make train -m ./my-model -l 2 -t notes.txt -o my-sae --k 20 --end-to-end 0.1
     """
     with making(threads):
         from dictionaries.making.train_plan import TrainPlan
@@ -79,6 +86,7 @@ def train(
             context=context,
             rows=rows,
             buffer=buffer,
+            end_to_end=end_to_end,
             measured=held_out,
             seed=seed,
         )
