@@ -138,12 +138,12 @@ def dealt(recipe: Recipe, text: Text, *, seed: int) -> Iterator[Sample]:
 
 
 def packed(
-    recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast, *, seed: int
+    recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast, *, seed: int, rows: int = 8
 ) -> Iterator[Batch]:
     encoder = Encoder(tokenizer)
     samples = dealt(recipe, text, seed=seed)
     pad = int(tokenizer.pad_token_id)
-    return batches((encoder.encode(s) for s in samples), rows=8, length=384, pad=pad)
+    return batches((encoder.encode(s) for s in samples), rows=rows, length=384, pad=pad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def sae_of(
         learnt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
         x = content_residuals(site, learnt, recipe.sae_tokens)
         anchors = torch.stack(list(directions_of(recipe, text, tokenizer, site).values()))
-        dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13))
+        dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13, rows=3))
         sae = train_sae(x, recipe.sae_plan, anchors, dealt=dealt)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
     sae = saes.load(folder).requires_grad_(False)

@@ -30,7 +30,7 @@ class SaePlan:
     """Width, sparsity and length of the training; ends at `minutes` or at `steps`."""
 
     d_sae: int = 3072
-    k: int = 32  # features a token, on average over a batch
+    k: int = 48  # features a token, on average over a batch
     batch: int = 1024
     lr: float = 1e-3
     minutes: float | None = 8.0
