@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -148,7 +149,31 @@ def test_a_setting_reads_as_people_say_it(fields: dict[str, Any], said: str) -> 
     assert Entry(feature="a/1", **fields).said() == said
 
 
-def test_a_preset_with_conditions_is_refused_and_not_shown_without_them() -> None:
+TIMED: dict[str, Any] = {
+    "when": {"feature": 3, "value": 0.5, "latch": True},
+    "abort": [{"feature": "foghorn/4", "op": "below", "value": 1.0, "unit": "raw"}],
+    "window": {"last": 9},
+    "decay": 20.0,
+    "thinking": "after",
+}
+
+
+def test_when_an_edit_acts_is_carried_to_the_page_and_back_and_said_in_words() -> None:
     summary = {"ref": "foghorn/1", "label": "Fog", "maximum": 2.0}
-    with pytest.raises(RackError, match="“Fog” is edited with when, window, which the rack"):
-        rack.entry(summary, 0, {"op": "clamp", "when": {"feature": 3}, "window": {"last": 9}})
+    edit = {"feature": "foghorn/1", "op": "clamp", "strength": 1.0, "unit": "max", "where": "all"}
+    held = rack.entry(summary, 0, edit | TIMED)
+    (shown,) = json.loads(json.dumps(rack.value([held])))
+    assert shown["timed"] == (
+        "once 3 > 0.5×, on tokens 0 to 9, halved every 20 tokens, outside of thinking blocks, "
+        "stops the reply when foghorn/4 < 1"
+    )
+    assert rack.parse([shown]) == (held,)
+    assert rack.edits([held]) == [edit | TIMED]
+    always = rack.parse([shown | {"timing": {}}])
+    assert rack.edits(always) == [edit]
+    assert rack.difference((held,), always)[0] == f"Fog {shown['timed']} → always"
+
+
+def test_a_time_that_the_api_does_not_know_is_refused() -> None:
+    with pytest.raises(RackError, match="weekday"):
+        rack.entry({"ref": "foghorn/1"}, 0, {"window": {"weekday": 3}})

@@ -14,6 +14,7 @@ import pytest
 from ui import rack, share
 from ui.errors import LinkError
 from ui.rack import Entry
+from ui.timing import ALWAYS, Condition, Timing, Window
 
 HARD = 'it\'s "quoted" $HOME `id` \\ \n{{x}} ${y} 橋 </script>'
 BODY: dict[str, Any] = {
@@ -22,6 +23,14 @@ BODY: dict[str, Any] = {
     "temperature": 0.7,
     "steering": {"edits": [{"feature": "foghorn/12", "op": "clamp", "strength": 2.5}]},
 }
+
+
+TIMES = (
+    ALWAYS,
+    Timing(window=Window(first=2, last=30), decay=12.5),
+    Timing(when=Condition(feature="a b:c,d/7&é", value=-1.5, latch=True), thinking="only"),
+    Timing(abort=(Condition(feature=3, op="below", value=2, unit="raw"),)),
+)
 
 
 def drawn(seed: int) -> list[Entry]:
@@ -35,6 +44,7 @@ def drawn(seed: int) -> list[Entry]:
             unit=rng.choice(["max", "raw"]),
             where=rng.choice(["all", "prompt", "generated"]),
             on=rng.random() < 0.5,
+            timing=rng.choice(TIMES),
         )
         for i in range(rng.randint(0, rack.MOST))
     ]
@@ -46,7 +56,9 @@ def test_a_link_carries_every_setting_of_a_rack(seed: int) -> None:
     query = parse_qs(share.encode(tuple(held), keep_norm=True), strict_parsing=bool(held))
     edits = share.decode(query.get("steer", [""])[0])
     fields = ("feature", "op", "strength", "unit", "where", "on")
-    assert edits == [{name: getattr(entry, name) for name in fields} for entry in held]
+    assert edits == [
+        {name: getattr(entry, name) for name in fields} | entry.timing.wire() for entry in held
+    ]
     assert (query.get("norm") == ["keep"]) == bool(held)
 
 
@@ -63,7 +75,18 @@ def test_a_link_holds_no_label_and_an_empty_rack_needs_none() -> None:
 
 @pytest.mark.parametrize(
     "steer",
-    ["foghorn/12", "a:c", "a:zz:1", ":c:1", "a:c:nan", "a:c:inf", "a:c:1e9", "a:c:x", "a:c:1:r:9"],
+    [
+        "foghorn/12",
+        "a:c",
+        "a:zz:1",
+        ":c:1",
+        "a:c:nan",
+        "a:c:inf",
+        "a:c:1e9",
+        "a:c:x",
+        "a:c:1:r:9",
+        "a:c:1::{}:",
+    ],
 )
 def test_a_link_that_makes_no_sense_is_refused_with_a_sentence(steer: str) -> None:
     with pytest.raises(LinkError, match=r"^The link.*\.$"):

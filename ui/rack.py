@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import gradio as gr
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, computed_field
 
 from .assets import script
 from .errors import RackError
+from .timing import ALWAYS, FIELDS, Timing
 
 Op = Literal["clamp", "add", "ablate", "scale", "at_least", "at_most"]
 Unit = Literal["max", "raw"]
@@ -23,7 +24,6 @@ Where = Literal["all", "prompt", "generated"]
 OPS: tuple[Op, ...] = get_args(Op)
 MOST = 16  # features at once, the service's own limit
 COLOURS = MOST  # a number for each feature of a rack; style.css has a colour for each eight
-BEYOND = ("when", "abort", "window", "decay", "thinking")  # what a rack's entry has no place for
 FURTHEST = 1e6  # strengths are finite and below this
 
 
@@ -31,6 +31,7 @@ class Entry(BaseModel):
     """One feature in the rack. `strength` is in multiples of its maximum, or raw activations.
 
     band: (onset, breakdown) in multiples of the maximum, as measured for the recommended op.
+    timing: when it acts. timed: the same in words, for the page.
     lo, hi, step: the slider's. colour: which of the page's feature colours marks it.
     """
 
@@ -42,6 +43,7 @@ class Entry(BaseModel):
     strength: float = Field(default=1.0, ge=-FURTHEST, le=FURTHEST)
     unit: Unit = "max"
     where: Where = "all"
+    timing: Timing = ALWAYS
     on: bool = True
     colour: int = Field(default=0, ge=0, lt=COLOURS)
     maximum: float | None = None
@@ -52,9 +54,15 @@ class Entry(BaseModel):
     hi: float = 10.0
     step: float = Field(default=0.25, gt=0)
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def timed(self) -> str:
+        return self.timing.said()
+
     def wire(self) -> dict[str, Any]:
         """The edit as the service's API takes it."""
         edit: dict[str, Any] = {"feature": self.feature, "op": self.op, "where": self.where}
+        edit |= self.timing.wire()
         if self.op != "ablate":
             edit |= {"strength": self.strength, "unit": self.unit}
         return edit
@@ -108,12 +116,6 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
     """
     recommended = summary.get("recommended") or {}
     given = edit or {}
-    beyond = [name for name in BEYOND if given.get(name)]
-    if beyond:
-        raise RackError(
-            f"“{summary.get('label') or summary.get('ref')}” is edited with {', '.join(beyond)}, "
-            "which the rack cannot show. Ask for this preset by its model name over the API."
-        )
     maximum = _number(summary.get("maximum"))
     unit = given.get("unit") or ("max" if maximum else "raw")
     op = given.get("op") or recommended.get("op") or ("clamp" if maximum else "add")
@@ -129,6 +131,7 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
         "strength": strength,
         "unit": unit,
         "where": given.get("where") or "all",
+        "timing": {name: given[name] for name in FIELDS if given.get(name)},
         "on": given.get("on", True),
         "colour": colour % COLOURS,
         "maximum": maximum,
@@ -165,7 +168,10 @@ def difference(before: Rack, after: Rack) -> tuple[str, str]:
         if name not in old:
             told.append((held.label or name, held.said(), held.said()))
         elif held.wire() != old[name].wire():
-            told.append((held.label or name, f"{old[name].said()} → {held.said()}", held.said()))
+            was, now = old[name].said(), held.said()
+            if was == now:  # it acts at other times, or in another place
+                was, now = old[name].timed or "always", held.timed or "always"
+            told.append((held.label or name, f"{was} → {now}", held.said()))
     told += [(held.label or name, "off", "off") for name, held in old.items() if name not in new]
     brief = told[0][2] if len(told) == 1 else f"{len(told)} changes" if told else ""
     return ", ".join(f"{label} {change}" for label, change, _ in told), brief

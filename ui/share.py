@@ -1,8 +1,8 @@
 """The rack as a link, and a request as a command a person can run elsewhere.
 
-A link is `/?steer=foghorn/12:c:2.5,foghorn/7:a:-1:pg&norm=keep`: entries of reference, op, strength
-and flags. It carries no text of a conversation and no label: labels come from the server that opens
-the link.
+A link is `/?steer=foghorn/12:c:2.5,foghorn/7:a:-1:pg&norm=keep`: entries of reference, op,
+strength, flags and, as JSON, when it acts. It carries no text of a conversation and no label:
+labels come from the server that opens the link.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
+from pydantic import ValidationError
+
 from .errors import LinkError
 from .rack import FURTHEST, MOST, Op, Rack, Where
+from .timing import ALWAYS, Timing
 
 # One letter an op, no letter twice: add and ablate, at_least and at_most begin alike.
 OPS: Mapping[str, Op] = {
@@ -39,8 +42,10 @@ def encode(rack: Rack, *, keep_norm: bool) -> str:
     for held in rack:
         flags = ("r" if held.unit == "raw" else "") + FLAGS.get(held.where, "")
         flags += "" if held.on else "-"
-        part = f"{quote(held.feature)}:{LETTERS[held.op]}:{held.strength:g}"
-        parts.append(f"{part}:{flags}" if flags else part)
+        fields = [quote(held.feature), LETTERS[held.op], f"{held.strength:g}", flags]
+        if held.timing != ALWAYS:
+            fields.append(quote(json.dumps(held.timing.wire(), separators=(",", ":")), safe=""))
+        parts.append(":".join(fields).rstrip(":"))
     # A second quoting, of the first one's "%": the address is unquoted once before `decode` splits.
     steer = quote(",".join(parts), safe="/,:")
     return f"steer={steer}" + ("&norm=keep" if keep_norm else "")
@@ -56,7 +61,7 @@ def decode(steer: str) -> list[dict[str, Any]]:
 
 def _edit(part: str) -> dict[str, Any]:
     fields = part.split(":")
-    if len(fields) not in (3, 4) or fields[1] not in OPS or not fields[0]:
+    if len(fields) not in (3, 4, 5) or fields[1] not in OPS or not fields[0]:
         raise LinkError(f"The link's “{part[:60]}” is not of the form feature:op:strength.")
     try:
         strength = float(fields[2])
@@ -66,7 +71,8 @@ def _edit(part: str) -> dict[str, Any]:
         raise LinkError(
             f"The link's strength “{fields[2][:20]}” is not a number below {FURTHEST:g}."
         )
-    flags = fields[3] if len(fields) == 4 else ""
+    flags = fields[3] if len(fields) > 3 else ""
+    timing = _timing(fields[4]) if len(fields) == 5 else {}
     where = next((WHERES[flag] for flag in flags if flag in WHERES), "all")
     return {
         "feature": unquote(fields[0]),
@@ -75,7 +81,15 @@ def _edit(part: str) -> dict[str, Any]:
         "unit": "raw" if "r" in flags else "max",
         "where": where,
         "on": "-" not in flags,
+        **timing,
     }
+
+
+def _timing(field: str) -> dict[str, Any]:
+    try:
+        return Timing.model_validate_json(unquote(field)).wire()
+    except ValidationError:
+        raise LinkError(f"The link's “{unquote(field)[:60]}” does not say when to act.") from None
 
 
 def curl(url: str, body: Mapping[str, Any], *, key: bool) -> str:

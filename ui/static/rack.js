@@ -99,6 +99,8 @@ const card = (entry) => {
       h("label", { class: "sd-value" }, number, h("span", { "aria-hidden": "true" }, unit))),
     h("div", { class: "sd-slider" }, track(entry), fill, slider),
     h("div", { class: "sd-row sd-under" }, hint, where),
+    entry.timed ? h("div", { class: "sd-row sd-timed" }, h("span", {}, entry.timed),
+      h("button", { type: "button", "aria-label": `Let ${name} act always`, title: "Act always", onclick: () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); } }, "×")) : "",
   );
   show();
   return box;

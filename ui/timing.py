@@ -1,0 +1,74 @@
+"""When an edit of the rack acts: what the service's API takes beside strength and place, in words.
+
+The rack shows and carries it; it is set in a preset or a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FIELDS = ("when", "abort", "window", "decay", "thinking")
+_SIGNS = {"above": ">", "below": "<"}
+_THINKING = {"only": "in thinking blocks only", "after": "outside of thinking blocks"}
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Condition(_Checked):
+    feature: int | Annotated[str, Field(min_length=1, max_length=200)]
+    op: Literal["above", "below"] = "above"
+    value: float
+    unit: Literal["max", "raw"] = "max"
+    latch: bool = False
+
+    def said(self) -> str:
+        unit = "×" if self.unit == "max" else ""
+        return f"{self.feature} {_SIGNS[self.op]} {self.value:g}{unit}"
+
+
+class Window(_Checked):
+    first: int | None = None
+    last: int | None = None
+
+    def said(self) -> str:
+        if self.last is None:
+            return f"from token {self.first or 0}"
+        return f"on tokens {self.first or 0} to {self.last}"
+
+
+class Timing(_Checked):
+    when: Condition | None = None
+    abort: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
+    window: Window | None = None
+    decay: Annotated[float, Field(gt=0)] | None = None
+    thinking: Literal["only", "after"] | None = None
+
+    @classmethod
+    def of(cls, edit: Mapping[str, Any]) -> Timing:
+        """What a wire edit says of it; ValidationError where that is nothing the API knows."""
+        return cls.model_validate({name: edit[name] for name in FIELDS if edit.get(name)})
+
+    def wire(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def said(self) -> str:
+        """In a few words; empty where the edit always acts."""
+        told = []
+        if self.when is not None:
+            told.append(f"{'once' if self.when.latch else 'while'} {self.when.said()}")
+        if self.window is not None:
+            told.append(self.window.said())
+        if self.decay is not None:
+            told.append(f"halved every {self.decay:g} tokens")
+        if self.thinking is not None:
+            told.append(_THINKING[self.thinking])
+        told += [f"stops the reply when {condition.said()}" for condition in self.abort]
+        return ", ".join(told)
+
+
+ALWAYS = Timing()
