@@ -367,6 +367,45 @@ def test_marks_are_tokens_and_only_the_template_opens_in_a_prompt(tokenizer) -> 
     assert region.thinking
 
 
+def test_channels_of_gpt_oss_tell_thinking_and_tool_calls_and_no_header_is_edited(
+    tokenizer,
+) -> None:
+    harmony = copy.deepcopy(tokenizer)
+    names = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>")
+    harmony.add_special_tokens({"additional_special_tokens": list(names)})
+    marks = Marks.of(harmony)
+    assert marks.thinks
+
+    def ids(text: str) -> list[int]:
+        return harmony(text, add_special_tokens=False)["input_ids"]
+
+    spelled = ids("<|channel|>analysis<|message|>")  # by the user, who cannot open anything
+    parts = [
+        (ids("<|start|>system<|message|># Channels: analysis, final.<|end|>"), False),
+        (ids("<|start|>user<|message|>"), False),
+        (spelled, True),
+        (ids("<|end|><|start|>assistant"), False),
+    ]
+    flags = [(token, written) for part, written in parts for token in part]
+    assert not Region(marks, *zip(*flags[: len(flags) - len(parts[-1][0])], strict=True)).thinking
+    region = Region(marks, *zip(*flags, strict=True))
+    assert region.calling, "the header is the template's"
+    for part, thinking, calling in [
+        ("<|channel|>analysis<|message|>", True, False),
+        ("Let me see: a to=b.", True, False),
+        ("<|end|><|start|>assistant", False, True),
+        (" to=functions.sum<|channel|>commentary json<|message|>", False, True),
+        ('{"a": 1}', False, True),
+        ("<|call|><|start|>assistant<|channel|>commentary<|message|>", False, False),
+        ("<|end|><|start|>assistant<|channel|>final<|message|>", False, False),
+        ("The sum of all analysis", False, False),
+        ("<|return|>", False, False),
+    ]:
+        for token in ids(part):
+            region.enter(token)
+        assert (region.thinking, region.calling) == (thinking, calling), part
+
+
 def test_what_cannot_be_timed_as_asked_is_refused(make_model, make_dictionary, three) -> None:
     blind = make_dictionary("mid", layer=1, hook="resid_mid", seed=8)
     made = runner(make_model(), [*three, blind])

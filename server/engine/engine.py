@@ -91,7 +91,7 @@ class SlotEngine:
             layers=config.num_hidden_layers,
             d_model=config.hidden_size,
             vocab_size=config.vocab_size,
-            thinks=bool(self._vocabulary.marks.thinking),
+            thinks=self._vocabulary.marks.thinks,
             prefix_bytes=self._runner.pool.bytes,
             prefix_tokens=self._runner.pool.positions,
         )

@@ -6,7 +6,7 @@ message that spells one opens nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +28,47 @@ _CALLING = (
 
 
 @dataclass(frozen=True, slots=True)
+class Headers:
+    """Marks of the harmony format (gpt-oss), where a header in words comes before every message:
+    `<|start|>assistant to=functions.sum<|channel|>commentary<|message|>`. It names the channel,
+    `analysis` for thinking, and of a tool call whom it goes to.
+    """
+
+    begin: frozenset[int]  # what follows is of a header
+    message: int  # the header is over
+    end: frozenset[int]  # the message is over
+    text: Callable[[int], str]
+
+    @classmethod
+    def of(cls, tokenizer: Any, ids: Mapping[str, int]) -> Headers | None:
+        if not {"<|start|>", "<|channel|>", "<|message|>"} <= ids.keys():
+            return None
+        ends = (ids[name] for name in ("<|end|>", "<|call|>", "<|return|>") if name in ids)
+        return cls(
+            frozenset((ids["<|start|>"], ids["<|channel|>"])),
+            ids["<|message|>"],
+            frozenset(ends),
+            lambda token: str(tokenizer.decode([token])),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
     """A tokenizer's marks: token -> whether thinking (calling) goes on after it."""
 
     thinking: Mapping[int, bool]
     calling: Mapping[int, bool]
+    headers: Headers | None = None
 
     @classmethod
     def of(cls, tokenizer: Any) -> Marks:
         ids = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
-        return cls(_found(_THINKING, ids), _found(_CALLING, ids))
+        headers = Headers.of(tokenizer, ids)
+        return cls(_found(_THINKING, ids), _found(_CALLING, ids), headers)
+
+    @property
+    def thinks(self) -> bool:
+        return bool(self.thinking) or self.headers is not None
 
 
 def _found(pairs: Sequence[tuple[str, str]], ids: Mapping[str, int]) -> dict[int, bool]:
@@ -51,17 +82,39 @@ def _found(pairs: Sequence[tuple[str, str]], ids: Mapping[str, int]) -> dict[int
 
 
 class Region:
-    """Where the newest token of one reply stands; a mark belongs to what comes after it."""
+    """Where the newest token of one reply stands; a mark belongs to what comes after it.
+
+    calling: in a tool call, or in a header; no edit acts there.
+    """
 
     def __init__(self, marks: Marks, prompt: Sequence[int], steerable: Sequence[bool]) -> None:
         self._marks = marks
+        self._header: str | None = None  # its words so far
         self.thinking = self.calling = False
-        if marks.thinking:
+        if marks.thinks:
             for token, written in zip(prompt, steerable, strict=True):
                 if not written:
                     self.thinking = marks.thinking.get(token, self.thinking)
+                    self._follow(token)
 
     def enter(self, token: int) -> None:
         """The reply goes on with this token."""
         self.thinking = self._marks.thinking.get(token, self.thinking)
         self.calling = self._marks.calling.get(token, self.calling)
+        self._follow(token)
+
+    def _follow(self, token: int) -> None:
+        """Through headers and the messages they announce."""
+        headers = self._marks.headers
+        if headers is None:
+            return
+        if token in headers.begin:
+            self._header = self._header or ""
+            self.thinking, self.calling = False, True
+        elif token == headers.message:
+            said, self._header = self._header or "", None
+            self.thinking, self.calling = "analysis" in said, "to=" in said
+        elif token in headers.end:
+            self.thinking = self.calling = False
+        elif self._header is not None:
+            self._header += headers.text(token)
