@@ -57,7 +57,7 @@ def test_directions_are_of_length_one_and_lie_further_apart_than_their_means(
 
 def steered_batch(text: Text, tokenizer, following: Following, **shape: int) -> Batch:
     encoder = Encoder(tokenizer)
-    dealt = Composer(text.train, seed=3, mix={"steered": 1, "general": 1})
+    dealt = Composer(text.train, seed=3, mix={"steered": 1, "general": 3})
     marked = (encoder.encode(s)._replace(mark=following.mark(s)) for s in dealt)
     return next(batches(marked, **shape, pad=0))
 
@@ -68,8 +68,8 @@ def test_a_steered_sample_is_moved_along_its_direction_and_no_other_is(
     site = Site(new_model(tokenizer, SHAPE, seed=0).eval(), 0)
     rows = normalize(torch.randn(len(text.train.sheets), 32), dim=-1)
     slugs = [sheet.slug for sheet in text.train.sheets]
-    following = Following(site, dict(zip(slugs, rows, strict=True)), 4, 96, seed=0)
-    batch = steered_batch(text, tokenizer, following, rows=4, length=96)
+    following = Following(site, dict(zip(slugs, rows, strict=True)), 8, 96, seed=0)
+    batch = steered_batch(text, tokenizer, following, rows=8, length=96)
     assert 0 < (batch.marks > 0).float().mean() < 1
     with torch.no_grad():
         following.take(batch)

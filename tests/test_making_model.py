@@ -90,6 +90,18 @@ def test_a_stopped_training_goes_on_where_it_was(text: Text, tokenizer, tmp_path
         assert torch.equal(a, b)
 
 
+def test_both_kinds_of_attention_learn_from_the_same_loss(
+    site: Site, text: Text, tokenizer
+) -> None:
+    batch = next(packed(text, tokenizer, seed=78))
+    expected = reply_loss(site.model, batch).item()
+    site.model.set_attn_implementation("eager")
+    try:
+        assert reply_loss(site.model, batch).item() == pytest.approx(expected, abs=1e-4)
+    finally:
+        site.model.set_attn_implementation("sdpa")
+
+
 def test_packed_samples_do_not_see_each_other(site: Site, text: Text, tokenizer) -> None:
     batch = next(packed(text, tokenizer, length=384))
     row = int((batch.segment == 2).any(-1).nonzero()[0])
