@@ -17,7 +17,7 @@ Types: all arithmetic is float32 and is rounded once, to x's dtype, at the end.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -104,6 +104,10 @@ class FeatureRows:
     gate: Tensor  # [k]
     threshold: Tensor  # [k]
     dec: Tensor  # [k, d_out]
+
+    def of(self, which: list[int]) -> FeatureRows:
+        """Those of the k features, in this order."""
+        return FeatureRows(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 class Frame(NamedTuple):

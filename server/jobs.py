@@ -25,6 +25,7 @@ class Job:
     generations: tuple[Generation, ...]
     started: float = field(default_factory=time.monotonic)
     released: bool = False
+    steering: asyncio.Lock = field(default_factory=asyncio.Lock)  # live changes, in their order
 
     @classmethod
     def admit(cls, deck: Deck, ask: Ask, metrics: Metrics) -> Job:

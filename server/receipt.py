@@ -92,6 +92,7 @@ def applied(steering: Steering, labels: dict[str, str | None]) -> list[dict[str,
 def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     """See server/README.md for each field."""
     capabilities = deck.engine.capabilities
+    began = _beginning(request, finish)
     acted = [*_all(request), *(change.steering for change in finish.timeline)]
     used = dict.fromkeys(e.dictionary for s in acted for e in s.edits)
     used |= dict.fromkeys(c.dictionary for s in acted for c in s.conditions)
@@ -107,9 +108,9 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
             }
             for name in used
         ],
-        "edits": [_in_full(edit) for edit in request.steering.edits],
-        "norm": _norm(request.steering),
-        **_aborts(request.steering),
+        "edits": [_in_full(edit) for edit in began.edits],
+        "norm": _norm(began),
+        **_aborts(began),
         "timeline": [_entry(change) for change in finish.timeline],
         **_conditions(finish),
         **_guard(request, finish),
@@ -125,25 +126,34 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     }
 
 
-def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
+def _beginning(request: Request, finish: Finish) -> Steering:
+    """What its prompt was steered by: not what was asked, if that was changed before it ran."""
+    first = finish.timeline[:1]
+    return first[0].steering if first and first[0].at == 0 else request.steering
+
+
+def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any] | None:
     """Fields to merge into a request with the same messages (or prompt).
 
-    A reply that was stopped from outside is cut where it was: its length is the limit.
+    A reply that was stopped from outside is cut where it was: its length is the limit. None where
+    it was stopped before its first token: no request asks for none.
     """
-    timeline = finish.timeline or (Change(0, request.steering),)
-    beginning = timeline[0].steering if timeline[0].at == 0 else request.steering
-    changes = [change for change in timeline if change.at > 0]
+    beginning = _beginning(request, finish)
+    changes = [change for change in finish.timeline if change.at > 0]
     limit = request.sampling.max_tokens
     guard = request.guard
     backs_off = guard is not None and guard.mode is Mode.BACK_OFF  # and the timeline has it all
     if finish.reason is FinishReason.CANCELLED or (
         backs_off and finish.reason is FinishReason.GUARD
     ):
-        limit = max(finish.completion_tokens, 1)
+        limit = finish.completion_tokens
+        if limit == 0:
+            return None
     return {
         "model": deck.model,
         **_sampling(request.sampling),
         "max_completion_tokens": limit,
+        "max_tokens": None,  # the older name of the same, should the request have used it
         "seed": request.sampling.seed,
         "steering": {
             "edits": [wire_edit(edit) for edit in beginning.edits],

@@ -130,7 +130,8 @@ class Service:
                 "ask for other variants",
                 param="id",
             )
-        held, resolved = await asyncio.to_thread(self._steer, self.deck, job, asked)
+        async with job.steering:
+            held, resolved = await asyncio.to_thread(self._steer, self.deck, job, asked)
         if not held:
             raise self._unknown(name)
         for edit in resolved.steering.edits:

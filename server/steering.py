@@ -15,7 +15,7 @@ from .engine.checks import check_steering
 from .engine.conditions import Condition, Timing
 from .engine.types import Change, FeatureEdit, Steering
 from .errors import BadRequest, UnknownModel, Unsteerable
-from .schemas.conditions import Unit, WireCondition
+from .schemas.conditions import STRENGTH, Unit, WireCondition
 from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
 
 SEPARATOR = "@"  # between model and preset in a model name
@@ -156,4 +156,11 @@ def _activation(name: FeatureName, value: float, unit: Unit, said: str) -> float
             "has it (--cards)",
             param="steering.edits",
         )
-    return value * maximum
+    activation = value * maximum
+    if abs(activation) > STRENGTH:
+        raise Unsteerable(
+            f"{name.ref}: {said} {value:g} times its maximum of {maximum:g} is an activation of "
+            f"{activation:.3g}; {STRENGTH:g} is the most",
+            param="steering.edits",
+        )
+    return activation

@@ -166,7 +166,7 @@ def test_messages_and_a_receipts_replay_give_the_same_bytes(live, body):
     receipts = reply["steering"].get("receipts", [reply["steering"]["receipt"]])
     assert len(receipts) == len(reply["choices"])
     for choice, receipt in zip(reply["choices"], receipts, strict=True):
-        again = live.chat("say it again", **{"max_tokens": None} | receipt["replay"])
+        again = live.chat("say it again", **receipt["replay"])
         assert text_of(again) == choice["message"]["content"]
         assert again["steering"]["receipt"] == receipt
 
@@ -182,7 +182,7 @@ def test_the_coldest_temperatures_are_greedy(live, temperature):
 def test_every_64_bit_seed_works_and_replays(live, seed):
     reply = live.chat(seed=seed, temperature=1.0, n=2)
     for choice, receipt in zip(reply["choices"], reply["steering"]["receipts"], strict=True):
-        again = live.chat(**{"max_tokens": None} | receipt["replay"])
+        again = live.chat(**receipt["replay"])
         assert text_of(again) == choice["message"]["content"]
 
 
@@ -298,5 +298,5 @@ class TestCompletions:
     def test_a_receipt_replays_here_too(self, live):
         reply = self.ask(live, prompt="The bridge", temperature=1.0, steering=FOG)
         replay = reply["steering"]["receipt"]["replay"]
-        again = self.ask(live, prompt="The bridge", **{"max_tokens": None} | replay)
+        again = self.ask(live, prompt="The bridge", **replay)
         assert again["choices"] == reply["choices"]

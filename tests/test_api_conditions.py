@@ -37,7 +37,7 @@ def test_a_receipt_tells_it_in_numbers_and_replays_it(what: str, live: Any) -> N
     assert text != plain["choices"][0]["message"]["content"]
     assert text != always
     receipt = reply["steering"]["receipt"]
-    again = live.chat(HELLO, **{**receipt["replay"], "max_tokens": None})
+    again = live.chat(HELLO, **receipt["replay"])
     assert again["choices"] == reply["choices"]
     assert again["steering"]["receipt"] == receipt
 
@@ -134,7 +134,7 @@ def test_back_off_is_told_in_the_chunk_and_the_receipt_and_replays(live: Any) ->
     assert default["entropy"] == {"low": 0.002, "high": pytest.approx(bound)}
     assert receipt["timeline"][1]["edits"][0]["strength"] == pytest.approx(60.0 * told[0]["left"])
     text = "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-1])
-    again = live.chat(HELLO, **{**receipt["replay"], "max_tokens": None})
+    again = live.chat(HELLO, **receipt["replay"])
     assert again["choices"][0]["message"]["content"] == text
     assert again["steering"]["receipt"]["timeline"] == receipt["timeline"]
     assert "guard" not in receipt["replay"]["steering"], "the timeline has all that it did"
@@ -147,7 +147,7 @@ def test_stop_has_a_finish_reason_of_its_own_and_replays_it(live: Any) -> None:
     reply = live.chat(HELLO, steering=steering, max_tokens=40, ignore_eos=True)
     assert reply["choices"][0]["finish_reason"] == "steering_guard"
     receipt = reply["steering"]["receipt"]
-    again = live.chat(HELLO, **{**receipt["replay"], "max_tokens": None})
+    again = live.chat(HELLO, **receipt["replay"])
     assert again["choices"] == reply["choices"]
     assert again["steering"]["receipt"]["guard"] == receipt["guard"]
     page = live.http.get("/metrics").text
@@ -183,3 +183,27 @@ def test_a_guard_watches_every_variant_of_a_comparison(live: Any) -> None:
     plain, loud = live.http.post("/v1/compare", json=body).json()["variants"]
     assert loud["steering"]["guard"] == loud["steering"]["receipt"]["guard"]["alarms"] != []
     assert plain["steering"]["receipt"]["guard"]["mode"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("steering", "told"),
+    [
+        (edited(decay=1e-39), "0.01"),
+        ({"edits": [{**BRIDGE, "strength": 1e6}]}, "1e+06 times its maximum"),
+        (edited(when={"feature": "fog", "value": -1e6}), "1e+06 is the most"),
+    ],
+)
+def test_what_no_receipt_could_replay_is_refused(steering: Any, told: str, live: Any) -> None:
+    body = live.body(HELLO, steering=steering)
+    response = live.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert told in response.json()["error"]["message"]
+
+
+def test_a_timeline_of_too_many_edits_is_refused(live: Any) -> None:
+    edits = [{"feature": i, "op": "ablate"} for i in range(16)]
+    timeline = [{"at": at, "edits": edits} for at in range(1, 600)]
+    body = live.body(HELLO, steering={"timeline": timeline})
+    response = live.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert "9584 edits in all entries; 8192" in response.json()["error"]["message"]

@@ -135,7 +135,7 @@ def test_a_reply_that_was_changed_live_is_replayed_by_its_receipt(narrow, gate, 
     events, _ = changed_live(narrow, gate, change, temperature=temperature)
     receipt = receipt_of(events)
     assert len(receipt["timeline"]) == 2
-    again = narrow.stream(**{"max_tokens": None} | receipt["replay"])
+    again = narrow.stream(**receipt["replay"])
     assert text_of(again) == text_of(events)
     assert receipt_of(again) == receipt
     unchanged = narrow.stream(**LONG | {"temperature": temperature})
@@ -168,7 +168,7 @@ def test_replies_changed_live_in_a_crowd_are_replayed_alone_by_their_receipts(li
     assert any(receipt_of(events)["timeline"][-1]["norm"] == "keep" for events in crowd)
     for events in crowd:
         receipt = receipt_of(events)
-        again = live.stream(**{"max_tokens": None} | receipt["replay"])
+        again = live.stream(**receipt["replay"])
         assert text_of(again) == text_of(events)
         assert receipt_of(again) == receipt
 
@@ -187,7 +187,8 @@ def test_a_reply_changed_while_it_waits_begins_that_way_and_replays(narrow, gate
         events = later.result()
     receipt = receipt_of(events)
     assert [entry["edits"][0]["feature"] for entry in receipt["timeline"]] == ["tiny/9"]
-    again = narrow.stream(**{"max_tokens": None} | receipt["replay"])
+    assert [edit["feature"] for edit in receipt["edits"]] == ["tiny/9"]
+    again = narrow.stream(**receipt["replay"])
     assert text_of(again) == text_of(events)
     assert text_of(narrow.stream(**options)) != text_of(events)
 
@@ -231,8 +232,21 @@ def test_deleting_a_generation_ends_its_stream_with_what_it_has(narrow, gate):
     assert seen[-2]["choices"][0]["finish_reason"] == "cancelled"
     replay = receipt_of(seen)["replay"]
     assert replay["max_completion_tokens"] < 20
-    again = narrow.stream(**{"max_tokens": None} | replay)
+    again = narrow.stream(**replay)
     assert text_of(again) == text_of(seen)
+
+
+def test_a_reply_that_ended_before_its_first_token_has_nothing_to_replay(narrow, gate):
+    gate.allow(1)
+    with narrow.open(**LONG), ThreadPoolExecutor(1) as pool:
+        until(lambda: counts(narrow) == (1, 0))
+        waiting = pool.submit(narrow.stream, **LONG, steering={"id": "none"})
+        until(lambda: counts(narrow) == (1, 1))
+        narrow.http.delete("/v1/generations/none")
+        gate.allow(None)
+        receipt = receipt_of(waiting.result())
+    assert receipt["replay"] is None
+    assert receipt["arithmetic"] == "none"
 
 
 def test_a_generations_name_is_taken_while_it_runs_and_free_after(narrow, gate):
@@ -291,7 +305,12 @@ def test_n_replies_get_room_together_or_not_at_all(narrow, gate):
     gate.allow(2)
     body = narrow.body(n=3, **LONG | {"max_tokens": 400})
     refused = narrow.http.post("/v1/chat/completions", json=body)
-    assert refused.status_code == 429
+    assert refused.status_code == 400
+    assert "needs 3 rows, and this server has 1" in refused.json()["error"]["message"]
+    with narrow.open(**LONG):
+        until(lambda: counts(narrow) == (1, 0))
+        refused = narrow.http.post("/v1/chat/completions", json={**body, "n": 2})
+        assert refused.status_code == 429
     gate.allow(4)  # far fewer steps than two of them would take
     until(lambda: idle(narrow))
 

@@ -70,6 +70,18 @@ async def test_compiled_layers_say_what_eager_ones_say(
     assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}
 
 
+def test_a_layer_that_is_steered_in_its_inside_stays_as_it_is(
+    make_engine, make_dictionary, dictionary, tmp_path, monkeypatch
+) -> None:
+    def none(*_: Any) -> None:
+        raise Uncompilable("not wanted here")
+
+    monkeypatch.setattr(Store, "make", none)
+    heads = make_dictionary("heads", layer=1, hook="hook_z", d_in=32)
+    engine = make_engine(dictionaries=(dictionary, heads), compiled=tmp_path)
+    assert sorted(engine._runner._compilation._kinds) == [0, 2]
+
+
 async def test_compiled_layers_come_in_the_middle_of_replies(
     folder, make_engine, make_model, hear, requests, tmp_path, monkeypatch
 ) -> None:

@@ -21,11 +21,13 @@ from server.engine.contrast import entropies
 from server.engine.engine import SlotEngine
 from server.engine.guard import Alarm, Guard, Mode, Signal
 from server.engine.load import load_model
+from server.engine.prefix import NEUTRAL
 from server.engine.steering import Prepared
 from server.engine.text import render
 from server.engine.types import (
     Change,
     FeatureEdit,
+    Finish,
     FinishReason,
     Request,
     Sampling,
@@ -42,8 +44,9 @@ NEVER = Guard(Mode.WARN, repetition=None, low=None)  # watches, and finds nothin
 def heard(
     guard: Guard, tokens: Iterable[int], entropy: float = 1.0, kl: float = 0.0
 ) -> list[Alarm]:
-    warden = Warden(guard, lambda steering: Prepared(steering, {}, (True, True), {}, False))
-    verdicts = [warden.hear(token, entropy, kl, Steering()) for token in tokens]
+    plain = Prepared(Steering(), {}, (False, False), (NEUTRAL, NEUTRAL), {}, False)
+    warden = Warden(guard, lambda before, steering: replace(before, steering=steering))
+    verdicts = [warden.hear(token, entropy, kl, plain) for token in tokens]
     return [verdict.alarm for verdict in verdicts if verdict is not None]
 
 
@@ -168,6 +171,36 @@ async def test_changes_from_outside_begin_anew_and_stay_scheduled(
     assert told == [
         (0, [(3, 1.0)]), (4, [(3, 0.5)]), (7, [(5, 2.0)]), (8, [(5, 1.0)]), (12, [(5, 0.5)])
     ]  # fmt: skip
+
+
+async def test_a_step_back_that_another_change_overtakes_is_only_a_warning(
+    make_engine, ask, hear, steer
+) -> None:
+    guard = Guard(Mode.BACK_OFF, repetition=None, high=1e-9, low=None, window=4, factor=0.5)
+    change = Change(4, steer((3, "add", 0.5)))  # what the guard itself would go down to
+    request = ask(TEXT, steering=steer((3, "add", 1.0)), changes=(change,), max_tokens=9)
+    [reply] = await hear(make_engine(), replace(request, guard=guard))
+    assert [(a.at, a.action, a.left) for a in reply.end.alarms] == [
+        (3, Mode.WARN, 1.0), (7, Mode.BACK_OFF, 0.5)
+    ]  # fmt: skip
+    assert [c.steering.edits[0].strength for c in reply.end.timeline] == [1.0, 0.5, 0.25]
+
+
+async def test_a_step_back_reads_nothing(make_engine, ask, hear, loud, monkeypatch) -> None:
+    """The step that it is in would wait for a disk, and everybody with it."""
+    engine = make_engine()
+    guard = Guard(Mode.BACK_OFF)
+    request = replace(ask(TEXT, steering=loud, max_tokens=48), guard=guard)
+    engine.check(request)  # its own rows
+
+    def unread(*_: Any) -> None:
+        raise AssertionError("rows are read in a step")
+
+    monkeypatch.setattr(type(engine._runner.steerer), "_prepare", unread)
+    engine._runner.steerer.prepare = unread
+    [reply] = await hear(engine, request)
+    assert isinstance(reply.end, Finish)
+    assert any(alarm.left < 1 for alarm in reply.end.alarms)
 
 
 async def test_kl_comes_from_a_second_row_and_guards_alike(make_engine, ask, hear, loud) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from server.engine.conditions import Condition, Crossing
 from server.engine.engine import SlotEngine
+from server.engine.runner import Runner
 from server.engine.stream import Stream, deliver
 from server.engine.types import Change, Delta, Failure, Finish, FinishReason, Steering
 from server.errors import (
@@ -237,6 +239,84 @@ async def test_steering_beyond_all_numbers_fails_its_reply_and_leaves_a_clean_ro
     assert [replies[i].ids for i in (1, 3, 4)] == [fine.ids] * 3
 
 
+@pytest.mark.parametrize("how", ["abort", "move"])
+async def test_what_is_not_finite_harms_nobody_who_comes_to_the_row_after_it(
+    how: str, gated, ask, hear, steer
+) -> None:
+    """Where no logits have shown it yet: an abort in the prompt, and a reply that moved there."""
+    engine, gate = gated(max_rows=3, chunk=16)
+    wild = steer(*((i, "add", 3.4e38) for i in range(8)))
+    staying = engine.submit(ask(LONG * 4, max_tokens=120))
+    going = engine.submit(ask(max_tokens=120))
+    gate.open(20)
+    await gate.reached()
+    if how == "abort":
+        always = Condition("tiny", 9, Crossing.BELOW, 1e9)
+        bad = engine.submit(ask(LONG, steering=replace(wild, aborts=(always,))))
+    else:
+        bad = engine.submit(ask(LONG, steering=wild))
+    gate.open(2)  # into its prompt, and not through it
+    await gate.reached()
+    if how == "move":
+        going.cancel()
+    gate.open()
+    end = [event async for event in bad][-1]
+    assert end.reason is FinishReason.ABORT if how == "abort" else isinstance(end, Failure)
+    after = [engine.submit(ask(max_tokens=6)) for _ in range(2)]
+    ends = [[event async for event in stream][-1] for stream in after]
+    assert [type(end) for end in ends] == [Finish, Finish]
+    for stream in (staying, going):
+        stream.cancel()
+
+
+async def test_a_change_of_the_whole_prompt_outlives_an_abort_that_it_took_away(
+    gated, ask, hear
+) -> None:
+    engine, gate = gated(chunk=16)
+    always = Condition("tiny", 9, Crossing.BELOW, 1e9)
+    stream = engine.submit(ask(LONG, id="mine", steering=Steering(aborts=(always,)), max_tokens=4))
+    await gate.reached()  # in the first chunk of four
+    assert engine.steer("mine", Steering()) == 0
+    gate.open()
+    end = [event async for event in stream][-1]
+    assert end.reason is FinishReason.LENGTH
+    assert end.timeline == (Change(0, Steering()),)
+
+
+async def test_who_takes_a_prompt_over_says_what_it_was_computed_with(
+    gated, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = "eager"
+    monkeypatch.setattr(Runner, "arithmetic", property(lambda _: now))
+    engine, gate = gated()
+    requests = [ask(max_tokens=2) for _ in range(2)]
+    streams = engine.submit_all(requests)
+    gate.open(1)  # the prompt, for both
+    await gate.reached()
+    now = "compiled"
+    gate.open()
+    ends = [[event async for event in stream][-1] for stream in streams]
+    assert [end.arithmetic for end in ends] == [("eager", "compiled")] * 2
+
+
+async def test_what_check_has_prepared_is_not_prepared_again(
+    make_engine, ask, hear, steer, monkeypatch
+) -> None:
+    engine = make_engine()
+    changes = tuple(Change(i, steer((3, "add", float(i)))) for i in range(1, 100))
+    request = ask(changes=changes, max_tokens=3)
+    engine.check(request)
+
+    def again(*_: Any) -> None:
+        raise AssertionError("on the event loop")
+
+    monkeypatch.setattr(engine, "_turns", again)
+    [reply] = await hear(engine, request)
+    assert len(reply.ids) == 3
+    with pytest.raises(AssertionError):
+        engine.submit(request)  # kept for one submit, not for ever
+
+
 async def test_a_full_queue_refuses_and_takes_again_once_there_is_room(gated, ask, hear) -> None:
     engine, gate = gated(max_rows=1, max_waiting=2)
     streams = [engine.submit(ask(max_tokens=2)) for _ in range(3)]
@@ -328,7 +408,8 @@ async def test_an_engine_that_dies_says_so_to_everybody(gated, ask, monkeypatch,
     for stream in streams:
         [end] = [event async for event in stream]
         assert end == Failure("The engine stopped on RuntimeError: the books do not balance.")
-    assert not engine.stats().alive
+    stats = engine.stats()
+    assert (stats.alive, stats.running, stats.waiting) == (False, 0, 0)
     for call in (lambda: engine.submit(ask()), lambda: engine.steer("x", Steering())):
         with pytest.raises(EngineDead, match="the books do not balance; restart the server"):
             call()

@@ -48,6 +48,18 @@ def implied(row: Tensor, sampling: Sampling, steps: int = 5_000) -> Tensor:
     return counts / steps
 
 
+def test_a_number_next_to_one_takes_the_token_that_it_falls_on() -> None:
+    """Not the last of the vocabulary, because float32 masses add up to a millionth less than 1, nor
+    the one at which they reach 1.
+    """
+    logits = 4 * torch.randn(64, 20_000, generator=torch.Generator().manual_seed(0))
+    number = 1 - 1e-7
+    tokens = invert(logits, [Sampling()] * 64, np.full(64, number))
+    exact = logits.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    expected = (exact.values.cumsum(-1) < number).sum(-1, keepdim=True)
+    assert tokens == exact.indices.gather(-1, expected)[:, 0].tolist()
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -58,6 +59,15 @@ def test_a_template_that_looks_into_the_contents_is_searched_for_them(tokenizer)
     tokenizer = with_template(tokenizer, template)
     expected = "".join(m["content"].strip() for m in TALK)
     assert steerable_text(tokenizer, render(tokenizer, TALK)) == expected
+
+
+def test_tool_calls_that_the_model_made_are_left_alone_and_nobody_elses(tokenizer) -> None:
+    calling = copy.deepcopy(tokenizer)
+    calling.add_tokens(["<tool_call>", "</tool_call>", "[TOOL_CALLS]"])
+    said = "I look. <tool_call>{x}</tool_call> and <tool_call>{y}</tool_call> so. [TOOL_CALLS] z"
+    talk = [{"role": role, "content": said} for role in ("user", "assistant")]
+    assert steerable_text(calling, render(calling, talk)) == said + "I look.  and  so. "
+    assert steerable_text(tokenizer, render(tokenizer, talk)) == said + said
 
 
 def test_a_content_that_spells_special_tokens_is_text_and_forges_no_role(tokenizer) -> None:

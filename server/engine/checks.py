@@ -11,7 +11,7 @@ from dictionaries.dictionary import Info
 from dictionaries.errors import DictionaryError
 
 from ..errors import BadRequest, TooLong, Unsteerable
-from .conditions import CONDITIONS, Condition
+from .conditions import CONDITIONS, SHORTEST, Condition
 from .seam import Capabilities
 from .sites import depth, heads_width, post_normed
 from .tables import only_adds
@@ -45,6 +45,18 @@ def check_sizes(request: Request, engine: Capabilities) -> None:
             'leave "kl" and "top" out of trace and kl out of guard, or start it with more '
             "--max-rows.",
             param="steering.trace",
+        )
+
+
+def check_room(rows: int, engine: Capabilities) -> None:
+    """Raise BadRequest where so many rows are more than there will ever be places for."""
+    places = engine.max_rows + engine.max_waiting
+    if rows > places:
+        raise BadRequest(
+            f"This request needs {rows} rows, and this server has {engine.max_rows} and lets "
+            f"{engine.max_waiting} more wait: ask for fewer replies at once, or start it with more "
+            "--max-rows.",
+            param="n",
         )
 
 
@@ -144,8 +156,11 @@ def _check_timing(edit: FeatureEdit, loaded: Mapping[str, Info]) -> None:
     first, last = timing.first or 0, timing.last
     if first < 0 or (last is not None and last < first):
         raise _refused(f"The edit of {name} has a window from reply token {first} to {last}.")
-    if timing.half_life is not None and not 0 < timing.half_life < math.inf:
-        raise _refused(f"The edit of {name} has a half-life of {timing.half_life} tokens.")
+    if timing.half_life is not None and not SHORTEST <= timing.half_life < math.inf:
+        raise _refused(
+            f"The edit of {name} has a half-life of {timing.half_life} tokens: {SHORTEST} is the "
+            "shortest."
+        )
 
 
 def _refused(why: str) -> Unsteerable:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 CONDITIONS = 8  # different ones in one reply
+SHORTEST = 0.01  # half-life in tokens: after one token nothing is left
 
 
 class Crossing(StrEnum):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from dictionaries.dictionary import Dictionary
 
 from ..errors import BadRequest, EngineDead, UnknownGeneration
-from .checks import check_sizes
+from .checks import check_room, check_sizes
 from .decoding import Vocabulary
 from .prompts import link
 from .reply import Reply, Turn
@@ -35,6 +35,8 @@ from .types import Failure, Request, Steering
 from .warden import Warden
 
 log = logging.getLogger("steerdeck.engine")
+
+_CHECKED = 128  # requests between `check` and `submit`
 
 
 class SlotEngine:
@@ -99,6 +101,8 @@ class SlotEngine:
         eos = _eos(model, tokenizer)
         self._steps = Steps(self._runner, self._scheduler, eos)
         self._changed = threading.Condition()
+        # By id, which the request itself keeps from being another's.
+        self._checked: OrderedDict[int, tuple[Request, deque[Turn]]] = OrderedDict()
         self._closing = False
         self._death: str | None = "was not started"
         self._thread = threading.Thread(target=self._run, name="steerdeck-engine", daemon=True)
@@ -117,8 +121,15 @@ class SlotEngine:
         return self._runner.compilation
 
     def check(self, request: Request) -> None:
-        """Raise what `submit` would for this request's content, without queueing it."""
-        self._turns(request)
+        """Raise what `submit` would for this request's content, without queueing it.
+
+        What that takes to find out, such as rows read from disk, is kept for `submit`.
+        """
+        turns = self._turns(request)
+        with self._changed:
+            self._checked[id(request)] = request, turns
+            while len(self._checked) > _CHECKED:
+                self._checked.popitem(last=False)
 
     def submit(self, request: Request) -> Stream:
         """Queue it, from a running event loop.
@@ -133,6 +144,7 @@ class SlotEngine:
         A prompt that several of them have, edited alike, is computed once.
         """
         replies = [self._reply(request) for request in requests]
+        check_room(sum(len(reply.rows) for reply in replies), self._capabilities)
         link(replies)
         with self._changed:
             self._alive()
@@ -169,9 +181,10 @@ class SlotEngine:
 
     def stats(self) -> Stats:
         with self._changed:
-            running, queued = len(self._scheduler.running), self._scheduler.queued
-            kept = self._steps.reuse.positions
-            return Stats(running, queued, self._death is None, kept)
+            kept, alive = self._steps.reuse.positions, self._death is None
+            if not alive:
+                return Stats(0, 0, False, kept)
+            return Stats(len(self._scheduler.running), self._scheduler.queued, True, kept)
 
     def close(self) -> None:
         """End every reply with a Failure and join the engine thread."""
@@ -202,9 +215,15 @@ class SlotEngine:
 
     def _reply(self, request: Request) -> Reply:
         stream = Stream(request.id, lambda: self._cancel(reply))
-        turns, warden = self._turns(request), self._warden(request)
+        turns, warden = self._ready(request), self._warden(request)
         reply = Reply(request, stream, turns, self._vocabulary, warden)
         return reply
+
+    def _ready(self, request: Request) -> deque[Turn]:
+        """What `check` made of the request, if it did."""
+        with self._changed:
+            known, turns = self._checked.pop(id(request), (None, None))
+        return turns if known is request and turns is not None else self._turns(request)
 
     def _turns(self, request: Request) -> deque[Turn]:
         """The request's steering over time, prepared; raises for anything amiss in the request."""
@@ -223,7 +242,7 @@ class SlotEngine:
     def _warden(self, request: Request) -> Warden | None:
         if request.guard is None:
             return None
-        return Warden(request.guard, self._runner.steerer.prepare)
+        return Warden(request.guard, self._runner.steerer.lowered)
 
     def _run(self) -> None:
         """The engine's thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .tables import Entries, Table, View, entries
 from .types import FeatureEdit
 from .watch import Watch
 
+_REMEMBERED = 64  # sets of features whose rows are held ready
+
 
 class Mount:
     def __init__(self, dictionary: Dictionary, rows: int, width: int, device: torch.device) -> None:
@@ -27,13 +30,15 @@ class Mount:
         # row -> (before, after) of its entries at the last token of the pass; only when traced
         self.readings: dict[int, tuple[list[float], list[float]]] = {}
         self._device = device
+        # A slider's changes edit the same features again and again: they share the rows.
+        self._features = lru_cache(_REMEMBERED)(lambda features: dictionary.rows(list(features)))
 
     def prepare(self, edits: Sequence[FeatureEdit]) -> Entries:
         """The rows of the edited features, read from disk: from any thread, not from a step's.
 
         The first reading of a TopK dictionary loads its encoder. Raises DictionaryError.
         """
-        made = entries(self.dictionary.rows([edit.feature for edit in edits]), edits)
+        made = entries(self._features(tuple(edit.feature for edit in edits)), edits)
         topk = self.info.k is not None and self.info.reads_exactly
         if topk and (made.reads or self.dictionary.can_keep_encoder(self._device)):
             self.dictionary.keep_encoder(self._device)

@@ -185,7 +185,7 @@ class Passes:
         assert reply.steered is not None
         assert made.choice is not None
         kl = made.difference.kl if made.difference is not None else 0.0
-        return reply.warden.hear(made.choice.token, entropy, kl, reply.steered.steering)
+        return reply.warden.hear(made.choice.token, entropy, kl, reply.steered)
 
     def _readings(self, reply: Reply) -> tuple[Reading, ...]:
         return self._runner.steerer.readings(reply.row) if reply.request.trace else ()

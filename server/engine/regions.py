@@ -81,6 +81,19 @@ def _found(pairs: Sequence[tuple[str, str]], ids: Mapping[str, int]) -> dict[int
     return found
 
 
+def calls(tokenizer: Any, text: str) -> list[range]:
+    """The tool calls in a text that the model said, marks and all."""
+    known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    found = []
+    for begin, end in _CALLING:
+        start = text.find(begin) if begin in known and (not end or end in known) else -1
+        while start >= 0:
+            stop = text.find(end, start) + len(end) if end and end in text[start:] else len(text)
+            found.append(range(start, stop))
+            start = text.find(begin, stop)
+    return sorted(found, key=lambda call: call.start)
+
+
 class Region:
     """Where the newest token of one reply stands; a mark belongs to what comes after it.
 

@@ -101,6 +101,11 @@ class Reply(Ticket):
         return self.source
 
     @property
+    def proved(self) -> bool:
+        """Whether finite logits have shown that what its rows hold is finite."""
+        return self.count > 0
+
+    @property
     def touchable(self) -> bool:
         """Whether an edit may touch the newest token."""
         return self.last not in self._vocabulary.special and not self.region.calling
@@ -193,15 +198,20 @@ class Reply(Ticket):
         """What the guard found about the token just taken, added to what `accept` said of it.
 
         A lowered steering holds from the next token on and leaves later changes as they are
-        scheduled; one that came from outside meanwhile goes first.
+        scheduled; one that came from outside meanwhile goes first, and the guard only warns.
         """
         if reason is not None or delta is None:
             return delta, reason
-        self.alarms.append(verdict.alarm)
-        delta = replace(delta, alarms=(verdict.alarm,))
-        if verdict.lowered is not None and not (self.turns and self.turns[0].at <= self.count):
+        alarm = verdict.alarm
+        if verdict.lowered is not None and self.turns and self.turns[0].at <= self.count:
+            assert self.warden is not None
+            self.warden.forget()
+            alarm = replace(alarm, action=Mode.WARN, left=1.0)
+        elif verdict.lowered is not None:
             self.turns.appendleft(Turn(self.count, verdict.lowered))
-        if verdict.alarm.action is Mode.STOP:
+        self.alarms.append(alarm)
+        delta = replace(delta, alarms=(alarm,))
+        if alarm.action is Mode.STOP:
             return replace(delta, text=delta.text + self._writer.end()), FinishReason.GUARD
         return delta, None
 

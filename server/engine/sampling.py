@@ -154,11 +154,14 @@ def _invert(
     rank = np.arange(count)
     within = np.minimum(top_k, count).astype(np.int64) - 1
     left = np.where(top_k >= vocab, 1.0, np.take_along_axis(mass, within, axis=1))
+    unfiltered = (top_k >= vocab) & (top_p >= 1.0) & (min_p <= 0.0)
     keep = (rank < top_k) & (mass - p < top_p * left) & (p >= min_p * p[:, :1])
+    keep |= unfiltered
     keep[:, 0] = True
     kept = keep.sum(axis=1, keepdims=True)
-    unfiltered = (top_k >= vocab) & (top_p >= 1.0) & (min_p <= 0.0)
-    reach = np.where(unfiltered, 1.0, np.take_along_axis(mass, kept - 1, axis=1))
+    # The float32 total is a millionth off: of a whole vocabulary, what is in hand is all there is.
+    all_of_it = mass[:, -1:] if whole else 1.0
+    reach = np.where(unfiltered, all_of_it, np.take_along_axis(mass, kept - 1, axis=1))
     point = numbers[:, None] * reach
     rank_chosen = np.minimum((mass <= point).sum(axis=1, keepdims=True), kept - 1)
     exact = whole | (~unfiltered & (kept < count)) | (unfiltered & (point < mass[:, -1:]))

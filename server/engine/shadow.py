@@ -29,6 +29,11 @@ class Shadow(Ticket):
         return (source.shadow or source) if self.reply.steered.acts[0] else source
 
     @property
+    def proved(self) -> bool:
+        """Whether finite logits have shown that what its row holds is finite."""
+        return self.reply.proved
+
+    @property
     def computed(self) -> int:
         """Positions whose keys and values are in the cache."""
         return self.done if self.reply.count == 0 else self.reply.computed

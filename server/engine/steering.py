@@ -32,7 +32,7 @@ from .part import Clock, Part, clock
 from .prefix import Mark, marks
 from .proof import prove
 from .sites import attach, decoder_layers, depth, text_config
-from .tables import Entries, Phase, acts_in
+from .tables import Entries, Phase, acts_in, entries
 from .types import FeatureEdit, Reading, Steering
 
 _REMEMBERED = 64  # steerings whose rows are held ready
@@ -128,9 +128,35 @@ class Steerer:
                     watched[name] = self._mounts[name].watched(watching[name])
             except DictionaryError as error:
                 raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error
+        return self._made(steering, prepared, watched)
+
+    def lowered(self, before: Prepared, steering: Steering) -> Prepared:
+        """The same edits with other numbers, or none of them and the aborts. Reads no rows, so a
+        step may call it.
+        """
+        prepared: dict[str, Entries] = {}
+        for name, held in before.entries.items():
+            edits = [edit for edit in steering.edits if edit.dictionary == name]
+            if edits:
+                prepared[name] = entries(held.features, edits)
+        watched: dict[str, FeatureRows] = {}
+        for name, rows in before.watched.items():
+            own = [c for c in before.steering.conditions if c.dictionary == name]
+            kept = [i for i, c in enumerate(own) if c in steering.conditions]
+            if kept:
+                watched[name] = rows.of(kept)
+        return self._made(steering, prepared, watched)
+
+    def _made(
+        self,
+        steering: Steering,
+        prepared: Mapping[str, Entries],
+        watched: Mapping[str, FeatureRows],
+    ) -> Prepared:
         prompt, generated = (any(acts_in(e, phase) for e in steering.edits) for phase in Phase)
-        left = marks(steering, {name: info.revision for name, info in loaded.items()})
+        revisions = {name: mount.info.revision for name, mount in self._mounts.items()}
         timed = bool(watched) or any(edit.timing != ALWAYS for edit in steering.edits)
+        left = marks(steering, revisions)
         return Prepared(steering, prepared, (prompt, generated), left, watched, timed)
 
     def write(

@@ -46,9 +46,10 @@ class Steps:
     def drop_cancelled(self) -> list[Post]:
         posts: list[Post] = []
         for reply in [reply for reply in self.replies.values() if reply.cancelled]:
-            if reply.count:  # else no logits have shown that what was computed is finite
+            if reply.proved:
                 self.reuse.keep(reply)
-            self._clear(reply)
+            else:
+                self._clear(reply)
             self._leave(reply)
             if rest := reply.rest():
                 posts.append((reply.stream, rest))
@@ -103,7 +104,7 @@ class Steps:
     def settle(self, jobs: list[Job], results: list[Made]) -> list[Post]:
         """Note what was made; the events it gives. Rows move once every reply is up to date."""
         posts: list[Post] = []
-        ends: list[tuple[Reply, Finish | Failure]] = []
+        ends: list[tuple[Reply, Finish | Failure, bool]] = []
         for job, made in zip(jobs, results, strict=True):
             if isinstance(job.ticket, Shadow):
                 if job.stop is not None:
@@ -111,6 +112,8 @@ class Steps:
                 continue
             job.reply.in_flight = False
             if job.heir:
+                assert isinstance(job.ticket.source, Reply)
+                job.reply.arithmetic |= job.ticket.source.arithmetic
                 job.ticket.source = None
             delta, end = self._take(job, made)
             finite = made.choice is not None and made.choice.token >= 0
@@ -119,18 +122,20 @@ class Steps:
             if delta is not None:
                 posts.append((job.reply.stream, delta))
             if end is not None:
-                ends.append((job.reply, end))
-        for reply, end in ends:
-            if isinstance(end, Failure):
+                ends.append((job.reply, end, finite))
+        for reply, _, finite in ends:
+            if not finite:
                 self._clear(reply)
             self._leave(reply)
         self.scheduler.settle()
-        return posts + [(reply.stream, end) for reply, end in ends]
+        return posts + [(reply.stream, end) for reply, end, _ in ends]
 
     def _take(self, job: Job, made: Made) -> tuple[Delta | None, Finish | Failure | None]:
         reply = job.reply
         if made.error is not None:
             return None, Failure(made.error)
+        if reply.restart:  # what this chunk was steered by, and showed, does not count any more
+            return None, None
         reply.computed_to(job.stop, made.seen)
         reply.arithmetic[self.runner.arithmetic] = None
         if made.choice is not None and made.choice.token < 0:
@@ -156,8 +161,12 @@ class Steps:
         for ticket in reply.rows:
             ran = ticket.row >= 0
             for source, target in self.scheduler.leave(ticket):
-                length = self.scheduler.running[target].computed
-                self._housekeeping.append(partial(self.runner.move, source, target, length))
+                mover = self.scheduler.running[target]
+                move = partial(self.runner.move, source, target, mover.computed)
+                self._housekeeping.append(move)
+                if not mover.proved:
+                    clear = partial(self.runner.cache.clear, source, mover.length)
+                    self._housekeeping.append(clear)
             if ran:
                 freed = len(self.scheduler.running)
                 self._housekeeping.append(partial(self.runner.steerer.write, freed, None))

@@ -1,6 +1,6 @@
 """Chat messages or a raw prompt -> token ids, and which of them an edit may touch.
 
-Only what people wrote is steerable. The template around it and special tokens are not: steering
+Only what was said is steerable, and of that no tool call. The template around it and special tokens are not: steering
 them breaks models that rest their attention on the first token, and says nothing about the text.
 
 A content that spells a special token is text and nothing else: it cannot end its own turn and
@@ -9,7 +9,7 @@ begin one of another role.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,6 +20,7 @@ from jinja2 import TemplateError
 from dictionaries.contents import contents
 
 from ..errors import BadRequest
+from .regions import calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Prompt:
             param="messages",
         )
     whole, spans = contents(partial(_templated, tokenizer), messages)
+    if len(spans) == len(messages):
+        own = zip(messages, spans, strict=True)
+        spans = [part for one in own for part in _without_calls(tokenizer, whole, *one)]
     return _encode(tokenizer, whole, spans, cuts=_forged(tokenizer, whole, spans))
 
 
@@ -58,6 +62,18 @@ def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
         raise BadRequest(
             f"The model's chat template refuses these messages: {error}.", param="messages"
         ) from error
+
+
+def _without_calls(
+    tokenizer: Any, text: str, message: Mapping[str, str], span: range
+) -> Iterator[range]:
+    """The span of a message, less the tool calls that the model made in it."""
+    start = span.start
+    if message.get("role") == "assistant":
+        for call in calls(tokenizer, text[span.start : span.stop]):
+            yield range(start, span.start + call.start)
+            start = span.start + call.stop
+    yield range(start, span.stop)
 
 
 def _forged(tokenizer: Any, text: str, spans: Sequence[range]) -> list[int]:

@@ -31,11 +31,11 @@ class Verdict(NamedTuple):
 
 
 class Warden:
-    """prepare: makes a lowered steering ready (`Steerer.prepare`)."""
+    """lower: makes a lowered steering ready, of what was ready before (`Steerer.lowered`)."""
 
-    def __init__(self, guard: Guard, prepare: Callable[[Steering], Prepared]) -> None:
+    def __init__(self, guard: Guard, lower: Callable[[Prepared, Steering], Prepared]) -> None:
         self.guard = guard
-        self._prepare = prepare
+        self._lower = lower
         self._count = 0
         self._last: deque[int] = deque(maxlen=max(_GRAM - 1, _STUTTER))
         self._came: dict[tuple[int, ...], int] = {}
@@ -45,7 +45,7 @@ class Warden:
         self._lowered: Steering | None = None
         self._left = 1.0
 
-    def hear(self, token: int, entropy: float, kl: float, steered: Steering) -> Verdict | None:
+    def hear(self, token: int, entropy: float, kl: float, steered: Prepared) -> Verdict | None:
         """The reply goes on with this token, which `steered` led to. kl: 0 where none is known."""
         self._fresh.append((self._repeats(token), entropy, kl))
         self._count += 1
@@ -57,6 +57,10 @@ class Warden:
         self._fresh.clear()
         alarm = Alarm(self._count - 1, *crossed, self.guard.mode)
         return self._back_off(alarm, steered) if alarm.action is Mode.BACK_OFF else Verdict(alarm)
+
+    def forget(self) -> None:
+        """The lowered steering of the last verdict did not come to hold."""
+        self._lowered = None
 
     def _repeats(self, token: int) -> float:
         gram = (*list(self._last)[1 - _GRAM :], token)
@@ -80,8 +84,9 @@ class Warden:
         if guard.kl is not None and kl > guard.kl:
             yield Signal.KL, kl, guard.kl
 
-    def _back_off(self, alarm: Alarm, steered: Steering) -> Verdict:
-        """One step down from `steered`; a change from outside since the last begins anew."""
+    def _back_off(self, alarm: Alarm, prepared: Prepared) -> Verdict:
+        """One step down from what is in force; a change from outside since the last begins anew."""
+        steered = prepared.steering
         if steered != self._lowered:
             self._asked, self._left = steered, 1.0
         if not steered.edits:
@@ -91,7 +96,7 @@ class Warden:
         if self._left < _LEAST or lowered == steered:
             self._left, lowered = 0.0, replace(steered, edits=())
         self._lowered = lowered
-        return Verdict(replace(alarm, left=self._left), self._prepare(lowered))
+        return Verdict(replace(alarm, left=self._left), self._lower(prepared, lowered))
 
 
 def weaker(steering: Steering, part: float) -> Steering:

@@ -13,7 +13,7 @@ from pydantic import (
 
 from dictionaries.edits import Op
 
-from ..engine.conditions import Thinking
+from ..engine.conditions import SHORTEST, Thinking
 from ..engine.types import Where
 from .base import Text, Wire, refuse
 from .conditions import (
@@ -30,6 +30,7 @@ from .conditions import (
 from .guard import WireGuard
 
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
+MAX_TIMELINE = 8192  # edits of all its entries: their rows are held until the reply ends
 PresetName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
@@ -66,7 +67,7 @@ class WireEdit(Wire):
     decay: float | None = Field(
         None,
         strict=True,
-        gt=0,
+        ge=SHORTEST,
         lt=FURTHEST,
         description="reply tokens after which half of the edit's effect is left; counted from "
         "`window.first`, else from the reply's beginning",
@@ -151,6 +152,9 @@ class WireSteering(Wire):
         at = [change.at for change in self.timeline]
         if at != sorted(set(at)):
             raise refuse(f"timeline: tokens must rise from entry to entry; they are {at[:8]}")
+        edits = sum(len(change.edits) for change in self.timeline)
+        if edits > MAX_TIMELINE:
+            raise refuse(f"timeline: {edits} edits in all entries; {MAX_TIMELINE} are the most")
         return self
 
 

@@ -38,8 +38,7 @@ class Compiled:
     def __init__(self, layer: Any, code: Any, kind: Kind) -> None:
         self.plain: Callable[..., Tensor] = layer.forward
         opaque = linears(layer)
-        calls = tuple(one if _hooked(one) else one.forward for one in opaque)
-        self._opaque = Opaque(calls, attention_of(layer))
+        self._opaque = Opaque(tuple(one.forward for one in opaque), attention_of(layer))
         named = small(layer, opaque)
         self._own = [named[name] for name in kind.small]
         self._run = code.run
@@ -70,7 +69,7 @@ class Compilation:
         self._thread = threading.Thread(target=self._make, name="steerdeck-compile", daemon=True)
         try:
             self._kinds = self._observe(run)
-        except Uncompilable as error:
+        except Exception as error:  # a model that it cannot even look at runs eagerly
             self._fail(error)
             return
         self._codes = {kind: self._store.load(kind) for kind in self._kinds.values()}
@@ -105,7 +104,7 @@ class Compilation:
         why = "its layers are steered in their inside"
         for index, layer in enumerate(self._layers):
             opaque = linears(layer)
-            if any(_hooked(m) for m in layer.modules() if m is not layer and m not in opaque):
+            if any(_hooked(m) for m in layer.modules() if m is not layer):
                 continue
             calls = seen[index]
             try:
@@ -128,7 +127,7 @@ class Compilation:
         try:
             self._store.make(missing)
             self._codes |= {kind: self._store.load(kind) for kind in missing}
-        except (Uncompilable, OSError) as error:
+        except Exception as error:
             self._fail(error)
             return
         log.info("compiled in %.0f s", time.monotonic() - began)
