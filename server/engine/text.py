@@ -1,7 +1,8 @@
 """Chat messages or a raw prompt -> token ids, and which of them an edit may touch.
 
-Only what was said is steerable, and of that no tool call. The template around it and special tokens are not: steering
-them breaks models that rest their attention on the first token, and says nothing about the text.
+Only what was said is steerable, and of that no tool call. The template around it and special tokens
+are not: steering them breaks models that rest their attention on the first token, and says nothing
+about the text.
 
 A content that spells a special token is text and nothing else: it cannot end its own turn and
 begin one of another role.
