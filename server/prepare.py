@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .deck import Deck
+from .engine.sampling import COLDEST
 from .engine.text import Prompt, encode_raw, render
 from .engine.types import Request, Sampling
 from .errors import BadRequest, TooLong
@@ -15,7 +16,6 @@ from .schemas.requests import ChatRequest, CompletionRequest
 from .steering import Resolved, resolve
 
 TOP = 5  # alternatives reported by the trace "top", of each model
-COLDEST = 1e-5  # below it logits / temperature overflows, and the likeliest token is chosen anyway
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 
 from server.engine.conditions import Condition, Crossing
 from server.engine.engine import SlotEngine
+from server.engine.passes import Passes
 from server.engine.runner import Runner
 from server.engine.stream import Stream, deliver
 from server.engine.types import Change, Delta, Failure, Finish, FinishReason, Steering
@@ -218,6 +219,25 @@ async def test_a_row_that_raises_fails_alone(make_engine, make_model, ask, hear,
     assert engine.stats().alive
     [after] = await hear(engine, replace(good[0], id="after"))
     assert after.ids == expected[0]
+
+
+async def test_a_step_that_is_run_again_draws_the_same_numbers(
+    make_engine, ask, hear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(max_tokens=8, temperature=1.0, seed=seed) for seed in (1, 2)]
+    expected = await hear(make_engine(), *requests)
+    failed = []
+
+    def readings(*_: Any) -> tuple[()]:
+        failed.append(len(failed))
+        if len(failed) == 5:  # after the tokens of that step were drawn
+            raise RuntimeError("once")
+        return ()
+
+    monkeypatch.setattr(Passes, "_readings", readings)
+    again = await hear(make_engine(), *(replace(one, id=f"again-{one.id}") for one in requests))
+    assert len(failed) > 5
+    assert [reply.ids for reply in again] == [reply.ids for reply in expected]
 
 
 async def test_steering_beyond_all_numbers_fails_its_reply_and_leaves_a_clean_row(

@@ -86,6 +86,8 @@ class Passes:
             if len(jobs) == 1:
                 log.exception("a step of generation %s failed", jobs[0].reply.request.id)
                 return [Made(error=_failed(error))]
+            for job in jobs:
+                job.reply.sampler.take_back()
             return [made for job in jobs for made in self._attempt([job])]
 
     def _forward(self, jobs: list[Job]) -> list[Made]:

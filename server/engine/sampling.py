@@ -25,7 +25,7 @@ from .types import Sampling
 
 CANDIDATES = 256
 _BLOCK = 64  # uniform numbers drawn at a time
-_COLD = 1e-5  # a temperature that leaves only the most likely token
+COLDEST = 1e-5  # below it logits / temperature overflows, and the likeliest token comes anyway
 
 
 class Sampler:
@@ -33,20 +33,28 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self.greedy = sampling.temperature < _COLD
+        self.greedy = sampling.temperature < COLDEST
         self.penalised = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
         self.counts: dict[int, int] = {}  # of generated tokens, kept for the penalties
         self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
         self._block: list[float] = []
+        self._drawn: list[float] = []  # in the step under way
 
     def draw(self) -> float:
         """The request's next uniform number in [0, 1)."""
         if not self._block:
             drawn = torch.rand(_BLOCK, generator=self._generator, dtype=torch.float64)
             self._block = drawn.tolist()[::-1]
-        return self._block.pop()
+        self._drawn = [self._block.pop()]
+        return self._drawn[0]
+
+    def take_back(self) -> None:
+        """The step under way did not count: what it drew is drawn again."""
+        self._block += self._drawn
+        self._drawn = []
 
     def chose(self, token: int) -> None:
+        self._drawn = []
         if self.penalised:
             self.counts[token] = self.counts.get(token, 0) + 1
 
