@@ -68,8 +68,8 @@ class Compiled(Eager):
     def __init__(self, work: Work) -> None:
         super().__init__(work)
         while self.engine.compilation == "running":
-            time.sleep(0.5)
-            self.run(Job([0], work.features[:1], self.op, 4))
+            time.sleep(2)
+            self.run(Job([0], work.features[:1], self.op, 1))  # they are put in between two passes
         if self.engine.compilation != "on":
             self.close()
             raise RuntimeError("the layers could not be compiled")

@@ -1,0 +1,95 @@
+"""The race against others' engines, with our own alone in it: what it tells. Never how fast."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import rivals
+from rival_env import RIVALS, Unavailable, steps
+from rival_process import Process
+from rival_report import Entry, against, comparison, table
+from rival_work import Work
+
+OURS, PLAIN, LENS = (
+    next(rival for rival in RIVALS if rival.name == name)
+    for name in ("steerdeck", "generate", "saelens")
+)
+TINY = ["--shape", "tiny", "--threads", "1", "--tokens", "3", "--rounds", "1", "--concurrent", "2"]
+WORK = Work("model", "sae", 1, [[5]], [""], [[0]], 1.0, 1, "kept")
+
+
+def entry(rival, rates, *, batch="continuous", shared=False):
+    facts = {"version": "1", "op": "clamp", "batch": batch, "shared": shared}
+    return Entry(rival, facts, rates, {n: [9.0] * len(each) for n, each in rates.items()})
+
+
+def test_who_cannot_run_is_a_row_that_says_why(capsys):
+    rivals.main([*TINY, "--only", "steerdeck,saelens"])
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    ours, lens = report["rivals"]
+    assert [point["concurrent"] for point in ours["points"]] == [1, 2]
+    assert all(point["tokens_per_s"] > 0 and point["rounds"] == 1 for point in ours["points"])
+    assert ours["why_not"] is None
+    assert lens["points"] == []
+    assert "--venvs" in lens["why_not"]
+    assert LENS.title in out
+    assert report["ours_over_theirs"] == {"steerdeck": {}}
+
+
+def test_an_unknown_rival_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit):
+        rivals.main(["--only", "steerdeck,saelense"])
+    assert "saelense is none of steerdeck" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("python", "why"),
+    [("/bin/false", "its process ended: without a word"), ("/none", "/none is no interpreter")],
+)
+def test_an_interpreter_that_does_not_do_is_told(tmp_path, python, why):
+    with pytest.raises(Unavailable, match=why):
+        Process(LENS, Path(python), WORK, tmp_path / "log", 20)
+
+
+def test_nobody_else_decides_which_torch_comes():
+    """torch is pinned in every step that could bring another."""
+    for rival in RIVALS:
+        first, *others = steps(rival, "index")
+        assert first[1].startswith("torch==")
+        assert first[2:] == ["--index-url", "index"]
+        assert all(first[1] in step for step in others if step[0] == "install")
+
+
+def test_those_who_go_one_after_another_are_compared_at_their_only_rate():
+    """... and ratios are taken round by round: a machine that slows down changes none."""
+    ours, other = entry(OURS, {1: [10, 5], 8: [80, 40]}), entry(PLAIN, {1: [20, 10]}, batch=None)
+    told = against(ours, other)
+    assert {n: value["median"] for n, value in told["at_once"].items()} == {1: 0.5}
+    assert {n: value["median"] for n, value in told["one_at_a_time"].items()} == {1: 0.5, 8: 4.0}
+
+
+def test_who_is_faster_is_named():
+    ours = entry(OURS, {1: [10], 8: [80]})
+    others = entry(PLAIN, {1: [20]}, batch=None), entry(LENS, {1: [5], 8: [90]}, batch="static")
+    said = comparison(ours, others)
+    assert said.endswith(f"faster than it: {PLAIN.title} at 1, {LENS.title} at 8")
+    assert comparison(ours, others[:0]).endswith("none of them")
+
+
+def test_the_table_tells_how_several_replies_are_made():
+    rows = [
+        entry(OURS, {1: [1.0], 8: [2.0]}),
+        entry(PLAIN, {1: [1.0]}, batch=None),
+        entry(LENS, {1: [1.0], 8: [2.0]}, shared=True),
+        Entry(LENS, why="no wheel"),
+    ]
+    lines = table(rows, [1, 8]).splitlines()[1:]
+    assert lines[0].endswith("continuous, each its own")
+    cells = re.split(r"\s{2,}", lines[1])
+    assert cells[3:] == ["1.0", "-", "9.0", "-", "-", "one after another"]
+    assert lines[2].endswith("continuous, one configuration for all")
+    assert lines[3].endswith("not run: no wheel")
