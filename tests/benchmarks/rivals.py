@@ -6,16 +6,17 @@
     python tests/benchmarks/rivals.py --only steerdeck,saelens --python saelens=PATH
 
 Every rival has a process and an interpreter of its own, and all of them the same random weights,
-prompts (token ids of one length), edits, threads and number of greedy tokens; the end of a text is
-ignored. The edit is a clamp of SAE features at one layer, on every token; who only adds vectors
-adds the features' decoder rows. They take turns in every round, first with one reply, then with
-several at once if they can, and ratios are taken within a round. The time of a reply includes its
-prompt's. A static batch is what an offline script can do: its replies have prompts of one length,
-and begin and end together, as a service's never do.
+prompts (token ids of one length), edits, threads (which wait passively, as a server's do) and
+number of greedy tokens; the end of a text is ignored. The edit is a clamp of SAE features at one
+layer, on every token; who only adds vectors adds the features' decoder rows. They take turns in
+every round, first with one reply, then with several at once if they can, and ratios are taken
+within a round. The time of a reply includes its prompt's. A static batch is what an offline script
+can do: its replies have prompts of one length, and begin and end together, as a service's never do.
 
 Before that, everybody's first tokens are compared with those of `generate` and a hook that make
-the same edits ("tokens" in the table). What did not run is a row that says why. stdout has the
-table and one line of JSON.
+the same edits ("same tokens" in the table). What did not run is a row that says why. stdout has the
+table and one line of JSON. The first run of a shape also compiles, for minutes: once, if --venvs
+gives it a folder to keep that in.
 """
 
 from __future__ import annotations
