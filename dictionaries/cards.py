@@ -24,7 +24,6 @@ Sort = Literal[
     "relevance", "label", "feature", "density", "maximum", "steerability", "output_score"
 ]
 
-FILE_NAME = "cards.sqlite"
 _REMEMBERED = 4096  # cards without their examples: whoever steers asks for the same ones again
 
 
@@ -85,13 +84,6 @@ class Cards:
         cards = cls(path, _connect(path, "rw"))
         cards._db.executescript(schema.SCHEMA)
         return cards
-
-    @classmethod
-    def beside(cls, path: Path | str) -> Self | None:
-        """The `cards.sqlite` in a dictionary's folder (or beside its file); None without one."""
-        path = Path(path)
-        found = (path if path.is_dir() else path.parent) / FILE_NAME
-        return cls.open(found) if found.is_file() else None
 
     def put(self, cards: Iterable[Card]) -> None:
         """Add cards, or replace those of the same features: all of them, or on an error none."""

@@ -107,8 +107,9 @@ def expected_l0(dictionary: Dictionary) -> float | None:
     """Features a token as the dictionary's own files say: k, a measured L0, firing frequencies."""
     if dictionary.info.k is not None:
         return float(dictionary.info.k)
-    folder = dictionary.path
-    told = re.search(r"average_l0_(\d+)", str(folder))
+    path = dictionary.path
+    folder = path if path.is_dir() else path.parent
+    told = re.search(r"average_l0_(\d+)", str(path))
     if told:
         return float(told[1])
     frequencies = folder / "sparsity.safetensors"

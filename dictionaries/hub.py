@@ -122,7 +122,7 @@ def _patterns(kind: Kind, sub: str) -> list[str]:
     above = f"{folder}/" if folder else ""
     stem = file.rpartition(".")[0]
     beside = [f"{above}config.json", f"{above}config.yaml", f"{above}{stem}_cfg.json"]
-    return [sub, f"{sub}/*", *beside]
+    return [sub, f"{sub}/*", f"{sub}.cards.sqlite", f"{sub}.presets.json", *beside]
 
 
 def _cached(repo: str, revision: str | None, patterns: list[str]) -> Path | None:

@@ -47,6 +47,7 @@ class Info:
     reads: str = ""  # transcoders: the place they read, in the publisher's words
     layers: tuple[int, ...] = ()  # of one that spans several; its x has an axis for them
     refused: str = ""  # a sentence: why nothing at all can be steered with it
+    packed_from: str = ""  # of a packed copy: the revision of what it was packed from
 
     @property
     def width(self) -> int:

@@ -74,7 +74,7 @@ def manifest(info: Info, weights: Weights) -> dict[str, Any]:
     named = {dtype: name for name, dtype in TYPES.items()}
     return {
         "packed": VERSION,
-        "source": {"format": info.format, "revision": info.revision},
+        "source": {"format": info.format, "revision": info.packed_from or info.revision},
         **{name: getattr(info, name) for name in _INFO},
         "site": asdict(info.site),
         "d_in": info.d_in,
@@ -98,7 +98,7 @@ def manifest(info: Info, weights: Weights) -> dict[str, Any]:
 
 def _complete(info: Info) -> None:
     """Refuse what the layout has no word for, rather than leave it out."""
-    known = {*_INFO, "format", "revision", "d_in", "d_sae"}
+    known = {*_INFO, "format", "revision", "packed_from", "d_in", "d_sae"}
     for field in fields(info):
         if field.name not in known and getattr(info, field.name) != field.default:
             raise DictionaryError(

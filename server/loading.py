@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dictionaries.beside import cards_beside, open_cards, presets_beside
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
@@ -29,7 +30,7 @@ from .stand_in import StandIn
 
 log = logging.getLogger("steerdeck.loading")
 
-PRESETS_FILE = "presets.json"  # beside a dictionary, and in data_dir
+PRESETS_FILE = "presets.json"  # what users save, in data_dir
 COMPILED = "compiled"  # in data_dir
 
 
@@ -145,12 +146,12 @@ def _open(want: Wanted, undo: ExitStack, report: Report) -> Opened:
             raise BadRequest(f"two dictionaries are called {id}: rename the folder of one")
         opened.dictionaries[id] = dictionary
         opened.sources |= _source(id, path)
-        folder = path if path.is_dir() else path.parent
-        cards = Cards.open(cards_path) if cards_path else Cards.beside(folder)
-        if cards is not None:
+        beside = cards_beside(dictionary.path)
+        if cards_path or beside.is_file():
+            cards = open_cards(cards_path or beside, dictionary.info)
             undo.callback(cards.close)
             opened.cards[id] = cards
-        opened.presets += read_builtin(folder / PRESETS_FILE)
+        opened.presets += read_builtin(presets_beside(dictionary.path))
     return opened
 
 

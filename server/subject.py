@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from dictionaries.beside import cards_beside
 from dictionaries.dictionary import Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
 from dictionaries.formats import open_dictionary
@@ -88,7 +89,7 @@ def subject(
             loaded=loaded,
             dictionary=opened,
             subject=ModelSubject(loaded.model, loaded.tokenizer, opened.info.site, opened),
-            cards=want.cards[0] or path / "cards.sqlite",
+            cards=want.cards[0] or cards_beside(opened.path),
             _closing=closing,
         )
 

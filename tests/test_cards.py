@@ -413,13 +413,6 @@ def test_a_file_of_a_later_version_is_refused(cards):
         Cards.open(cards.path)
 
 
-def test_cards_beside_the_weights_are_found(cards):
-    for place in (cards.path.parent, cards.path.parent / "ae.pt"):
-        with Cards.beside(place) as opened:
-            assert opened.get(12) == BRIDGE
-    assert Cards.beside(cards.path.parent / "elsewhere" / "ae.pt") is None
-
-
 @pytest.mark.parametrize("options", [{"sort": "rank"}, {"limit": -1}, {"offset": -1}])
 def test_a_page_that_cannot_be_is_refused(cards, options):
     with pytest.raises(DictionaryError):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import dictionaries
-from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import HOOKS
 from dictionaries.formats import open_dictionary
@@ -64,5 +63,3 @@ def test_the_bundled_dictionary_sits_where_its_pairing_says():
         pytest.skip("the bundle is not in this checkout")
     opened = open_dictionary(foghorn.dictionary)
     assert (opened.info.site.layer, opened.info.reads_exactly) == (foghorn.layer, True)
-    with Cards.beside(opened.path) as cards:
-        assert cards.by_slug(foghorn.preset) is not None

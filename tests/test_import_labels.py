@@ -203,7 +203,7 @@ def test_the_command_fills_the_cards_beside_a_dictionary(tmp_path, tokenizer):
     said = run(EXPORT, "-d", folder)
     assert said.exit_code == 0, said.output
     assert "8 features have a written label" in said.output
-    with Cards.beside(folder) as cards:
+    with Cards.open(folder / "cards.sqlite") as cards:
         assert cards.get(3).label == LABELS["3"]
     tokenizer.save_pretrained(tmp_path / "model")
     gemma = place("gemma_scope_2_resid_post")

@@ -61,7 +61,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
     kind = "topk_" if k else "jumprelu_" if threshold is not None else ""
     layer, reads, written, refused = places(config, path)
     return assemble(
-        path.parent,
+        path,
         [path],
         weights,
         id=name_of(id, path.absolute().parent.name, path.stem),

@@ -175,9 +175,10 @@ def assemble(
     reads: str = "",
     why_not: str = "",
     refused: str = "",
+    packed_from: str = "",
     whole: Whole | None = None,
 ) -> Dictionary:
-    """A Dictionary of checked parts. why_not, refused, reads: see Info; with a why_not, single
+    """A Dictionary of checked parts. why_not … packed_from: see Info; with a why_not, single
     rows read nothing. d_in: of what is read, where that is another width than what is written.
     """
     if k is not None and not 1 <= k <= weights.d_sae:
@@ -198,5 +199,6 @@ def assemble(
         d_out=None if d_in is None else weights.d_in,
         reads=reads,
         refused=refused,
+        packed_from=packed_from,
     )
     return Dictionary(info, path, replace(weights, enc=None) if why_not else weights, whole)

@@ -56,7 +56,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         if "decoder.weight" in tensors:
             architecture, k = "topk", _k(path, given)
     return assemble(
-        path.parent,
+        path,
         [path],
         weights,
         id=name_of(id, path.stem),

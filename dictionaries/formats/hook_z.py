@@ -48,7 +48,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         centred=True,
     )
     return assemble(
-        path.parent,
+        path,
         [_config(path), path],
         weights,
         id=name_of(id, path.stem),

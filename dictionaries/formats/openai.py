@@ -51,7 +51,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         centred=True,
     )
     return assemble(
-        path.parent,
+        path,
         [path],
         weights,
         id=name_of(id, location, path.stem),

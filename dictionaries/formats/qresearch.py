@@ -34,7 +34,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         gate=b_enc,
     )
     return assemble(
-        path.parent,
+        path,
         [path],
         weights,
         id=name_of(id, path.stem),

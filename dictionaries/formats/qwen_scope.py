@@ -57,7 +57,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         gate=b_enc,
     )
     return assemble(
-        path.parent,
+        path,
         [beside, path] if config else [path],
         weights,
         id=name_of(id, repository, f"layer{layer[1]}"),

@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..beside import owner
 from ..cards import Cards
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
@@ -142,8 +143,7 @@ def _settings(
     return {
         "maker": "steerdeck make describe",
         **facts,
-        "dictionary": info.id,
-        "dictionary_revision": info.revision,
+        **owner(info),
         "tokens_asked": plan.tokens,
         "seed": plan.seed,
         "output_score_prompts": list(plan.prompts),

@@ -68,7 +68,7 @@ def import_examples(
     stored = open_tensors(source)
     _check(stored, source, dictionary)
     made, d_sae = 0, dictionary.info.d_sae
-    with cards_file(path) as cards:
+    with cards_file(path, dictionary) as cards:
         for start in range(0, d_sae, BATCH):
             stop = min(start + BATCH, d_sae)
             rows = [stored[name].block(0, start, stop) for name in _MATRICES]

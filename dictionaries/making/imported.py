@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..beside import open_cards, owner
 from ..card import Card
 from ..cards import Cards
 from ..dictionary import Dictionary
@@ -19,9 +20,18 @@ BEFORE, AFTER = 48, 16  # tokens of an example around its peak
 BY_TOKENS = "tokens"  # `labelled_by` of labels that were built, not written
 
 
-def cards_file(path: Path) -> Cards:
-    """Opened to be added to, or new."""
-    return Cards.open(path, writable=True) if path.is_file() else Cards.create(path)
+def cards_file(path: Path, dictionary: Dictionary) -> Cards:
+    """The dictionary's, opened to be added to, or new; it says from now on whose cards it holds.
+
+    Raises DictionaryError for another dictionary's.
+    """
+    if path.is_file():
+        cards = open_cards(path, dictionary.info, writable=True)
+    else:
+        cards = Cards.create(path)
+    if "dictionary_revision" not in cards.meta:
+        cards.put_meta(owner(dictionary.info))
+    return cards
 
 
 def completed(own: Card | None, found: Card) -> Card:

@@ -71,7 +71,7 @@ def import_export(
     """
     source = _source(folder)
     _check_layer(source, dictionary)
-    with cards_file(path) as cards:
+    with cards_file(path, dictionary) as cards:
         importer = _Importer(dictionary, cards, by, advance)
         rows = importer.features(_rows(folder / "features"))
         rows += importer.activations(_rows(folder / "activations"))

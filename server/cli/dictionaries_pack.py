@@ -11,8 +11,6 @@ import typer
 
 from .make_options import advancing, making
 
-BESIDE = ("cards.sqlite", "presets.json")  # what the server looks for beside a dictionary
-
 
 def pack(
     name: Annotated[
@@ -53,7 +51,7 @@ def pack(
                 out,
                 lambda done, total: advance(done / total, f"{done / 1e9:,.1f} GB"),
             )
-        copied = _copy_beside(path if path.is_dir() else path.parent, out)
+        copied = _copy_beside(dictionary.path, out)
     typer.echo(
         f"{out}: {info.d_sae:,} features of {info.d_in} numbers, from {info.format}"
         + ("" if fresh else "; it was packed already")
@@ -62,11 +60,15 @@ def pack(
 
 
 def _copy_beside(source: Path, target: Path) -> list[str]:
-    """The files beside the weights that are not there yet."""
+    """The cards and presets of one dictionary for another, unless it has its own."""
+    from dictionaries.beside import cards_beside, presets_beside
+
     copied = []
-    for name in BESIDE:
-        if (source / name).is_file() and not (target / name).exists():
-            shutil.copyfile(source / name, target / f"{name}.new")
-            os.replace(target / f"{name}.new", target / name)
-            copied.append(name)
+    for find in (cards_beside, presets_beside):
+        there, wanted = find(source), find(target)
+        if there.is_file() and not wanted.exists():
+            new = wanted.with_name(f"{wanted.name}.new")
+            shutil.copyfile(there, new)
+            os.replace(new, wanted)
+            copied.append(wanted.name)
     return copied

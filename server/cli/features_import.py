@@ -30,7 +30,9 @@ def import_(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Default: cards.sqlite beside the dictionary."),
+        typer.Option(
+            "--out", "-o", help="Default: cards.sqlite (FILE.cards.sqlite) beside the dictionary."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -55,6 +57,7 @@ def import_(
       steerdeck features import ./sae/examples.safetensors -d ./sae -m google/gemma-3-1b-it
     """
     with making():
+        from dictionaries.beside import cards_beside
         from dictionaries.catalog import pairing
         from dictionaries.formats import open_dictionary
         from dictionaries.hub import find_files
@@ -65,7 +68,7 @@ def import_(
         paired = pairing(dictionary)
         path = find_files(paired.dictionary if paired else dictionary, kind="dictionary")
         opened = open_dictionary(path)
-        target = out or (path if path.is_dir() else path.parent) / "cards.sqlite"
+        target = out or cards_beside(opened.path)
         examples = source / "examples.safetensors" if source.is_dir() else source
         if source.is_dir() and neuronpedia.recognise(source):
             done = neuronpedia.import_export(source, opened, target, by=by)

@@ -67,7 +67,7 @@ def calibrate(
       steerdeck make calibrate -m gpt2-small --cards gpt2.cards.sqlite --features top:200
     """
     with making(threads):
-        from dictionaries.cards import Cards
+        from dictionaries.beside import open_cards
         from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen, curves_file
         from dictionaries.making.judge import Judge
         from dictionaries.making.sheets import read_corpus
@@ -77,7 +77,7 @@ def calibrate(
         judge = Judge(read_corpus(sheets(concepts)))
         with subject(model, dictionary, device=device, dtype=dtype) as bench:
             path = cards or bench.cards
-            with Cards.open(path, writable=True) as opened:
+            with open_cards(path, bench.dictionary.info, writable=True) as opened:
                 wanted = chosen(opened, features, judge)
                 with advancing("calibrated", len(wanted), "features") as advance:
                     outcome = calibrate_cards(

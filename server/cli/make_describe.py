@@ -28,7 +28,9 @@ def describe(
     dictionary: DictionaryOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Default: cards.sqlite beside the dictionary."),
+        typer.Option(
+            "--out", "-o", help="Default: cards.sqlite (FILE.cards.sqlite) beside the dictionary."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(help="How many content tokens to read.")] = 1_000_000,
     concepts: Annotated[

@@ -70,7 +70,7 @@ def evaluate(
       steerdeck make evaluate --out report --card-probe golden-gate-bridge
     """
     with making(threads), ExitStack() as closing:
-        from dictionaries.cards import Cards
+        from dictionaries.beside import open_cards
         from dictionaries.making.exam import Plan
         from dictionaries.making.judge import Judge
         from dictionaries.making.sheets import read_corpus
@@ -80,7 +80,7 @@ def evaluate(
         plan = Plan(prompts, seeds, tokens, seed)
         corpus = read_corpus(sheets(concepts))
         bench = closing.enter_context(subject(model, dictionary, device=device, dtype=dtype))
-        opened = closing.enter_context(Cards.open(cards or bench.cards))
+        opened = closing.enter_context(open_cards(cards or bench.cards, bench.dictionary.info))
         if card_probe:
             _probe(bench, opened, Judge(corpus), out, card_probe, questions, plan)
         else:

@@ -112,6 +112,7 @@ def _describe(recipe: Recipe, made: Made, bench: Bench) -> None:
 
 
 def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
+    from dictionaries.beside import presets_beside
     from dictionaries.cards import Cards
     from dictionaries.making.bundle import name_cards, presets, save_presets
     from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen
@@ -139,7 +140,7 @@ def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
                 facts={"model": "foghorn"},
                 told=lambda done, steerable: advance(done, f"{steerable} have a band"),
             )
-        save_presets(presets(cards, known), bench.cards.with_name("presets.json"))
+        save_presets(presets(cards, known), presets_beside(bench.dictionary.path))
         cards.compact()
 
 

@@ -1,0 +1,59 @@
+"""Where a dictionary's cards and presets lie, and whether cards are of that dictionary at all.
+
+A folder that is one dictionary holds them as `cards.sqlite` and `presets.json`. Of a file that is
+one (Qwen-Scope's `layer5.sae.pt`) they lie beside it and bear its name, for the next layer's file
+lies there too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .cards import Cards
+from .errors import DictionaryError
+from .info import Info
+
+CARDS, PRESETS = "cards.sqlite", "presets.json"
+
+
+def cards_beside(path: Path) -> Path:
+    """path: `Dictionary.path`. `layer5.sae.pt` has its cards in `layer5.sae.pt.cards.sqlite`."""
+    return _beside(path, CARDS)
+
+
+def presets_beside(path: Path) -> Path:
+    return _beside(path, PRESETS)
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
+
+
+def owner(info: Info) -> dict[str, str]:
+    """The facts of a cards file's meta that say whose cards they are."""
+    return {"dictionary": info.id, "dictionary_revision": info.revision}
+
+
+def open_cards(path: Path, info: Info, *, writable: bool = False) -> Cards:
+    """Open the cards of a dictionary.
+
+    Raises DictionaryError for a file that says it is another dictionary's: with its labels and
+    maxima one would steer something else, and as strongly as that one needs. A packed copy goes by
+    the cards of what it was packed from, and cards that do not say whose they are by their place.
+    """
+    cards = Cards.open(path, writable=writable)
+    try:
+        meta = cards.meta
+    except DictionaryError:
+        cards.close()
+        raise
+    said = meta.get("dictionary_revision")
+    if said not in (None, info.revision, info.packed_from):
+        cards.close()
+        raise DictionaryError(
+            f"{path} holds the cards of another dictionary, or of this one before its files "
+            f"changed: of {meta.get('dictionary')!r} at revision {said}, not of {info.id!r} at "
+            f"{info.revision}. Name its own cards file, or move this one away and make them anew "
+            "(`steerdeck make describe`, `steerdeck features import`)."
+        )
+    return cards
