@@ -126,15 +126,19 @@ def _patterns(kind: Kind, sub: str) -> list[str]:
 
 
 def _cached(repo: str, revision: str | None, patterns: list[str]) -> Path | None:
-    """A pinned commit never changes: if all of it is in the cache, the hub is not asked."""
-    from huggingface_hub import errors, snapshot_download
+    """A pinned commit never changes: if all of it is in the cache, the hub is not asked.
+
+    What belongs to it must be known: transformers caches single files, and lists nothing.
+    """
+    from huggingface_hub import constants, errors, get_cached_repo_tree, snapshot_download
 
     if not _COMMIT.fullmatch(revision or ""):
         return None
     options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": _NEVER}
     try:
+        get_cached_repo_tree(repo, revision=revision, cache_dir=constants.HF_HUB_CACHE)
         return Path(snapshot_download(repo, local_files_only=True, **options))
-    except errors.LocalEntryNotFoundError:
+    except (errors.CachedRepoTreeNotFoundError, errors.LocalEntryNotFoundError):
         return None
 
 

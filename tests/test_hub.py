@@ -1,12 +1,13 @@
 """Names -> files, from folders and from a hub that runs on 127.0.0.1 for the test."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from hub_stub import COMMITS, point_at, running
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from dictionaries import hub_resume
 from dictionaries.errors import DictionaryError
@@ -108,6 +109,26 @@ def test_a_pinned_commit_is_found_again_without_asking_the_hub(hub):
     hub.handler.asked.clear()
     assert find_files(name, kind="dictionary", progress=False) == first
     assert hub.handler.asked == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_pinned_commit_of_which_others_cached_a_file_is_fetched_whole(hub):
+    """transformers puts single files into the same folder, and no list of what belongs there."""
+    name = f"org/saes@{COMMITS['main']}"
+    hf_hub_download("org/saes", "config.json", endpoint=os.environ["HF_ENDPOINT"])
+    model = find_files(name, kind="model", progress=False)
+    assert "model.safetensors" in names(model)
+    stop(hub)
+    assert find_files(name, kind="model", progress=False) == model
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_others_cached_serves_when_the_hub_is_gone(hub):
+    for file in ("config.json", "model.safetensors"):
+        hf_hub_download("org/saes", file, endpoint=os.environ["HF_ENDPOINT"])
+    stop(hub)
+    model = find_files(f"org/saes@{COMMITS['main']}", kind="model", progress=False)
+    assert names(model) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -31,7 +31,7 @@ def import_(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Default: cards.sqlite (FILE.cards.sqlite) beside the dictionary."
+            "--out", "-o", help="Default: cards.sqlite beside the dictionary (FILE.cards.sqlite)."
         ),
     ] = None,
     model: Annotated[

@@ -29,7 +29,7 @@ def describe(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Default: cards.sqlite (FILE.cards.sqlite) beside the dictionary."
+            "--out", "-o", help="Default: cards.sqlite beside the dictionary (FILE.cards.sqlite)."
         ),
     ] = None,
     tokens: Annotated[int, typer.Option(help="How many content tokens to read.")] = 1_000_000,
