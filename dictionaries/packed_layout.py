@@ -34,7 +34,17 @@ TYPES = {
     "float8_e5m2": torch.float8_e5m2,
 }
 _FOLDING = ("centred", "mean_free", "enc_scale", "decoder_norm")  # plain values of Weights
-_INFO = ("id", "architecture", "site", "norm", "k", "model", "reads_exactly", "why_not")
+_INFO = (
+    "id",
+    "architecture",
+    "site",
+    "norm",
+    "k",
+    "model",
+    "reads_exactly",
+    "why_not",
+    "of_module",
+)
 
 
 @dataclass(frozen=True, slots=True)

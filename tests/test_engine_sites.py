@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from published import place
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dictionaries.dictionary import Dictionary
+from dictionaries.formats import open_dictionary
+from dictionaries.pack import pack
 from server.engine.batch import Batch, Span
 from server.engine.runner import Runner
 from server.engine.sites import decoder_layers
@@ -232,16 +235,26 @@ def test_half_precision_passes_the_proof_of_its_sums(make_dictionary) -> None:
     assert Runner(model, made, rows=1, capacity=16, max_edits=1, threads=1).steerer
 
 
-@pytest.mark.parametrize("format", ["sparsify", "dictionary_learning"])
 def test_a_dictionary_of_a_modules_output_is_not_put_after_the_norm(
-    format, make_dictionary
+    make_dictionary, tmp_path
 ) -> None:
+    """Nor is its packed copy."""
     dictionary = make_dictionary(hook="mlp_out")
-    dictionary.info = replace(dictionary.info, format=format)
+    dictionary.info = replace(dictionary.info, of_module=True)
+    pack(dictionary, tmp_path)
     options = {"rows": 1, "capacity": 16, "max_edits": 1, "threads": 1}
-    with pytest.raises(Unsteerable, match="normalises that before it is added"):
-        Runner(model_of("olmo2"), {"a": dictionary}, **options)
-    assert Runner(model_of("llama"), {"a": dictionary}, **options).steerer
+    for one in (dictionary, open_dictionary(tmp_path)):
+        with pytest.raises(Unsteerable, match="normalises that before it is added"):
+            Runner(model_of("olmo2"), {"a": one}, **options)
+        assert Runner(model_of("llama"), {"a": one}, **options).steerer
+
+
+@pytest.mark.parametrize(
+    ("name", "of_module"),
+    [("sparsify_sae_v1", True), ("dl_autoencoder", True), ("saelens_v6_standard", False)],
+)
+def test_a_published_dictionary_says_whether_it_is_of_a_modules_output(name, of_module) -> None:
+    assert open_dictionary(place(name)).info.of_module == of_module
 
 
 def test_the_language_model_is_found_inside_a_multimodal_one() -> None:

@@ -175,6 +175,7 @@ def assemble(
     reads: str = "",
     why_not: str = "",
     refused: str = "",
+    of_module: bool = False,
     packed_from: str = "",
     whole: Whole | None = None,
 ) -> Dictionary:
@@ -199,6 +200,7 @@ def assemble(
         d_out=None if d_in is None else weights.d_in,
         reads=reads,
         refused=refused,
+        of_module=of_module,
         packed_from=packed_from,
     )
     return Dictionary(info, path, replace(weights, enc=None) if why_not else weights, whole)

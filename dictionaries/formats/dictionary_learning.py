@@ -111,6 +111,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         model=text(trainer.get("lm_name")),
         k=_k(tensors, trainer, path) if kind.architecture == "topk" else None,
         why_not=why_not,
+        of_module=True,
         whole=Dense(weights) if why_not else None,
     )
 

@@ -65,6 +65,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         norm=_enum(Norm, config.get("norm"), path),
         k=None if config.get("k") is None else whole_number(config, "k", path),
         why_not=text(config.get("why_not")) or "",
+        of_module=config.get("of_module") is True,
         packed_from=text(section(config, "source").get("revision")) or "",
     )
 

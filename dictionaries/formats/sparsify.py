@@ -87,6 +87,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         site=_site(folder),
         model=text(training.get("model")),
         k=k,
+        of_module=True,
         reads=reads,
         why_not=why_not,
         whole=whole if why_not else None,

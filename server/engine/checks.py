@@ -17,9 +17,6 @@ from .sites import depth, heads_width, post_normed
 from .tables import only_adds
 from .types import FeatureEdit, Request, Steering, Where
 
-# Their hook point is a module's output, whatever follows it; elsewhere it is what is added.
-_OF_MODULES = ("sparsify", "dictionary_learning")
-
 
 def check_sizes(request: Request, engine: Capabilities) -> None:
     """Raise BadRequest or TooLong for a request that this engine has no room for, ever."""
@@ -73,10 +70,10 @@ def check_fit(info: Info, layers: Sequence[nn.Module], d_model: int) -> None:
                 f"Dictionary {info.id!r} at hook_z has vectors of {info.width} numbers, but the "
                 f"heads of this model are {width} wide together: it was made for another model."
             )
-    of_module = info.format in _OF_MODULES and info.site.hook in ("attn_out", "mlp_out")
+    of_module = info.of_module and info.site.hook in ("attn_out", "mlp_out")
     if of_module and post_normed(layers[info.site.layer]):
         raise Unsteerable(
-            f"Dictionary {info.id!r} ({info.format}) was trained on what the module itself puts "
+            f"Dictionary {info.id!r} was trained on what the module itself puts "
             f"out, and this model normalises that before it is added: its {info.site.hook} is "
             "another vector. Use a dictionary of the residual stream."
         )
