@@ -117,9 +117,9 @@ def _npz(path: Path) -> dict[str, Stored]:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
             return {m.filename[:-4]: _npy(file, archive, m) for m in members}
-    except (zipfile.BadZipFile, EOFError, ValueError, struct.error, OSError) as error:
-        if isinstance(error, DictionaryError):
-            raise
+    except DictionaryError:
+        raise
+    except Exception as error:  # of a damaged file zipfile and numpy raise nearly anything
         raise DictionaryError(
             f"{path} is no whole .npz file ({error}). Download it again."
         ) from error
@@ -165,7 +165,12 @@ def _torch(path: Path) -> dict[str, Stored]:
     """A state dict saved by torch.save; entries that are no tensors are left out."""
     content = _torch_content(path)
     tensors = {n: tensor.detach() for n, tensor in content.items() if isinstance(tensor, Tensor)}
-    return torch_files.stored(path, tensors)
+    try:
+        return torch_files.stored(path, tensors)
+    except DictionaryError:
+        raise
+    except Exception as error:  # zipfile's, and torch's of tensors without plain memory
+        raise _no_torch_file(path, error) from error
 
 
 def _torch_content(path: Path) -> dict[str, Any]:
@@ -176,12 +181,18 @@ def _torch_content(path: Path) -> dict[str, Any]:
             f"{path} was refused: it is a pickle that wants to run code or build objects, and only "
             "plain tensors are read. Ask for a safetensors version of it."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise DictionaryError(
-            f"{path} is no whole file of torch.save in its zip format (torch 1.6 or later): "
-            f"{reason}. Download it again, or save it again with a newer torch."
-        ) from error
+    except (
+        Exception
+    ) as error:  # the unpickler's own, such as IndexError, and those of zip and torch
+        raise _no_torch_file(path, error) from error
     if not isinstance(content, dict):
         raise DictionaryError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
     return {str(name): value for name, value in content.items()}
+
+
+def _no_torch_file(path: Path, error: Exception) -> DictionaryError:
+    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return DictionaryError(
+        f"{path} is no whole file of torch.save in its zip format (torch 1.6 or later): "
+        f"{reason}. Download it again, or save it again with a newer torch."
+    )

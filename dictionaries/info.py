@@ -47,10 +47,8 @@ class Info:
     reads: str = ""  # transcoders: the place they read, in the publisher's words
     layers: tuple[int, ...] = ()  # of one that spans several; its x has an axis for them
     refused: str = ""  # a sentence: why nothing at all can be steered with it
-    of_module: bool = (
-        False  # reads a module's own output, before a norm that may follow; at attn_out
-    )
-    # and mlp_out others read what is added to the residual stream
+    # At attn_out and mlp_out: trained on the module's own output, before a norm that may follow it.
+    of_module: bool = False
     packed_from: str = ""  # of a packed copy: the revision of what it was packed from
 
     @property

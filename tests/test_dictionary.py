@@ -7,11 +7,14 @@ import random
 import re
 import struct
 import threading
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from published import FIXTURES, copied, place
 from safetensors.torch import save_file
 
 from dictionaries import tensors, torch_files
@@ -19,7 +22,7 @@ from dictionaries.containers import open_tensors
 from dictionaries.dictionary import Info, Site
 from dictionaries.edits import Norm
 from dictionaries.errors import DictionaryError
-from dictionaries.formats import common, open_dictionary, tensor_file
+from dictionaries.formats import common, open_coder, open_dictionary, tensor_file
 from dictionaries.formats.common import revision
 from dictionaries.per_feature import OnDisk
 
@@ -229,6 +232,61 @@ def test_an_npz_of_objects_is_refused_without_unpickling(tmp_path):
     np.savez(tmp_path / "a.npz", m=np.array([{}], dtype=object))
     with pytest.raises(DictionaryError, match=r"type '\|O'"):
         open_tensors(tmp_path / "a.npz")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("saelens_v6_jumprelu", "sae_weights.safetensors"),
+        ("gemma_scope_1_res", "params.npz"),
+        ("qwen_scope", "layer5.sae.pt"),
+    ],
+)
+def test_of_a_damaged_file_comes_a_dictionary_or_a_sentence(name, file, tmp_path):
+    """A few bytes changed, most of them where the file says what lies where."""
+    path = copied(name, tmp_path / place(name).relative_to(FIXTURES))
+    damaged = path if path.is_file() else path / file
+    whole, rng = damaged.read_bytes(), random.Random(1)
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 8])):
+            at = rng.choice([rng.randrange(300), rng.randrange(1200), -1 - rng.randrange(900)])
+            content[at] = rng.randrange(256)
+        damaged.write_bytes(content)
+        with suppress(DictionaryError):
+            open_coder(path).coded(torch.zeros(1, 16))
+
+
+PICKLES = {
+    "junk": b"\x80\x02}q\x00(X",
+    "nothing to pop": b"0.",
+    "no memo": b"\x80\x02h\x05.",
+    "an item of None": b"\x80\x02Ns.",
+    "a call of None": b"\x80\x02NNR.",
+    "a state of None": b"\x80\x02NNb.",
+    "a storage called None": b"\x80\x02NQ.",
+    "a tensor of None": b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNNNtR.",
+    "code": b"cos\nsystem\n.",
+    "a number": b"\x80\x02K\x05.",
+}
+
+
+@pytest.mark.parametrize("pickled", PICKLES.values(), ids=PICKLES)
+def test_a_pickle_that_is_none_is_a_sentence(pickled, tmp_path, folder):
+    """And it does not keep its neighbours from being found."""
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    with pytest.raises(DictionaryError, match=r"a\.pt "):
+        open_tensors(tmp_path / "a.pt")
+    with pytest.raises(DictionaryError, match=f"holds 1: name one, such as {folder.name}"):
+        open_dictionary(tmp_path)
+    names = ("W_enc", "W_dec", "b_enc", "b_dec")
+    torch.save(dict.fromkeys(names, torch.zeros(2, 2)), tmp_path / "layer3.sae.pt")
+    with pytest.raises(DictionaryError, match=r"holds 2: name one, such as a\.pt, layer3"):
+        open_dictionary(tmp_path)
 
 
 def test_other_kinds_of_file_hold_no_tensors(tmp_path):

@@ -126,14 +126,22 @@ def open_coder(
 
 
 def _single(folder: Path) -> list[Path]:
-    """Files of a folder that are a dictionary each. Files of one kind are alike: one is tried."""
+    """Files of a folder that are a dictionary each.
+
+    Files of one kind are alike: one is tried, and two more lest the first is the damaged one.
+    """
     found: list[Path] = []
     for kind in ("*.pt", "*.pth", "layer_*.safetensors"):
         files = sorted(folder.glob(kind))
-        with contextlib.suppress(DictionaryError):  # a damaged file is told when it is named
-            if files and any(family.recognise(files[0]) for family in _FILES):
-                found += files
+        if any(_is_one(file) for file in files[:3]):
+            found += files
     return found
+
+
+def _is_one(file: Path) -> bool:
+    with contextlib.suppress(DictionaryError):  # a damaged file is told when it is named
+        return any(family.recognise(file) for family in _FILES)
+    return False
 
 
 def _inside(folder: Path) -> list[str]:
