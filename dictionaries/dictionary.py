@@ -129,7 +129,20 @@ class Dictionary:
             part = f[..., start:stop].float()
             if part.any():
                 out += part @ self._weights.directions(start, stop).to(f.device)
-        out += self._weights.b_dec.to(f.device)
+        return self._whole_again(out, x)
+
+    def rebuilt(self, values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
+        """`decode` of activations given as their values and features, both [n, k], as from `top`.
+
+        Only the decoder rows of these features are read.
+        """
+        seen, at = ids.unique(return_inverse=True)
+        f = torch.zeros(len(ids), len(seen), device=x.device).scatter_add_(1, at, values)
+        return self._whole_again(f @ self.rows(seen.tolist()).dec.to(x.device), x)
+
+    def _whole_again(self, out: Tensor, x: Tensor) -> Tensor:
+        """A sum of decoder rows as the reconstruction of x: with b_dec, in x's own scale."""
+        out = out + self._weights.b_dec.to(out.device)
         back = frame(x, self.info.norm).back
         if back is not None:
             out = out * back

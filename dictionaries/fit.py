@@ -22,6 +22,7 @@ from .edits import frame, read
 
 WHOLE = 2**30  # bytes of W_enc in float32, up to which all features are run
 _SAMPLED, _STRETCH = 8192, 512  # features of a larger one, and how many of them lie together
+_WINNERS = 64  # tokens whose k features are rebuilt from, of a larger TopK
 _FAR = 3.0  # times more, or fewer, features than expected
 _EXPLAINED = 0.3  # of the variance; a dictionary in its place rebuilds well over half
 _CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
@@ -34,7 +35,7 @@ class Fit:
 
     l0: float  # features that fire on a token, estimated from `features` of them
     expected_l0: float | None  # as published; None if nothing says so
-    explained: float | None  # of the variance of what is read; None if not all features were run
+    explained: float | None  # of the variance of what is read; None of a large one without a k
     tokens: int
     features: int
     warning: str | None
@@ -43,10 +44,10 @@ class Fit:
 def measure(dictionary: Dictionary, x: Tensor, expected: float | None = None) -> Fit | None:
     """Run the dictionary on x [tokens, d_in], float32, of its own site.
 
-    None if its activations cannot be read.
+    None if its activations cannot be read, by a single token or by this memory.
     """
     info = dictionary.info
-    if not info.reads_exactly:
+    if not info.reads_exactly or (info.k and not dictionary.can_keep_encoder(x.device)):
         return None
     expected = expected_l0(dictionary) or expected
     explained: float | None = None
@@ -54,13 +55,24 @@ def measure(dictionary: Dictionary, x: Tensor, expected: float | None = None) ->
     if 4 * info.d_in * info.d_sae <= WHOLE:
         f = dictionary.encode(x)
         fired = int((f != 0).sum())
-        off = (x - dictionary.decode(f, x)).square().sum()
-        explained = 1 - (off / (x - x.mean(0)).square().sum().clamp_min(1e-12)).item()
+        explained = _explained(x, dictionary.decode(f, x))
+    elif info.k is not None:
+        # How many fire is no measurement here: k always do. What they rebuild is one.
+        x = x[torch.linspace(0, len(x) - 1, min(len(x), _WINNERS)).long()]
+        values, ids = dictionary.top(x, info.k)
+        fired = int((values != 0).sum())
+        explained = _explained(x, dictionary.rebuilt(values, ids, x))
     else:
         fired, features = _sampled(dictionary, x)
     l0 = fired / len(x) * info.d_sae / features
     warning = _warning(dictionary, l0, expected, explained)
     return Fit(l0, expected, explained, len(x), features, warning)
+
+
+def _explained(x: Tensor, rebuilt: Tensor) -> float:
+    """The fraction of the variance of x [tokens, d_in] that is rebuilt."""
+    off, all_ = (x - rebuilt).square().sum(), (x - x.mean(0)).square().sum()
+    return 1 - (off / all_.clamp_min(1e-12)).item()
 
 
 def _sampled(dictionary: Dictionary, x: Tensor) -> tuple[int, int]:

@@ -79,7 +79,7 @@ def test_a_dictionary_of_this_place_fits(fitted, make_model, tokenizer) -> None:
     assert (found.expected_l0, found.warning) == (None, None)
 
 
-def test_one_of_another_layer_or_scale_is_told(fitted, make_model, tokenizer, caplog) -> None:
+def test_one_whose_numbers_do_not_fit_is_told(fitted, make_model, tokenizer, caplog) -> None:
     """Too few fire, too many fire, too little is rebuilt."""
     cases = [
         (fitted(threshold=1e6, l0=20), "0 of its features fire .* where 20 are expected"),
@@ -113,12 +113,60 @@ def test_of_a_large_dictionary_a_sample_tells_the_same(make_dictionary, monkeypa
     assert sampled.l0 == pytest.approx(whole.l0, rel=0.3)
 
 
-def test_topk_fires_k_and_one_that_cannot_be_read_is_not_measured(make_dictionary) -> None:
+@pytest.fixture
+def learnt(make_model, make_dictionary, tokenizer) -> Dictionary:
+    """A TopK of k = 1 at layer 1 that knows what it is made of: each token's residual there."""
+    folder = make_dictionary("learnt", architecture="topk").path
+    x = residual(make_model(), tokenizer, 1)
+    known = torch.nn.functional.normalize(x - x.mean(0), dim=-1)
+    tensors = {
+        "W_enc": known.T.contiguous(),
+        "W_dec": known,
+        "b_enc": torch.zeros(len(known)),
+        "b_dec": x.mean(0),
+    }
+    save_file(tensors, folder / "sae_weights.safetensors")
+    told = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(told | {"k": 1, "d_sae": len(known)}))
+    return open_dictionary(folder)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_topk_always_fires_k_so_what_it_rebuilds_tells(
+    large, learnt, make_model, tokenizer, monkeypatch, caplog
+) -> None:
+    if large:
+        monkeypatch.setattr(fitting, "WHOLE", 0)
+    found = fit(make_model(), tokenizer, learnt, expected=None)
+    assert found.l0 <= found.expected_l0 == 1
+    assert found.explained > 0.95
+    assert found.warning is None
+    elsewhere = measure(learnt, residual(make_model(), tokenizer, 2))
+    assert elsewhere.explained < 0.7
+    caplog.clear()
+    for family in ("gpt2", "gpt_neox"):
+        with caplog.at_level(logging.INFO, "steerdeck.fit"):
+            other = fit(make_model(family), tokenizer, learnt, expected=None)
+        assert other.l0 <= 1
+        assert "rebuilds 0% of the variance" in other.warning
+    assert "learnt fits" not in caplog.text
+
+
+def test_a_reconstruction_from_the_largest_is_that_from_all(make_dictionary) -> None:
+    x = 3 * torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(5))
+    for normalize in ("none", "layer_norm"):
+        dictionary = make_dictionary(architecture="topk", normalize=normalize)
+        found = dictionary.rebuilt(*dictionary.top(x, 8), x)
+        torch.testing.assert_close(found, dictionary.decode(dictionary.encode(x), x))
+
+
+def test_what_cannot_be_read_is_not_measured(make_dictionary, monkeypatch) -> None:
     x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(5))
-    topk = measure(make_dictionary(architecture="topk"), x)
-    assert topk.expected_l0 == 8
-    assert topk.l0 <= 8
     assert measure(make_dictionary(architecture="abstopk"), x) is None
+    topk = make_dictionary(architecture="topk")
+    assert measure(topk, x).expected_l0 == 8
+    monkeypatch.setattr(Dictionary, "can_keep_encoder", lambda *_: False)
+    assert measure(topk, x) is None, "a TopK takes all of its encoder"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class FitReply(TypedDict):
 
     l0: features that fire on a token; expected_l0: how many do as published, if that is known.
     explained: share of the variance of what is read that the dictionary rebuilds; null for a large
-    one. warning: a sentence, where the dictionary may not fit this model.
+    one that is no TopK. warning: a sentence, where the dictionary may not fit this model.
     """
 
     l0: float
