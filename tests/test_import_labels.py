@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from published import FIXTURES, opened, place
+from published import place as published_place
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from dictionaries.card import Card, Example
 from dictionaries.cards import Cards
 from dictionaries.dictionary import Site
 from dictionaries.errors import DictionaryError
+from dictionaries.formats import open_dictionary
 from dictionaries.making.gemma_examples import import_examples
 from dictionaries.making.neuronpedia import import_export
 from server.cli import app
@@ -114,6 +116,64 @@ def test_another_dictionarys_export_is_refused(tmp_path):
     (export / "explanations" / "batch-0.jsonl.gz").write_bytes(gzip.compress(row.encode()))
     with pytest.raises(DictionaryError, match=r"feature 64, but .* has features 0 to 63"):
         import_export(export, opened(SAE), tmp_path / "c.sqlite")
+
+
+def export_of(folder, **said):
+    """A copy of the export whose source says something else."""
+    shutil.copytree(EXPORT, folder)
+    source = folder / "source.jsonl"
+    source.write_text(json.dumps(json.loads(source.read_text().splitlines()[0]) | said))
+    return folder
+
+
+GEMMA = "gemma_scope_1_res"  # layer_12/width_16k/average_l0_82 of the repository that is exported
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "said", "wrong"),
+    [
+        (GEMMA, "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82", {}, None),
+        (GEMMA, "mine/gemma-scope-2b-pt-res/layer_12", {}, None),
+        (GEMMA, "gemma-scope-2b-pt-mlp/layer_12/width_16k/average_l0_82", {}, "sits at .*mlp_out"),
+        (GEMMA, "gemma-scope-2b-pt-res/layer_12/width_65k/average_l0_82", {}, "lies in .*_65k"),
+        (GEMMA, "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_41", {}, "lies in .*_l0_41"),
+        (GEMMA, "gemma-scope-9b-pt-res/layer_12/width_16k/average_l0_82", {}, "lies in .*-9b-"),
+        (SAE, "sae", {"id": "12-gemmascope-att-16k"}, "sits at layer 12 resid_post"),
+        (SAE, "sae", {"id": "12-res-jb"}, None),
+        (SAE, "sae", {"id": "12-gemmascope-transcoder-16k"}, "sits at layer 12 resid_post"),
+    ],
+)
+def test_an_export_of_another_place_width_or_repository_is_refused(
+    name, place, said, wrong, tmp_path
+):
+    folder = shutil.copytree(published_place(name), tmp_path / "saes" / place)
+    export, path = export_of(tmp_path / "export", **said), tmp_path / "cards.sqlite"
+    if wrong is None:
+        assert import_export(export, open_dictionary(folder), path).labelled == 8
+        return
+    with pytest.raises(DictionaryError, match=f"{wrong}.*: it belongs to another dictionary"):
+        import_export(export, open_dictionary(folder), path)
+    assert not path.exists()
+
+
+def test_a_narrower_dictionarys_export_is_refused_before_it_fits_in(tmp_path):
+    wide = opened(SAE)
+    wide.info = replace(wide.info, d_sae=65_536)
+    with pytest.raises(DictionaryError, match="has 65,536 features"):
+        import_export(EXPORT, wide, tmp_path / "cards.sqlite")
+
+
+def test_an_export_of_another_folder_of_the_hub_is_refused(tmp_path):
+    commit = tmp_path / "models--org--saes" / "snapshots" / ("a" * 40)
+    folder = shutil.copytree(published_place(SAE), commit / "res" / "one")
+    for theirs, fits in (("res/one", True), ("res", True), ("res/on", False), ("", True)):
+        said = {"hfRepoId": "org/saes", "hfFolderId": theirs}
+        export = export_of(tmp_path / f"export-{theirs.replace('/', '-')}", **said)
+        if fits:
+            import_export(export, open_dictionary(folder), tmp_path / "cards.sqlite")
+            continue
+        with pytest.raises(DictionaryError, match=r"came from org/saes@a+/res/one"):
+            import_export(export, open_dictionary(folder), tmp_path / "cards.sqlite")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from .imported import (
     decoder_lengths,
     in_range,
 )
+from .neuronpedia_source import check_source, read_source
 from .token_label import token_label
 
 _KINDS = ("features", "activations", "explanations")
@@ -69,8 +69,8 @@ def import_export(
     feature. Memory does not grow with the export. Raises DictionaryError for another dictionary's
     export and for rows that are no such rows, naming file and line.
     """
-    source = _source(folder)
-    _check_layer(source, dictionary)
+    source = read_source(folder)
+    check_source(source, dictionary)
     with cards_file(path, dictionary) as cards:
         importer = _Importer(dictionary, cards, by, advance)
         rows = importer.features(_rows(folder / "features"))
@@ -226,27 +226,6 @@ def _row(line: str, where: str) -> _Row:
             f"{where} is no JSON object with an index ({error}): it is no export of Neuronpedia's."
         ) from error
     return row
-
-
-def _source(folder: Path) -> dict[str, Any]:
-    path = folder / "source.jsonl"
-    try:
-        found = json.loads(path.read_text("utf-8").partition("\n")[0]) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise DictionaryError(f"{path} cannot be read as JSON: {error}.") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _check_layer(source: dict[str, Any], dictionary: Dictionary) -> None:
-    """A source's id begins with its layer: "12-gemmascope-res-16k"."""
-    layer = re.match(r"(\d+)-", str(source.get("id")))
-    site = dictionary.info.site
-    if layer and int(layer[1]) != site.layer:
-        raise DictionaryError(
-            f"the export is of {source.get('modelId')}/{source['id']} "
-            f"({source.get('hfRepoId')}/{source.get('hfFolderId')}), but {dictionary.info.id!r} "
-            f"sits at {site}: it belongs to another dictionary."
-        )
 
 
 def _zipped(row: _Row, left: str, right: str) -> list[tuple[Any, Any]]:
