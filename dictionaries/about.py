@@ -9,8 +9,12 @@ from typing import Any
 
 from .edits import Op
 from .formats import Coder
+from .formats.common import read_config, text
+from .hub import origin
+from .packed_layout import MANIFEST
 
-_FURTHEST = 6  # folders up from the files to the repository's own README
+_FURTHEST = 6  # folders up from the files to the README of a repository in the hub's cache
+_LOCAL = 2  # elsewhere: what lies further up is another project's
 
 
 def about(coder: Coder, *, licence: str | None = None) -> dict[str, Any]:
@@ -43,12 +47,18 @@ def about(coder: Coder, *, licence: str | None = None) -> dict[str, Any]:
 
 
 def stated_licence(path: Path) -> str | None:
-    """The `license` in the front matter of the nearest README.md, as the hub has it; else None."""
+    """The `license` in the front matter of the nearest README.md, as the hub has it; else None.
+
+    Of a packed copy without one, what its source stated.
+    """
     folder = path.absolute() if path.is_dir() else path.absolute().parent
-    for above in itertools.islice((folder, *folder.parents), _FURTHEST):
+    furthest = _FURTHEST if origin(folder) else _LOCAL
+    for above in itertools.islice((folder, *folder.parents), furthest):
         readme = above / "README.md"
         if readme.is_file():
             return _front_matter(readme)
+        if (above / MANIFEST).is_file():
+            return text(read_config(above / MANIFEST).get("licence"))
         if above.parent.name == "snapshots":  # the repository's root in the hub's cache
             break
     return None

@@ -25,7 +25,7 @@ _SAMPLED, _STRETCH = 8192, 512  # features of a larger one, and how many of them
 _WINNERS = 64  # tokens whose k features are rebuilt from, of a larger TopK
 _FAR = 3.0  # times more, or fewer, features than expected
 _EXPLAINED = 0.3  # of the variance; a dictionary in its place rebuilds well over half
-_CONFIGS = ("cfg.json", "config.json", "hyperparams.json")
+_CONFIGS = ("cfg.json", "config.json", "hyperparams.json", "packed.json")
 _KEYS = ("l0", "k", "top_k", "training_k")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import DictionaryError
-from .hub_help import explained, listing, refuse_many, some
+from .hub_help import WEIGHTS, explained, listing, refuse_many, some
 from .hub_progress import Tally, Told
 from .hub_resume import fetch_large
 
@@ -49,8 +49,9 @@ def find_files(
     name: an existing path, or "org/repo", "org/repo/sub/folder", "org/repo/file.pt", each with
     "@revision" after the repo. revision: a commit, tag or branch; pin a commit and the files never
     change (and the hub need not be asked again). Of a dictionary's repository only its folder, or
-    its file and the configs beside it, is fetched. progress: draw bars on stderr. told: called with
-    the bytes that are there of large files and all that are wanted, as they come.
+    its file and the configs beside it, is fetched, and the README; the weights of a folder stand
+    for it. progress: draw bars on stderr. told: called with the bytes that are there of large files
+    and all that are wanted, as they come.
 
     Raises DictionaryError: no such repo or folder, gated, unreachable and not cached.
     """
@@ -64,6 +65,8 @@ def find_files(
             "'org/repo' or 'org/repo/sub/folder'."
         )
     repo, sub = found["repo"], (found["sub"] or "").strip("/")
+    if kind == "dictionary" and (weights := WEIGHTS.search(sub)):
+        sub = sub[: weights.start()] or sub  # the folder: its configs are needed, too
     revision = revision or found["revision"]
     patterns = _patterns(kind, sub)
     snapshot = _cached(repo, revision, patterns)
@@ -111,18 +114,23 @@ def pinned(name: str) -> bool:
 
 
 def _patterns(kind: Kind, sub: str) -> list[str]:
-    """sparsify and circuit-tracer keep the model's name in the repository's own config."""
+    """sparsify and circuit-tracer keep the model's name in the config one folder up, or at the
+    root; the licence stands in the repository's README.
+    """
     prefix = f"{sub}/" if sub else ""
     if kind == "model":
         return [prefix + pattern for pattern in _MODEL_FILES]
     folder, _, file = sub.rpartition("/")
+    root = ["config.json", "config.yaml", "README.md"]
+    if WEIGHTS.fullmatch(sub):
+        return [sub, "*.json", "*.yaml", *root]
     if not _FILE.fullmatch(file):
-        return [f"{prefix}*", "config.json", "config.yaml"]
+        return [f"{prefix}*", *([f"{folder}/config.json"] if folder else []), *root]
     # A folder may be called like a file (jbloom's v5_32k_layer_8.pt): both are asked for.
     above = f"{folder}/" if folder else ""
     stem = file.rpartition(".")[0]
     beside = [f"{above}config.json", f"{above}config.yaml", f"{above}{stem}_cfg.json"]
-    return [sub, f"{sub}/*", f"{sub}.cards.sqlite", f"{sub}.presets.json", *beside]
+    return [sub, f"{sub}/*", f"{sub}.cards.sqlite", f"{sub}.presets.json", *beside, *root]
 
 
 def _cached(repo: str, revision: str | None, patterns: list[str]) -> Path | None:

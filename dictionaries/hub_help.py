@@ -10,9 +10,11 @@ from .errors import DictionaryError
 
 log = logging.getLogger("steerdeck.hub")
 
-_FOLDERS = re.compile(
+# The weights of a folder that is one dictionary.
+WEIGHTS = re.compile(
     r"(^|/)(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
-    r"|latest_ckpt\.safetensors|checkpoints/final\.safetensors)$"
+    r"|latest_ckpt\.safetensors|checkpoints/final\.safetensors|packed\.safetensors"
+    r"|params_layer_\d+\.safetensors|W_enc_\d+\.safetensors)$"
 )
 _FILES = re.compile(r"[^/]+\.(pt|pth)|layer_\d+\.safetensors")
 
@@ -43,7 +45,7 @@ def refuse_many(repo: str, sub: str, revision: str | None) -> None:
 
 def _dictionaries(files: list[str]) -> list[str]:
     """The folders that are one each; where there are none, the files that are (Qwen-Scope)."""
-    folders = {path[: m.start()] for path in files if (m := _FOLDERS.search(path))}
+    folders = {path[: m.start()] for path in files if (m := WEIGHTS.search(path))}
     return sorted(folders or {f for f in files if _FILES.fullmatch(f.rpartition("/")[2])})
 
 

@@ -20,8 +20,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from .about import stated_licence
 from .dictionary import Dictionary
 from .errors import DictionaryError
+from .fit import expected_l0
 from .packed_layout import JOURNAL, MANIFEST, ROWS, Side, beginning, manifest, sides
 
 TILE = 64 * 2**20  # bytes of rows in hand; a strided source is read in pieces of TILE / d_in
@@ -36,7 +38,7 @@ def pack(dictionary: Dictionary, folder: Path, told: Told = lambda done, total: 
     Every row, bias and threshold reads back bit for bit. Raises DictionaryError for a dictionary
     that the layout does not hold, a folder that holds another one, and a disk that is too small.
     """
-    said = manifest(dictionary.info, dictionary.weights)
+    said = manifest(dictionary.info, dictionary.weights) | _told_by_files(dictionary)
     if _packed_before(folder, said):
         return False
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,12 @@ def pack(dictionary: Dictionary, folder: Path, told: Told = lambda done, total: 
         writer.close()
     _finish(folder, said)
     return True
+
+
+def _told_by_files(dictionary: Dictionary) -> dict[str, Any]:
+    """What names and neighbours of its files say of it, which the copy does not have."""
+    told = {"l0": expected_l0(dictionary), "licence": stated_licence(dictionary.path)}
+    return {word: value for word, value in told.items() if value is not None}
 
 
 def _packed_before(folder: Path, said: dict[str, Any]) -> bool:

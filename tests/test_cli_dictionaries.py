@@ -56,12 +56,22 @@ def test_inspect_takes_a_catalog_name_and_tells_its_licence():
     ],
 )
 def test_a_licence_is_read_from_the_repositorys_card(front, licence, tmp_path):
-    folder = tmp_path / "models--a--b" / "snapshots" / "abc" / "layer_3" / "sae"
+    folder = tmp_path / "models--a--b" / "snapshots" / ("a" * 40) / "layer_3" / "sae"
     folder.mkdir(parents=True)
     (tmp_path / "README.md").write_text("---\nlicense: none-of-its-business\n---\n")
     assert stated_licence(folder) is None, "what lies above the repository is not asked"
     (folder.parents[1] / "README.md").write_text(f"---\n{front}\n---\n# An SAE\nlicense: mit\n")
     assert stated_licence(folder) == licence
+
+
+def test_another_projects_licence_is_none_of_a_folders(tmp_path):
+    """Outside the hub's cache nobody knows where a repository begins."""
+    folder = tmp_path / "project" / "models" / "sae"
+    folder.mkdir(parents=True)
+    (tmp_path / "project" / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")
+    assert stated_licence(folder) is None
+    (folder.parent / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert stated_licence(folder) == "mit"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hub_stub import COMMITS, point_at, running
 from huggingface_hub import constants, hf_hub_download
+from published import place as fixture_place
 
 from dictionaries import hub_resume
+from dictionaries.about import stated_licence
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 from dictionaries.hub import bare, find_files, origin, pinned
@@ -254,6 +256,44 @@ def test_one_file_of_many_is_a_dictionary_too(hub):
         find_files("org/scope", kind="dictionary", progress=False)
     file = find_files("org/scope/layer10.sae.pt", kind="dictionary", progress=False)
     assert file.read_bytes() == b"x" * 10
-    assert names(file.parent) == ["config.json", "layer10.sae.pt"]
+    assert names(file.parent) == ["README.md", "config.json", "layer10.sae.pt"]
     with pytest.raises(DictionaryError, match=r"has no 'layer3.sae.pt'; it has .*layer10.sae.pt"):
         find_files("org/scope/layer3.sae.pt", kind="dictionary", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "place", "weights"),
+    [
+        ("saelens_v6_standard", "blocks.12.hook_resid_post/", "sae_weights.safetensors"),
+        ("saelens_v6_standard", "", "sae_weights.safetensors"),
+        ("sparsify_sae_legacy", "layers.10/", "sae.safetensors"),
+        ("llama_scope", "L15R/", "checkpoints/final.safetensors"),
+        ("gemma_scope_1_res", "layer_12/width_16k/average_l0_82/", "params.npz"),
+    ],
+)
+def test_the_weights_of_a_folder_stand_for_it(fixture, place, weights, hub, tmp_path):
+    """As one copies their name from the hub's page: the configs come, too."""
+    repo = "google/gemma-scope-2b-pt-res"
+    shutil.copytree(fixture_place(fixture), tmp_path / "repo" / place)
+    hub.handler.repos[repo] = tmp_path / "repo"
+    found = find_files(f"{repo}/{place}{weights}", kind="dictionary", progress=False)
+    assert open_dictionary(found).info.d_sae == 64
+
+
+@pytest.mark.parametrize("fixture", ["gemma_scope_2_clt", "gemma_scope_2_crosscoder"])
+def test_of_several_cross_layer_dictionaries_one_must_be_named(fixture, hub, tmp_path):
+    repo = tmp_path / "scope2"
+    for width in ("width_262k_l0_big", "width_262k_l0_medium"):
+        shutil.copytree(fixture_place(fixture), repo / "clt" / width)
+    hub.handler.repos["org/scope2"] = repo
+    said = r"holds 2 dictionaries.*org/scope2/clt/width_262k_l0_big"
+    with pytest.raises(DictionaryError, match=said):
+        find_files("org/scope2/clt", kind="dictionary", progress=False)
+
+
+def test_a_dictionary_of_the_hub_brings_the_licence_of_its_repository(hub):
+    repo = hub.handler.repos["org/saes"]
+    (repo / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    for name in ("res/layer_1", "res/layer_12/sae_weights.safetensors"):
+        found = find_files(f"org/saes/{name}", kind="dictionary", progress=False)
+        assert stated_licence(found) == "cc-by-4.0"

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from dictionaries import pack as packing
 from dictionaries import tensors
+from dictionaries.about import stated_licence
 from dictionaries.edits import FeatureRows
 from dictionaries.errors import DictionaryError
+from dictionaries.fit import expected_l0
 from dictionaries.formats import open_dictionary, packed, tensor_file
 from dictionaries.pack import pack
 from server.cli import app
@@ -256,6 +258,17 @@ def test_a_damaged_number_is_named_when_it_is_read(tmp_path):
     dictionary.rows([40])
     with pytest.raises(DictionaryError, match=r"threshold of feature 41 .* is NaN"):
         dictionary.rows([40, 41])
+
+
+def test_a_packed_copy_says_what_its_sources_name_and_neighbours_said(source, tmp_path):
+    (source.path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    folder = tmp_path / "average_l0_71"
+    source.path.rename(folder)
+    pack(open_dictionary(folder), tmp_path / "packed")
+    packed = open_dictionary(tmp_path / "packed")
+    assert expected_l0(packed) == 71
+    assert stated_licence(packed.path) == "cc-by-4.0"
+    assert not pack(open_dictionary(folder), tmp_path / "packed"), "it is all there"
 
 
 # --- The command
