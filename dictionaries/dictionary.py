@@ -136,9 +136,10 @@ class Dictionary:
 
         Only the decoder rows of these features are read.
         """
-        seen, at = ids.unique(return_inverse=True)
+        seen = sorted({*ids.flatten().tolist()})
+        at = torch.searchsorted(torch.tensor(seen, device=ids.device), ids)
         f = torch.zeros(len(ids), len(seen), device=x.device).scatter_add_(1, at, values)
-        return self._whole_again(f @ self.rows(seen.tolist()).dec.to(x.device), x)
+        return self._whole_again(f @ self.rows(seen).dec.to(x.device), x)
 
     def _whole_again(self, out: Tensor, x: Tensor) -> Tensor:
         """A sum of decoder rows as the reconstruction of x: with b_dec, in x's own scale."""

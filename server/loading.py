@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dictionaries.asked import asked
 from dictionaries.beside import cards_beside, open_cards, presets_beside
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
 from dictionaries.fit import Fit
-from dictionaries.formats import open_dictionary
 from dictionaries.hub import bare, find_files, origin
 
 from .deck import Deck, Defaults
@@ -62,8 +62,11 @@ def wanted(settings: Settings) -> Wanted:
 
 def _named(dictionary: str) -> tuple[str | None, str]:
     """(id on the wire or None, files) of a folder, a hub's name or a name of the catalog."""
-    found = pairing(dictionary)
-    return (found.name, found.dictionary) if found else (None, dictionary)
+    want = asked(dictionary)
+    found = pairing(want.name)
+    if found:
+        return want.id or found.name, found.dictionary + want.facts
+    return want.id, dictionary
 
 
 def _padded(
@@ -139,13 +142,16 @@ class Opened:
 def _open(want: Wanted, undo: ExitStack, report: Report) -> Opened:
     opened = Opened(presets=builtin(want.presets, f"the catalog's {want.name}"))
     for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
-        path = find(where, "dictionary", report, 0.6, 0.7)
-        dictionary = open_dictionary(path, id=name)
+        want_one = asked(where)
+        path = find(want_one.name, "dictionary", report, 0.6, 0.7)
+        dictionary = want_one.open(path, name)
         id = dictionary.info.id
         if id in opened.dictionaries:
-            raise BadRequest(f"two dictionaries are called {id}: rename the folder of one")
+            raise BadRequest(
+                f"two dictionaries are called {id}: give one another name, {want_one.name}?id=…"
+            )
         opened.dictionaries[id] = dictionary
-        opened.sources |= _source(id, path)
+        opened.sources |= _source(id, path, want_one.facts)
         beside = cards_beside(dictionary.path)
         if cards_path or beside.is_file():
             cards = open_cards(cards_path or beside, dictionary.info)
@@ -165,9 +171,9 @@ def _fits(model: Any, tokenizer: Any, dictionaries: Mapping[str, Dictionary]) ->
     return found
 
 
-def _source(what: str, path: Path) -> dict[str, str]:
+def _source(what: str, path: Path, facts: str = "") -> dict[str, str]:
     found = origin(path)
-    return {what: found} if found else {}
+    return {what: found + facts} if found else {}
 
 
 def find(

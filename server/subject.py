@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from dictionaries.asked import asked
 from dictionaries.beside import cards_beside
 from dictionaries.dictionary import Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
-from dictionaries.formats import open_dictionary
 from dictionaries.making.subject import Change, Windows
 
 from .engine.load import load_model
@@ -81,8 +81,8 @@ def subject(
     if not want.dictionaries:
         raise BadRequest(f"{model!r} is no name of the catalog: say which dictionary with it")
     name, where = want.dictionaries[0]
-    path = find(where, "dictionary")
-    opened = open_dictionary(path, id=name)
+    want_one = asked(where)
+    opened = want_one.open(find(want_one.name, "dictionary"), name)
     loaded = load(model, device=device, dtype=dtype)
     with ExitStack() as closing:
         yield Bench(

@@ -165,9 +165,13 @@ def test_circuit_tracers_topk_asks_for_a_k_that_no_file_has(tmp_path):
     tensors = load_file(path)
     del tensors["k"]
     save_file(tensors, path)
+    x = expected("circuit_tracer_topk_skip")["x"]
+    added = open_dictionary(path)
+    assert (added.info.k, added.info.architecture) == (None, "topk_skip_transcoder")
+    assert torch.equal(added.rows([3]).dec, open_dictionary(path, k=6).rows([3]).dec)
     with pytest.raises(DictionaryError, match="does not say its k"):
-        open_dictionary(path)
-    acts, _ = open_coder(path, k=6).coded(expected("circuit_tracer_topk_skip")["x"])
+        added.coded(x)
+    acts, _ = open_coder(path, k=6).coded(x)
     torch.testing.assert_close(acts, expected("circuit_tracer_topk_skip")["acts"])
     assert ((acts != 0).sum(-1) == 6).all()
 

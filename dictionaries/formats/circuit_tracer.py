@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from ..containers import open_tensors
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from ..info import Site
 from ..weights import Weights
-from ..whole import Dense, signed_topk
+from ..whole import Activation, Dense, signed_topk
 from .common import (
     NOTHING,
     Config,
@@ -58,7 +60,9 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         threshold=threshold,
     )
     skip = tensors.matrix("W_skip", d_out, d_in, axis=0) if "W_skip" in tensors else None
-    kind = "topk_" if k else "jumprelu_" if threshold is not None else ""
+    topk = k is not None or (threshold is None and config.get("activation") == "topk")
+    activate = signed_topk(k) if k else _unknown(path) if topk else None
+    kind = "topk_" if topk else "jumprelu_" if threshold is not None else ""
     layer, reads, written, refused = places(config, path)
     return assemble(
         path,
@@ -74,7 +78,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         reads=reads,
         why_not=reading(reads),
         refused=refused,
-        whole=Dense(weights, activate=signed_topk(k) if k else None, skip=skip),
+        whole=Dense(weights, activate=activate, skip=skip),
     )
 
 
@@ -115,8 +119,15 @@ def _k(config: Config, tensors: Tensors, given: Given, path: Path) -> int | None
         return int(tensors.scalar("k"))
     if "k" in config:
         return whole_number(config, "k", path.parent / "config.yaml")
-    if config.get("activation") == "topk" and given.k is None:
+    return given.k
+
+
+def _unknown(path: Path) -> Activation:
+    """It can be added along without its k, and not be computed."""
+
+    def activate(z: Tensor) -> Tensor:
         raise DictionaryError(
             f"{path} is a TopK transcoder that does not say its k: give k (its model card has it)."
         )
-    return given.k
+
+    return activate

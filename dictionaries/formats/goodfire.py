@@ -109,6 +109,6 @@ def _k(path: Path, given: Given) -> int:
     if k is None:
         raise DictionaryError(
             f"{path} is a TopK SAE that does not say its k: keep its published name, such as "
-            "topk_sae_l15_exp16_k32.pt, or give k."
+            f"topk_sae_l15_exp16_k32.pt, or give k ({path.name}?k=32)."
         )
     return k

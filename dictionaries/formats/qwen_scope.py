@@ -77,6 +77,6 @@ def _k(config: Config, given: Given, path: Path) -> int:
     if given.k is None and told is None:
         raise DictionaryError(
             f"{path} is a TopK SAE that does not say its k: keep its config.json beside it, or "
-            "give k."
+            f"give k ({path.name}?k=50)."
         )
     return given.k if given.k is not None else int(told[1]) if told else 0

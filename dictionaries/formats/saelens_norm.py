@@ -30,6 +30,7 @@ def norm_and_scale(config: Config, factor: float | None, path: Path) -> tuple[No
             f"{path} says expected_average_only_in: its inputs were multiplied by a factor that "
             "the files do not hold, and without it every activation would be wrong. Add "
             '"norm_scaling_factor": sqrt(d_in) / (mean length of the residual vectors) to '
-            "cfg.json; SAELens' registry lists it for published SAEs."
+            "cfg.json, or say it behind the name (NAME?norm_scaling_factor=…); SAELens' registry "
+            "lists it for published SAEs."
         )
     return Norm.NONE, float(factor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,13 +106,18 @@ def encode(
 
 def _opened(name: str, scale: float | None, k: int | None) -> tuple[Coder, str | None]:
     """(the dictionary, the licence that the catalog has for it)."""
+    from dictionaries.asked import asked
     from dictionaries.catalog import pairing
-    from dictionaries.formats import open_coder
     from dictionaries.hub import find_files
 
-    paired = pairing(name)
-    path = find_files(paired.dictionary if paired else name, kind="dictionary")
-    coder = open_coder(path, norm_scaling_factor=scale, k=k)
+    want = asked(name)
+    if scale is not None:
+        want = replace(want, norm_scaling_factor=scale)
+    if k is not None:
+        want = replace(want, k=k)
+    paired = pairing(want.name)
+    path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
+    coder = want.open_coder(path)
     return coder, paired.licence if paired else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,16 +35,17 @@ def pack(
       steerdeck dictionaries pack gemma-2-2b-it --out ./gemma-packed
     """
     with making():
+        from dictionaries.asked import asked
         from dictionaries.catalog import pairing
-        from dictionaries.formats import open_dictionary
         from dictionaries.hub import find_files
         from dictionaries.pack import pack as write
 
-        paired = pairing(name)
-        path = find_files(paired.dictionary if paired else name, kind="dictionary")
-        dictionary = open_dictionary(
-            path, id=paired.name if paired else None, norm_scaling_factor=norm_scaling_factor
-        )
+        want = asked(name)
+        if norm_scaling_factor is not None:
+            want = replace(want, norm_scaling_factor=norm_scaling_factor)
+        paired = pairing(want.name)
+        path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
+        dictionary = want.open(path, paired.name if paired else None)
         info = dictionary.info
         with advancing("packed", 1.0, "of the file") as advance:
             fresh = write(

@@ -57,17 +57,18 @@ def import_(
       steerdeck features import ./sae/examples.safetensors -d ./sae -m google/gemma-3-1b-it
     """
     with making():
+        from dictionaries.asked import asked
         from dictionaries.beside import cards_beside
         from dictionaries.catalog import pairing
-        from dictionaries.formats import open_dictionary
         from dictionaries.hub import find_files
         from dictionaries.making import gemma_examples, neuronpedia
 
         if not source.exists():
             fail(f"{source} is not there")
-        paired = pairing(dictionary)
-        path = find_files(paired.dictionary if paired else dictionary, kind="dictionary")
-        opened = open_dictionary(path)
+        want = asked(dictionary)
+        paired = pairing(want.name)
+        path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
+        opened = want.open(path)
         target = out or cards_beside(opened.path)
         examples = source / "examples.safetensors" if source.is_dir() else source
         if source.is_dir() and neuronpedia.recognise(source):
