@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import rivals
 from rival_env import RIVALS, Unavailable, steps
+from rival_plot import plot
 from rival_process import Process
 from rival_report import Entry, against, comparison, table
 from rival_work import Work
@@ -93,3 +95,24 @@ def test_the_table_tells_how_several_replies_are_made():
     assert cells[3:] == ["1.0", "-", "9.0", "-", "-", "one after another"]
     assert lines[2].endswith("continuous, one configuration for all")
     assert lines[3].endswith("not run: no wheel")
+
+
+def test_the_picture_has_a_bar_for_everybody_in_every_panel_longest_first():
+    rates = [("Steerdeck", {1: 20.0, 8: 80.0}), ("in <turn>", {1: 25.0}), ("neither", {})]
+    rivals = [
+        {
+            "name": title,
+            "title": title,
+            "points": [{"concurrent": n, "tokens_per_s": rate} for n, rate in points.items()],
+        }
+        for title, points in rates
+    ]
+    drawn = ElementTree.fromstring(plot({"rivals": rivals}))
+    said = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert said == [
+        "one reply, tokens/s", "in <turn>", "25", "Steerdeck", "20",
+        "8 at once, tokens/s", "Steerdeck", "80", "in <turn>, in turn", "25",
+    ]  # fmt: skip
+    bars = [float(bar.get("width")) for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    assert bars[0] / bars[1] == pytest.approx(25 / 20, rel=0.01)
+    assert bars[2] / bars[3] == pytest.approx(80 / 25, rel=0.01)
