@@ -127,7 +127,7 @@ def frame(x: Tensor, norm: Norm) -> Frame:
         std = centred.std(-1, keepdim=True)
         return Frame(centred / (std + 1e-5), std)
     length = x.norm(dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
-    return Frame(x / length, length)
+    return Frame(x / length.clamp_min(torch.finfo(x.dtype).tiny), length)
 
 
 def read(h: Tensor, rows: FeatureRows, cutoff: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ log = logging.getLogger("steerdeck.hub")
 WEIGHTS = re.compile(
     r"(^|/)(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
     r"|latest_ckpt\.safetensors|checkpoints/final\.safetensors|packed\.safetensors"
-    r"|params_layer_\d+\.safetensors|W_enc_\d+\.safetensors)$"
+    r"|params_layer_\d+\.safetensors|W_(?:enc|dec)_\d+\.safetensors)$"
 )
 _FILES = re.compile(r"[^/]+\.(pt|pth)|layer_\d+\.safetensors")
 

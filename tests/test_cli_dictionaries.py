@@ -176,6 +176,10 @@ def test_encode_refuses_files_that_are_not_what_they_should_be(tmp_path):
     save_file({"x": torch.zeros(2, 16)}, x)
     lost = tmp_path / "no" / "such" / "y.safetensors"
     assert "cannot be written" in run("encode", own, "-i", x, "-o", lost).output
+    (tmp_path / "file").write_text("no folder")
+    inside = tmp_path / "file" / "y.safetensors"
+    said = run("encode", own, "-i", x, "-o", inside).output.replace("\n", " ")
+    assert "y.safetensors cannot be written" in said
 
 
 def test_a_missing_scale_or_k_can_be_given_on_the_line(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published import FIXTURES, changed, meta, opened, place
+from published import FIXTURES, changed, meta, missing_scale, opened, place
 from safetensors.torch import load_file, save_file
 
 from dictionaries.dictionary import Site
@@ -241,7 +241,7 @@ def test_what_writes_to_several_layers_is_refused_with_the_reason(name):
 def test_every_fixture_agrees_with_its_own_library(name):
     """x -> activations and reconstruction, whether or not it can be steered with."""
     about, expected = meta(name), load_file(FIXTURES / name / "expected.safetensors")
-    given = {"norm_scaling_factor": about.get("norm_scaling_factor")}
+    given = {"norm_scaling_factor": missing_scale(name)}
     k = 5 if name == "goodfire_r1_tied" else None  # a published one's stands in its model card
     acts, recon = open_coder(place(name), k=k, **given).coded(expected["x"])
     torch.testing.assert_close(acts, expected["acts"], **about["tolerance"])

@@ -12,7 +12,7 @@ from published import changed, copied, expected, opened, place
 from safetensors.torch import load_file, save_file
 
 from dictionaries.dictionary import Site
-from dictionaries.edits import topk_cutoff
+from dictionaries.edits import Norm, frame, topk_cutoff
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_coder, open_dictionary
 
@@ -385,3 +385,39 @@ def test_what_a_transcoder_adds_reaches_the_engine(tmp_path):
         else:
             with pytest.raises(Unsteerable, match=r"reads blocks\.3\.hook_mlp_in"):
                 check_steering(Steering((edit,)), {"t": transcoder.info}, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("saelens_v6_standard", {"norm_scaling_factor": 2.5}),  # its inputs are not scaled
+        ("saelens_v6_topk", {"k": 3}),  # cfg.json has another
+        ("llama_scope", {"norm_scaling_factor": 2.5}),
+        ("gemma_scope_1_res", {"k": 3}),  # not a TopK at all
+        ("goodfire_llama_8b", {"k": 3}),
+    ],
+)
+def test_a_number_given_in_vain_is_refused(name, given):
+    with pytest.raises(DictionaryError, match=r"was given, but .* has none, or says its own"):
+        open_coder(place(name), **given)
+
+
+def test_another_file_of_a_dictionarys_folder_is_not_taken_for_it(tmp_path):
+    """A checkpoint of the same training, say: which one opens must be the one that was named."""
+    folder = copied("saelens_v6_standard", tmp_path / "blocks.12.hook_resid_post")
+    for name in ("sae_weights.safetensors", "cfg.json"):
+        assert open_dictionary(folder / name).path == folder
+    other = load_file(place("saelens_v6_topk") / "sae_weights.safetensors")
+    save_file(other, folder / "other.safetensors")
+    torch.save(other, folder / "ae_1000.pt")
+    for name in ("ae_1000.pt", "other.safetensors"):
+        with pytest.raises(DictionaryError, match=f"{name} is not the weights of the dictionary"):
+            open_dictionary(folder / name)
+    named = shutil.copy(place("qwen_scope"), folder / "layer5.sae.pt")
+    assert open_dictionary(named, k=6).info.format == "qwen_scope"
+
+
+def test_a_vector_of_zeros_is_framed_as_zeros():
+    h, back = frame(torch.zeros(2, 4), Norm.CONSTANT)
+    assert not h.any()
+    assert not back.any()

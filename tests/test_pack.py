@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from published import FIXTURES, place
+from published import FIXTURES, opened, place
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -34,7 +34,7 @@ def openable():
     """Every fixture that opens to be steered with, but transcoders, which the layout has not."""
     for fixture in sorted(p.name for p in FIXTURES.iterdir()):
         try:
-            dictionary = open_dictionary(place(fixture), norm_scaling_factor=2.5)
+            dictionary = opened(fixture)
         except (DictionaryError, KeyError):  # no dictionary at all has no repository
             continue
         if not dictionary.info.reads:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
+from ..hub_help import WEIGHTS
 from ..layered import Layered
 from . import (
     circuit_tracer,
@@ -58,6 +59,7 @@ _FOLDERS: tuple[_Family, ...] = (
 # A file is one dictionary; a folder holds one for every layer.
 _FILES: tuple[_Family, ...] = (qwen_scope, circuit_tracer, hook_z, openai, goodfire, qresearch)
 FORMATS: dict[str, _Family] = {family.FORMAT: family for family in (*_FOLDERS, *_FILES)}
+_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 _LOOKED_FOR = (
     "cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz "
     "(Gemma Scope 1), params.safetensors or params_layer_<n>.safetensors (Gemma Scope 2), "
@@ -99,22 +101,36 @@ def open_coder(
     SAELens files that say `expected_average_only_in`; it can stand in cfg.json as well. k: only
     for TopK files that do not say it.
 
-    Raises DictionaryError for what is missing, unknown, damaged or contradicts itself.
+    Raises DictionaryError for what is missing, unknown, damaged or contradicts itself, and for a
+    number that was given in vain.
     """
     path = Path(path)
     if not path.exists():
         raise DictionaryError(f"there is no dictionary at {path}: no such file or folder.")
     given = Given(norm_scaling_factor, k)
+    coder = _opened(path, id, given)
+    given.all_read(coder.path)
+    return coder
+
+
+def _opened(path: Path, id: str | None, given: Given) -> Coder:
     folder = path if path.is_dir() else path.parent
     if folder.name == "checkpoints" and (folder.parent / "hyperparams.json").is_file():
         folder = folder.parent
-    if whole := next((family for family in _FOLDERS if family.recognise(folder)), None):
+    whole = next((family for family in _FOLDERS if family.recognise(folder)), None)
+    other = path.is_file() and path.suffix in _WEIGHTS and not WEIGHTS.search(path.as_posix())
+    if whole and not other:
         return whole.open(folder, id, given)
     single = _single(folder) if path.is_dir() else [path]
     if len(single) == 1:
         for family in _FILES:
             if family.recognise(single[0]):
                 return family.open(single[0], id, given)
+    if whole:
+        raise DictionaryError(
+            f"{path} is not the weights of the dictionary in {folder}, and none by itself: name "
+            "the folder, or move the file to one of its own, under the name that its format has."
+        )
     circuit_tracer.refuse_pointers(folder)
     inside = [file.name for file in single] if len(single) > 1 else _inside(folder)
     if inside:

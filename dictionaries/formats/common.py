@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..dictionary import Dictionary
 from ..edits import Norm
@@ -20,11 +20,33 @@ from ..whole import Whole
 Config = Mapping[str, Any]
 
 
-class Given(NamedTuple):
-    """What a person can say that some published files do not."""
+class Given:
+    """What a person can say that some published files do not: a format reads it where it lacks it.
 
-    norm_scaling_factor: float | None = None  # SAELens' expected_average_only_in
-    k: int | None = None  # TopK and BatchTopK files without a config
+    norm_scaling_factor: SAELens' expected_average_only_in. k: TopK and BatchTopK files without one.
+    """
+
+    def __init__(self, norm_scaling_factor: float | None = None, k: int | None = None) -> None:
+        said = {"norm_scaling_factor": norm_scaling_factor, "k": k}
+        self._unread = {word: value for word, value in said.items() if value is not None}
+        self._norm_scaling_factor, self._k = norm_scaling_factor, k
+
+    @property
+    def norm_scaling_factor(self) -> float | None:
+        self._unread.pop("norm_scaling_factor", None)
+        return self._norm_scaling_factor
+
+    @property
+    def k(self) -> int | None:
+        self._unread.pop("k", None)
+        return self._k
+
+    def all_read(self, path: Path) -> None:
+        """Raise DictionaryError for what this dictionary had no use for, rather than ignore it."""
+        for word, value in self._unread.items():
+            raise DictionaryError(
+                f"{word} {value:g} was given, but {path} has none, or says its own: leave it out."
+            )
 
 
 NOTHING = Given()

@@ -67,7 +67,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     if architecture == "temporal":
         return temporal.open_saelens(folder, config, tensors, id, site)
     transcodes = architecture in TRANSCODERS
-    norm, scale = norm_and_scale(config, given.norm_scaling_factor, path)
+    norm, scale = norm_and_scale(config, given, path)
     if scale != 1.0 and (transcodes or architecture == "matching_pursuit"):
         raise DictionaryError(f"{path}: a {architecture} with scaled inputs is not opened yet.")
     d_sae = _features(tensors, architecture)

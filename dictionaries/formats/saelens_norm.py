@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..edits import Norm
 from ..errors import DictionaryError
-from .common import Config
+from .common import Config, Given
 
 
-def norm_and_scale(config: Config, factor: float | None, path: Path) -> tuple[Norm, float]:
+def norm_and_scale(config: Config, given: Given, path: Path) -> tuple[Norm, float]:
     """(what is done to each token, the constant factor its inputs were multiplied by)."""
     said = config.get("normalize_activations", "none")
     if said == "covariance_whitening":  # folded into the weights when they were saved
@@ -24,6 +24,7 @@ def norm_and_scale(config: Config, factor: float | None, path: Path) -> tuple[No
             f"{path}: normalize_activations {said!r} is not opened yet; known are "
             f"{', '.join(Norm)}, covariance_whitening and expected_average_only_in."
         )
+    factor = given.norm_scaling_factor
     factor = config.get("norm_scaling_factor") if factor is None else factor
     if not isinstance(factor, int | float) or not (math.isfinite(factor) and factor > 0):
         raise DictionaryError(
