@@ -24,16 +24,18 @@ _AT_ONCE = 4
 def fetch_large(repo: str, options: Mapping[str, Any], progress: bool, tally: Tally) -> None:
     """Fetch what `snapshot_download(repo, **options)` would fetch of large files.
 
-    Nothing happens where the hub cannot be reached. Raises the errors of huggingface_hub.
+    Those above MAX_HTTP_DOWNLOAD_SIZE are left to it: only hf_xet can fetch them. Nothing happens
+    where the hub cannot be reached. Raises the errors of huggingface_hub.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import constants, errors, snapshot_download
 
     try:
         silent = Tally().bar(shown=False)
         listed: Any = snapshot_download(repo, dry_run=True, tqdm_class=silent, **options)
     except errors.DryRunError:
         return
-    large = [file for file in listed if file.will_download and file.file_size >= LARGE]
+    sizes = range(LARGE, constants.MAX_HTTP_DOWNLOAD_SIZE + 1)
+    large = [file for file in listed if file.will_download and file.file_size in sizes]
     tally.total = sum(file.file_size for file in large)
     bar = tally.bar(progress)
 

@@ -421,3 +421,50 @@ def test_a_vector_of_zeros_is_framed_as_zeros():
     h, back = frame(torch.zeros(2, 4), Norm.CONSTANT)
     assert not h.any()
     assert not back.any()
+
+
+@pytest.mark.parametrize(
+    ("hook", "site"),
+    [
+        ("model.layers.12", Site(12, "resid_post")),
+        ("transformer.h.3", Site(3, "resid_post")),
+        ("model.layers.12.mlp", Site(12, "mlp_out")),
+        ("model.language_model.layers.7.self_attn", Site(7, "attn_out")),
+    ],
+)
+def test_saelens_names_places_by_transformers_modules_too(hook, site, tmp_path):
+    """As it does for what was trained on a model of transformers' own."""
+    name = "saelens_v5_standard"
+    folder = changed(name, tmp_path, "cfg.json", hook_name=hook)
+    info = open_dictionary(folder).info
+    assert (info.site, info.of_module, opened(name).info.of_module) == (site, True, False)
+    changed(name, tmp_path, "cfg.json", hook_name="model.layers.12.mlp.up_proj")
+    with pytest.raises(DictionaryError, match="not a place that can be steered"):
+        open_dictionary(folder)
+
+
+def test_sparsify_of_a_module_that_may_be_a_transcoder_is_only_added(tmp_path):
+    """Until 2025-02 only the repository's config.json told, one folder above."""
+    name = "sparsify_skip_transcoder_legacy"
+    folder = changed(name, tmp_path / "lost", "cfg.json", skip_connection=False)
+    tensors = load_file(folder / "sae.safetensors")
+    del tensors["W_skip"]
+    save_file(tensors, folder / "sae.safetensors")
+    info = open_dictionary(folder).info
+    assert not info.reads_exactly
+    assert "keep that one folder above" in info.why_not
+    above = folder.parent / "config.json"
+    for said, reads in (({"transcode": True}, "the input of layers.5.mlp"), ({"k": 5}, "")):
+        above.write_text(json.dumps(said))
+        info = open_dictionary(folder).info
+        assert (info.reads, info.reads_exactly) == (reads, not reads)
+
+
+def test_the_revision_of_a_cross_layer_transcoder_is_of_its_decoders_too(tmp_path):
+    folder = shutil.copytree(place("circuit_tracer_clt"), tmp_path / "clt")
+    before = open_coder(folder).info.revision
+    tensors = load_file(folder / "W_dec_1.safetensors")
+    save_file(
+        {name: 2 * tensor for name, tensor in tensors.items()}, folder / "W_dec_1.safetensors"
+    )
+    assert open_coder(folder).info.revision != before

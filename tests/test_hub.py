@@ -15,6 +15,7 @@ from dictionaries.about import stated_licence
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 from dictionaries.hub import bare, find_files, origin, pinned
+from dictionaries.hub_progress import Tally
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -297,3 +298,13 @@ def test_a_dictionary_of_the_hub_brings_the_licence_of_its_repository(hub):
     for name in ("res/layer_1", "res/layer_12/sae_weights.safetensors"):
         found = find_files(f"org/saes/{name}", kind="dictionary", progress=False)
         assert stated_licence(found) == "cc-by-4.0"
+
+
+def test_a_file_too_large_for_plain_http_is_left_to_the_hubs_own_code(hub, monkeypatch):
+    monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 1000)
+    monkeypatch.setattr(hub_resume, "LARGE", 1)
+    fetched = []
+    monkeypatch.setattr(hub_resume, "_fetch", lambda repo, name, *_: fetched.append(name))
+    options = {"allow_patterns": ["res/layer_1/*"], "endpoint": os.environ["HF_ENDPOINT"]}
+    hub_resume.fetch_large("org/saes", options, progress=False, tally=Tally())
+    assert sorted(fetched) == ["res/layer_1/cfg.json", "res/layer_1/examples.safetensors"]

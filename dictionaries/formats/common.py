@@ -111,10 +111,29 @@ def declared(config: Config, key: str, actual: int, path: Path) -> None:
         )
 
 
+_MODULE = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d+)(?:\.(mlp|self_attn|attn|attention))?")
+_OUTPUTS = {
+    None: "resid_post",
+    "mlp": "mlp_out",
+    "self_attn": "attn_out",
+    "attn": "attn_out",
+    "attention": "attn_out",
+}
+
+
+def of_module(name: object) -> bool:
+    """Whether a hook's name is that of a module, whose own output it then is."""
+    return isinstance(name, str) and _MODULE.fullmatch(name) is not None
+
+
 def lens_site(name: object, path: Path) -> tuple[Site, str]:
-    """The site of a TransformerLens hook name ("blocks.8.hook_resid_post"), and why it is not one
-    that can be steered ("" if it is); its hook is then the publisher's own word.
+    """The site of a TransformerLens hook name ("blocks.8.hook_resid_post") or of a module's output
+    as transformers names it ("model.layers.8"), and why it is not one that can be steered ("" if it
+    is); its hook is then the publisher's own word.
     """
+    module = _MODULE.fullmatch(name) if isinstance(name, str) else None
+    if module:
+        return Site(int(module[1]), _OUTPUTS[module[2]]), ""
     found = re.fullmatch(r"(?:blocks\.(\d+)\.)?([\w.]+)", name) if isinstance(name, str) else None
     why = (
         f"{path}: the hook {name!r} is not a place that can be steered; those are "

@@ -48,7 +48,9 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Layered:
         norm=Norm.NONE,
         k=None,
         model=text(config.get("model_name")),
-        revision=revision([path / f"W_enc_{i}.safetensors" for i in range(layers)]),
+        revision=revision(
+            [path / f"W_{side}_{i}.safetensors" for i in range(layers) for side in ("enc", "dec")]
+        ),
         reads=text(config.get("feature_input_hook")) or "hook_resid_mid",
         layers=tuple(range(layers)),
         refused=SEVERAL.format(path=path, what="cross-layer transcoder"),

@@ -28,6 +28,7 @@ from .common import (
     declared,
     lens_site,
     name_of,
+    of_module,
     read_config,
     reading,
     section,
@@ -99,6 +100,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         d_in=d_in if transcodes else None,
         reads=reads,
         why_not=why_not,
+        of_module=of_module(_written(config)),
         refused=refused,
         whole=_whole(config, tensors, weights, norm, path) if why_not else None,
     )
@@ -126,10 +128,13 @@ def _architecture(config: Config, path: Path) -> str:
     return architecture
 
 
+def _written(config: Config) -> object:
+    return config.get("hook_name_out") or config.get("hook_name", config.get("hook_point"))
+
+
 def _site(config: Config, path: Path) -> tuple[Any, str]:
     """(where it writes, why that cannot be steered)."""
-    written = config.get("hook_name_out") or config.get("hook_name", config.get("hook_point"))
-    site, refused = lens_site(written, path)
+    site, refused = lens_site(_written(config), path)
     if config.get("hook_head_index", config.get("hook_point_head_index")) is not None:
         refused = f"{path} is an SAE of a single attention head, which cannot be steered yet."
     return site, refused

@@ -39,6 +39,11 @@ _MODULES = {
     "attention": "attn_out",
     "self_attn": "attn_out",
 }
+_INNER = tuple(f".{module}" for module in _MODULES if module)
+_PERHAPS = (
+    "whether this is an SAE or a transcoder, which reads another place, stands in its repository's "
+    "config.json: keep that one folder above. Without it, use the op 'add'."
+)
 
 
 def recognise(folder: Path) -> bool:
@@ -77,6 +82,8 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         activation += "_skip_transcoder" if skip is not None else "_transcoder"
         reads = f"the input of {folder.absolute().name}"
         why_not = reading(reads)
+    elif "transcode" not in config and not training and folder.absolute().name.endswith(_INNER):
+        why_not = _PERHAPS
     return assemble(
         folder,
         [path, tensors.path],
