@@ -187,6 +187,8 @@ def _torch_content(path: Path) -> dict[str, Any]:
         raise _no_torch_file(path, error) from error
     if not isinstance(content, dict):
         raise DictionaryError(f"{path} holds a {type(content).__name__}, not a dict of tensors.")
+    if content.keys() == {"sae"} and isinstance(content["sae"], dict):
+        content = content["sae"]  # llamascopium's wrapping
     return {str(name): value for name, value in content.items()}
 
 

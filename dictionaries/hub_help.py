@@ -12,7 +12,7 @@ log = logging.getLogger("steerdeck.hub")
 
 # The weights of a folder that is one dictionary.
 WEIGHTS = re.compile(
-    r"(^|/)(sae_weights\.safetensors|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
+    r"(^|/)(sae_weights\.(?:safetensors|pt)|sae\.safetensors|params\.npz|params\.safetensors|ae\.pt"
     r"|latest_ckpt\.safetensors|checkpoints/final\.safetensors|packed\.safetensors"
     r"|params_layer_\d+\.safetensors|W_(?:enc|dec)_\d+\.safetensors)$"
 )

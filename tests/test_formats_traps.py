@@ -468,3 +468,19 @@ def test_the_revision_of_a_cross_layer_transcoder_is_of_its_decoders_too(tmp_pat
         {name: 2 * tensor for name, tensor in tensors.items()}, folder / "W_dec_1.safetensors"
     )
     assert open_coder(folder).info.revision != before
+
+
+def test_llamascopiums_pickled_weights_are_the_same_dictionary(tmp_path):
+    """`{"sae": state}`. torch's distributed folders are refused with what converts them."""
+    name = "llamascopium_topk"
+    folder = shutil.copytree(place(name), tmp_path / "sae")
+    weights = folder / "sae_weights.safetensors"
+    torch.save({"sae": load_file(weights)}, folder / "sae_weights.pt")
+    weights.unlink()
+    for path in (folder, folder / "sae_weights.pt"):
+        acts, _ = open_coder(path).coded(expected(name)["x"])
+        torch.testing.assert_close(acts, expected(name)["acts"])
+    (folder / "sae_weights.pt").unlink()
+    (folder / "sae_weights.dcp").mkdir()
+    with pytest.raises(DictionaryError, match=r"dcp_to_torch_save\('sae_weights.dcp'"):
+        open_coder(folder)
