@@ -64,8 +64,8 @@ _LOOKED_FOR = (
     "cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz "
     "(Gemma Scope 1), params.safetensors or params_layer_<n>.safetensors (Gemma Scope 2), "
     "config.json with ae.pt (dictionary_learning), or with sae_weights.safetensors or .pt "
-    "(llamascopium), hyperparams.json with checkpoints/final.safetensors (Llama Scope), conf.yaml with "
-    "latest_ckpt.safetensors (temporal), W_enc_<n>.safetensors or layer_<n>.safetensors "
+    "(llamascopium), hyperparams.json with checkpoints/final.safetensors (Llama Scope), conf.yaml "
+    "with latest_ckpt.safetensors (temporal), W_enc_<n>.safetensors or layer_<n>.safetensors "
     "(circuit-tracer), layer<n>.sae.pt (Qwen-Scope), a .pt or .pth file of Goodfire's, OpenAI's, "
     "qresearch's or with a _cfg.json beside it (hook_z)"
 )
