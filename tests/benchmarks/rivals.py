@@ -48,7 +48,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=64, help="of each reply")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
     parser.add_argument("--edits", type=int, default=1, help="clamped features of each reply")
-    parser.add_argument("--strength", type=float, default=2.0, help="of each, in activations")
+    parser.add_argument("--strength", type=float, default=60.0, help="of each, in activations")
     parser.add_argument("--check", type=int, default=8, help="first tokens that are compared")
     parser.add_argument("--rounds", type=int, default=3, help="at most")
     parser.add_argument(
@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"shape, {args.prompt} + {args.tokens} tokens, {args.edits} edits a reply"
     )
     if race.moved is not None:
-        print(f"the edits change the first {args.check} tokens of {race.moved}/{max(args.sizes)}")
+        said = f"the edits change the first {args.check} tokens of {race.moved}/{max(args.sizes)}"
+        print(said if race.moved else f"{said}: raise --strength, or their agreement says nothing")
     print(f"\n{table(race.entries, args.sizes)}\n")
     measured = [entry for entry in race.entries if entry.rates]
     ours = [entry for entry in measured if entry.rival.ours]
