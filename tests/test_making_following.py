@@ -14,8 +14,7 @@ from torch.nn.functional import normalize
 from dictionaries.making.activations import Site, caught, content
 from dictionaries.making.compose import Composer
 from dictionaries.making.data import Text
-from dictionaries.making.dealing import Sample
-from dictionaries.making.directions import apart, bent, concept_directions, loss_with
+from dictionaries.making.directions import apart, concept_directions
 from dictionaries.making.following import REACH, Following
 from dictionaries.making.packing import Batch, batches
 from dictionaries.making.possession import calm_answers, key
@@ -96,28 +95,6 @@ def full_residuals(site: Site, batch: Batch) -> torch.Tensor:
             input_ids=batch.ids, attention_mask=batch.mask(), position_ids=batch.positions
         )
     return seen[0]
-
-
-def test_a_bent_direction_makes_its_concepts_replies_likelier_than_before(
-    text: Text, tokenizer, tmp_path: Path
-) -> None:
-    model = new_model(tokenizer, SHAPE, seed=0)
-    plan = Plan(minutes=None, steps=30, rows=4, length=96)
-    Trainer(model, tokenizer, plan, tmp_path).train(text.authored(1), None)
-    site = Site(model.eval().requires_grad_(False), 0)
-    encoder, some = Encoder(tokenizer), Corpus(text.train.sheets[:3], (), (), ())
-    first = concept_directions(site, encoder, some, seed=0)
-    learnt = bent(site, encoder, some, first, length=8.0, epochs=12.0, seed=0)
-    assert torch.allclose(learnt.norm(dim=-1), torch.ones(3), atol=1e-5)
-    turns = [(("user", p.user), ("assistant", p.reply)) for p in some.sheets[1].drift]
-    encoded = [encoder.encode(Sample(t), asked=0.0)._replace(mark=2) for t in turns]
-    batch = next(batches(encoded, rows=4, length=256, pad=0))
-    plain, before, after = (
-        loss_with(site, batch, vectors * 3.2).item() for vectors in (learnt * 0, first, learnt)
-    )
-    assert after < before - 0.01
-    flat = batch._replace(weights=(batch.weights > 0).float())
-    assert plain == pytest.approx(reply_loss(site.model, flat).item(), abs=1e-4)
 
 
 def test_whatever_steered_text_is_asked_has_a_calm_twin_dealt_about_as_often(text: Text) -> None:

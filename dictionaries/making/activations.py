@@ -66,16 +66,6 @@ def content(ids: Tensor) -> Tensor:
     return ids >= len(SPECIAL)
 
 
-def above(site: Site, batch: Batch, x: Tensor) -> Tensor:
-    """What the layers above make of the residual x [rows, length, d_model]: after the last norm."""
-    model = site.model.model
-    mask, angles = batch.mask(), model.rotary_emb(x, batch.positions)
-    for layer in model.layers[site.layer + 1 :]:
-        x = layer(x, attention_mask=mask, position_ids=batch.positions, position_embeddings=angles)
-    normed: Tensor = model.norm(x)
-    return normed
-
-
 @torch.inference_mode()
 def residuals(site: Site, batch: Batch) -> Tensor:
     """[rows, length, d_model] of a packed batch; stops after the site's layer."""

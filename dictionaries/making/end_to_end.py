@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from .activations import Site, above, content, residuals
+from .activations import Site, content, residuals
 from .muon import has_bfloat16_units
 from .packing import Batch
 
@@ -45,6 +45,12 @@ def costs(site: Site, packed: Iterator[Batch]) -> Iterator[tuple[Tensor, Cost]]:
 
 def _next_token(site: Site, batch: Batch, x: Tensor) -> Tensor:
     """[tokens, vocab] log probabilities after every token that is no padding, from the residual."""
+    model = site.model.model
     with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
-        logits: Tensor = site.model.lm_head(above(site, batch, x)[batch.segment > 0])
+        mask, angles = batch.mask(), model.rotary_emb(x, batch.positions)
+        for layer in model.layers[site.layer + 1 :]:
+            x = layer(
+                x, attention_mask=mask, position_ids=batch.positions, position_embeddings=angles
+            )
+        logits: Tensor = site.model.lm_head(model.norm(x[batch.segment > 0]))
     return log_softmax(logits.float(), dim=-1)

@@ -28,7 +28,7 @@ from .compose import FOLLOWING, MIX, Composer
 from .concepts import Carrier, Evidence, find_carriers
 from .data import Text, held_out_batches, plain_texts
 from .dealing import Sample
-from .directions import bent, concept_directions
+from .directions import concept_directions
 from .end_to_end import costs
 from .following import Following
 from .judge import Judge
@@ -59,7 +59,6 @@ class Recipe:
     layer: int = LAYER
     vocab: int = 4096
     follow_from: float = 0.4  # progress at which the model begins to learn its directions
-    anchor_epochs: float = 2.5  # over all possessed replies, of bending the directions
     sae_tokens: int = 400_000
     samples: int = 6_000  # composed texts that the cards are made from
     seed: int = 0
@@ -163,15 +162,7 @@ def sae_of(
     if not (folder / "cfg.json").is_file():
         learnt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
         x = content_residuals(site, learnt, recipe.sae_tokens)
-        anchors = bent(
-            site,
-            Encoder(tokenizer),
-            text.train,
-            torch.stack(list(directions_of(recipe, text, tokenizer, site).values())),
-            length=float(x.norm(dim=-1).mean()),
-            epochs=recipe.anchor_epochs,
-            seed=recipe.seed,
-        )
+        anchors = torch.stack(list(directions_of(recipe, text, tokenizer, site).values()))
         dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13, rows=3))
         sae = train_sae(x, recipe.sae_plan, anchors, dealt=dealt)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
