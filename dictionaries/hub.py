@@ -26,6 +26,7 @@ _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<s
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _FILE = re.compile(r"[^/]+\.(pt|pth|safetensors)")  # a dictionary that is one file of a folder
+_PATIENCE = 10.0  # seconds that the hub may take to say whether it is there
 _NEVER = [
     "*examples.safetensors",
     "original/*",
@@ -150,6 +151,20 @@ def _cached(repo: str, revision: str | None, patterns: list[str]) -> Path | None
         return None
 
 
+def _answers(repo: str, revision: str | None) -> bool:
+    """Whether the hub can be asked at all. Its listings of a commit try for most of a minute."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        api.repo_info(repo, revision=revision, timeout=_PATIENCE)
+    except errors.HfHubHTTPError:
+        return True
+    except Exception:  # of whichever network library it has today
+        return False
+    return True
+
+
 def _download(
     repo: str, revision: str | None, patterns: list[str], progress: bool, tally: Tally
 ) -> Path:
@@ -163,6 +178,8 @@ def _download(
     }
     bar = None if progress else Tally().bar(shown=False)
     try:
+        if _COMMIT.fullmatch(revision or "") and not _answers(repo, revision):
+            return Path(snapshot_download(repo, local_files_only=True, **options))
         fetch_large(repo, options, progress, tally)
         return Path(snapshot_download(repo, tqdm_class=bar, **options))
     except Exception as error:  # its own errors and its network library's share no base

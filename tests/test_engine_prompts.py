@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.engine.types import Finish, FinishReason
-from server.errors import BadRequest, Busy
+from server.errors import BadRequest
 
 LONG = "A prompt of some length, to be computed in several chunks."
 
@@ -142,7 +142,7 @@ async def test_a_source_that_goes_another_way_leaves_its_heirs_right(
 
 async def test_all_are_queued_or_none(make_engine, ask, together) -> None:
     engine = make_engine(max_rows=1, max_waiting=2)
-    with pytest.raises(Busy, match="needs 4 rows, and of 3"):
+    with pytest.raises(BadRequest, match="needs 4 rows, and this server has 1"):
         engine.submit_all([ask() for _ in range(4)])
     with pytest.raises(BadRequest, match="'twice' is already under way"):
         engine.submit_all([ask(id="twice"), ask(id="twice")])

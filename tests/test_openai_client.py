@@ -122,11 +122,18 @@ def test_a_wrong_key_is_an_authentication_error(live, serve):
 
 
 def test_a_full_queue_is_the_clients_rate_limit_error(client):
-    """Eight replies at once are more than its four rows and three places to wait."""
-    with pytest.raises(openai.RateLimitError) as caught:
+    """Six replies and two are more than its four rows and three places to wait."""
+    long = {**SAME, "max_tokens": 400, "stream": True, "extra_body": {"ignore_eos": True}}
+    with client.chat.completions.create(model="tiny", n=6, **long):
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="tiny", n=2, **SAME)
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        assert caught.value.code == "queue_full"
+
+
+def test_more_replies_than_there_will_ever_be_room_for_are_refused_for_good(client):
+    with pytest.raises(openai.BadRequestError, match="needs 8 rows"):
         client.chat.completions.create(model="tiny", n=8, **SAME)
-    assert int(caught.value.response.headers["retry-after"]) > 0
-    assert caught.value.code == "queue_full"
 
 
 async def test_the_async_client_hangs_up_and_the_slot_is_free(live):
