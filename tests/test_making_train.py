@@ -169,20 +169,25 @@ class Stopped(Exception):
     pass
 
 
-def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(made, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
-    out = tmp_path / "sae"
+def stopping_after(tokens: int) -> Callable[..., Any]:
+    """A `showing` that ends the training there."""
 
     @contextmanager
     def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
         def advance(done: float, note: str) -> None:
-            if done > 15_000:
+            if done > tokens:
                 raise Stopped
 
         yield advance
 
+    return stopping
+
+
+def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(made, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
+    out = tmp_path / "sae"
     with pytest.raises(Stopped):
-        train(tiny, text, PLAN, out, ORIGIN, showing=stopping)
+        train(tiny, text, PLAN, out, ORIGIN, showing=stopping_after(15_000))
     assert not out.exists()
     with pytest.raises(DictionaryError, match=r"begun with other options \(k 8\)"):
         train(tiny, text, replace(PLAN, k=9), out, ORIGIN)
@@ -196,19 +201,10 @@ def test_a_finish_on_what_it_costs_costs_less_and_goes_on_where_it_stopped(
 ):
     monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
     plan = replace(PLAN, end_to_end=0.5)
-
-    @contextmanager
-    def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
-        def advance(done: float, note: str) -> None:
-            if done > 24_000:
-                raise Stopped
-
-        yield advance
-
     one, other = tmp_path / "one", tmp_path / "other"
     train(tiny, text, plan, one, ORIGIN)
     with pytest.raises(Stopped):
-        train(tiny, text, plan, other, ORIGIN, showing=stopping)
+        train(tiny, text, plan, other, ORIGIN, showing=stopping_after(24_000))
     train(tiny, text, plan, other, ORIGIN)
     tensors = [load_file(d / "sae_weights.safetensors") for d in (one, other)]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])

@@ -5,7 +5,6 @@ The rack shows and carries it; it is set in a preset or a link.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -47,11 +46,6 @@ class Timing(_Checked):
     window: Window | None = None
     decay: Annotated[float, Field(gt=0)] | None = None
     thinking: Literal["only", "after"] | None = None
-
-    @classmethod
-    def of(cls, edit: Mapping[str, Any]) -> Timing:
-        """What a wire edit says of it; ValidationError where that is nothing the API knows."""
-        return cls.model_validate({name: edit[name] for name in FIELDS if edit.get(name)})
 
     def wire(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_defaults=True)
