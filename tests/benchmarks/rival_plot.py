@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-ROW, BAR, LABEL, WIDTH = 22, 14, 270, 760  # pixels
+ROW, BAR, LABEL, WIDTH = 22, 14, 300, 790  # pixels
 OURS, OTHERS, TEXT = "#d9532c", "#8a97a8", "#7a8594"
 
 
