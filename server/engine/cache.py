@@ -1,8 +1,8 @@
 """Keys and values of the running rows: one pair of tensors a layer, one slot a row.
 
 Tensors are made when a layer first writes, in the shape that layer has, so models whose layers
-differ in heads or head size need nothing special. They start as zeros, and what may
-not be finite is zeroed: a masked position still enters the attention as 0 * value, and 0 * nan would be nan.
+differ in heads or head size need nothing special. They start as zeros, and what may not be finite
+is zeroed: a masked position still enters the attention as 0 * value, and 0 * nan would be nan.
 """
 
 from __future__ import annotations
