@@ -282,7 +282,7 @@ async def test_what_is_not_finite_harms_nobody_who_comes_to_the_row_after_it(
     gate.open()
     end = [event async for event in bad][-1]
     assert end.reason is FinishReason.ABORT if how == "abort" else isinstance(end, Failure)
-    after = [engine.submit(ask(max_tokens=6)) for _ in range(2)]
+    after = [engine.submit(ask("Short.", max_tokens=6)) for _ in range(2)]
     ends = [[event async for event in stream][-1] for stream in after]
     assert [type(end) for end in ends] == [Finish, Finish]
     for stream in (staying, going):
