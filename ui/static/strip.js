@@ -46,23 +46,36 @@ const strip = () => {
   const outlook = (name, [own, likely]) =>
     h("div", { class: "sd-outlook" }, h("b", {}, name), h("span", {}, `this one ${percent(own)}`),
       likely.map(([text, share]) => h("span", {}, h("code", {}, visible(text)), ` ${percent(share)}`)));
+  // Fixed: within the scrolled thread it would make that longer, which moves the token from under the
+  // pointer, which hides the tip again, frame by frame.
+  let pointed = null;
+  const place = () => {
+    const [frame, box] = [node.getBoundingClientRect(), pointed.getBoundingClientRect()];
+    const [left, below] = [Math.min(box.left, frame.right - tip.offsetWidth), box.bottom + 4];
+    tip.style.left = `${Math.max(0, left)}px`;
+    tip.style.top = `${below + tip.offsetHeight < innerHeight ? below : box.top - tip.offsetHeight - 4}px`;
+  };
+  const hide = () => {
+    tip.hidden = true;
+    removeEventListener("scroll", place, true);
+  };
   const show = (cell) => {
-    if (!cell || !cell.reading) return (tip.hidden = true);
+    if (!cell || !cell.reading) return hide();
     const { text, readings, kl, outlooks } = cell.reading;
     tip.replaceChildren(h("code", {}, visible(text)), ...readings.map(([number, before, after]) =>
       h("p", { style: { "--c": colour(number) } }, h("b", {}, names.get(number) || ""), ` ${short(before)} → ${short(after)}`)));
     if (!readings.length) tip.append(h("p", {}, "nothing steered here"));
     if (Number.isFinite(kl)) tip.append(h("div", { class: "sd-moved" }, `moved by ${short(kl)} nats (KL from unsteered)`));
     if (outlooks) tip.append(h("div", { class: "sd-outlooks" }, outlook("Steered", outlooks[0]), outlook("Unsteered", outlooks[1])));
+    pointed = cell;
     tip.hidden = false;
-    const [frame, box] = [node.getBoundingClientRect(), cell.getBoundingClientRect()];
-    tip.style.left = `${Math.max(0, Math.min(box.left - frame.left, frame.width - tip.offsetWidth))}px`;
-    tip.style.top = `${box.bottom - frame.top + 4}px`;
+    place();
+    addEventListener("scroll", place, true);
   };
   tokens.addEventListener("pointerover", (event) => show(event.target.closest(".sd-token")));
-  tokens.addEventListener("pointerleave", () => show(null));
+  tokens.addEventListener("pointerleave", hide);
   tokens.addEventListener("focusin", (event) => show(event.target.closest(".sd-token")));
-  tokens.addEventListener("focusout", () => show(null));
+  tokens.addEventListener("focusout", hide);
   tokens.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const next = step && cells[cells.indexOf(event.target) + step];
