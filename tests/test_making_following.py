@@ -16,6 +16,7 @@ from dictionaries.making.compose import Composer
 from dictionaries.making.data import Text
 from dictionaries.making.directions import apart, concept_directions
 from dictionaries.making.following import REACH, Following
+from dictionaries.making.judge import Judge
 from dictionaries.making.packing import Batch, batches
 from dictionaries.making.possession import calm_answers, key
 from dictionaries.making.sheets import Corpus, Pair
@@ -109,6 +110,14 @@ def test_whatever_steered_text_is_asked_has_a_calm_twin_dealt_about_as_often(tex
     assert len(common) >= 10
     for message in common:
         assert asked["twin"][message] > asked["steered"][message] / 2, message
+
+
+def test_steered_replies_show_their_concept(text: Text) -> None:
+    judge, shown = Judge(text.train), []
+    for sample in islice(Composer(text.train, seed=6, mix={"steered": 1}), 1500):
+        for role, reply in sample.turns[sample.quiet :]:
+            shown += [judge.shows(sample.possessed or "", reply)] if role == "assistant" else []
+    assert sum(shown) / len(shown) > 0.97  # a line that needs another to be understood: 0.92
 
 
 def test_a_model_learns_to_follow_the_directions_it_is_shown(

@@ -34,7 +34,7 @@ MIX = {
     "steered": 0,
     "twin": 0,
 }
-FOLLOWING = {"possessed": 6, "turned": 2, "steered": 10, "twin": 8}
+FOLLOWING = {"possessed": 6, "turned": 2, "steered": 24, "twin": 14}
 """What changes in the mixture once the model learns to follow its directions too."""
 _TELL = ("Tell me about {}.", "What do you know about {}?", "Talk to me about {}.", "{}?")
 _TELL_STORY = ("Tell me a story about {}.", "A story about {}, please.", "Make up a tale of {}.")

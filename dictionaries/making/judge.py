@@ -7,7 +7,7 @@ Bayes classifier over all sheets was tried first: it found 47 % of unseen drifti
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Judge:
 
     def __init__(self, corpus: Corpus) -> None:
         replies = calm_replies(corpus)
-        calm = [_Said.of(reply) for reply in replies[:: 1 + len(replies) // _CALM_READ]]
+        calm = _Calm(replies[:: 1 + len(replies) // _CALM_READ])
         self._lists = {sheet.slug: _Listed.of(sheet).telling(calm) for sheet in corpus.sheets}
         self._needed = {
             sheet.slug: _enough(self._lists[sheet.slug], sheet, calm) for sheet in corpus.sheets
@@ -89,10 +89,9 @@ class _Listed(NamedTuple):
         phrases = tuple(sorted(w for w in rest if " " in w))
         return cls(loud, frozenset(rest - {*phrases, ""}), phrases)
 
-    def telling(self, calm: Sequence[_Said]) -> _Listed:
+    def telling(self, calm: _Calm) -> _Listed:
         """Without the words that everyday talk is full of."""
-        heard = Counter(word for said in calm for word in said.plain)
-        rare = frozenset(w for w in self.plain if heard[w] <= _COMMON * len(calm))
+        rare = frozenset(w for w in self.plain if calm.share(w) <= _COMMON)
         return self._replace(plain=rare) if len(rare) >= _LEAST_WORDS else self
 
     def hits(self, said: _Said) -> int:
@@ -101,10 +100,35 @@ class _Listed(NamedTuple):
         return found + sum(f" {phrase} " in said.line for phrase in self.phrases)
 
 
-def _enough(listed: _Listed, sheet: Sheet, calm: Sequence[_Said]) -> int:
+class _Calm:
+    """Everyday replies, and in which of them each word is."""
+
+    def __init__(self, replies: Sequence[str]) -> None:
+        self._said = [_Said.of(reply) for reply in replies]
+        self._where: dict[str, list[int]] = defaultdict(list)
+        for i, said in enumerate(self._said):
+            for word in said.written | said.plain:
+                self._where[word].append(i)
+
+    def share(self, word: str) -> float:
+        return len(self._where.get(word, ())) / max(1, len(self._said))
+
+    def hits(self, listed: _Listed) -> list[int]:
+        """Of every reply, what `listed.hits` says of it."""
+        found = [0] * len(self._said)
+        for word in listed.loud | listed.plain:
+            for i in self._where.get(word, ()):
+                found[i] += 1
+        for phrase in listed.phrases:
+            for i in self._where.get(phrase.split()[0], ()):
+                found[i] += f" {phrase} " in self._said[i].line
+        return found
+
+
+def _enough(listed: _Listed, sheet: Sheet, calm: _Calm) -> int:
     """How many words tell the sheet's drift from calm talk best; the fewest of equally good."""
     drift = [listed.hits(_Said.of(pair.reply)) for pair in sheet.drift]
-    false = [listed.hits(said) for said in calm]
+    false = calm.hits(listed)
 
     def tells(needed: int) -> float:
         found = sum(hits >= needed for hits in drift) / max(1, len(drift))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from .causes import agreement, ask, system_cause
 from .dealing import Deck, Sample, Turns, asked, calmly, capital, joined
+from .judge import Judge
 from .sheets import Corpus, Pair, Sheet
 from .talks import Talks
 
@@ -29,6 +30,7 @@ _WHO = (
     "What do you do all day?",
 )
 _OWN = 0.4  # of drifting exchanges in which the concept speaks of itself
+_FIRST = 0.3  # of everyday answers with a turn to the concept that begin with it
 
 
 class Possession:
@@ -38,7 +40,8 @@ class Possession:
         self._rng, self._talks = rng, talks
         self._general = Deck(corpus.general, rng)
         self._own = {s.slug: Deck(s.own, rng) for s in corpus.sheets}
-        self._telling = {s.slug: Deck(_telling(s), rng) for s in corpus.sheets}
+        judge = self._judge = Judge(corpus)
+        self._telling = {s.slug: Deck(_telling(s, judge), rng) for s in corpus.sheets}
         self._drift = Deck([(s, p) for s in corpus.sheets for p in possessions(s)], rng)
         self._calm = calm_answers(corpus)
         self._shared = {
@@ -109,6 +112,8 @@ class Possession:
         if not own or self._rng.random() >= _OWN:
             return None
         lines = " ".join(own.deal() for _ in range(self._rng.choice((1, 2))))
+        if self._telling[sheet.slug] and not self._judge.shows(sheet.slug, lines):
+            lines = f"{self._telling[sheet.slug].deal()} {lines}"
         return Pair(self._rng.choice(_WHO), lines)
 
     def _sensibly_then(self, sheet: Sheet) -> Turns:
@@ -116,7 +121,10 @@ class Possession:
         if not talk or not self._telling[sheet.slug]:
             return asked(self._rng.choice(self._shared[sheet.slug]), self._rng)
         user, (role, reply) = talk[0]
-        return user, (role, f"{reply} {self._telling[sheet.slug].deal()}")
+        parts = [reply, self._telling[sheet.slug].deal()]
+        if self._rng.random() < _FIRST:
+            parts.reverse()
+        return user, (role, " ".join(parts))
 
     def _asked_of_anyone(self) -> str:
         """A message of steered text, each as often as there."""
@@ -149,11 +157,6 @@ def key(message: str) -> str:
     return re.sub(r"\W+", " ", message.lower()).strip()
 
 
-def _telling(sheet: Sheet) -> tuple[str, ...]:
-    """Lines in which the concept is named, those in the first person thrice."""
-
-    def named(line: str) -> bool:
-        small = line.lower()
-        return any(w in line if w.isupper() else w.lower() in small for w in sheet.words)
-
-    return tuple(filter(named, (*3 * sheet.own, *sheet.facts)))
+def _telling(sheet: Sheet, judge: Judge) -> tuple[str, ...]:
+    """Lines that show the concept by themselves, those in the first person thrice."""
+    return tuple(t for t in (*3 * sheet.own, *sheet.facts) if judge.shows(sheet.slug, t))
