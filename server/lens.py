@@ -26,9 +26,7 @@ def logit_lens(model: Any, layers: Sequence[nn.Module], site: Site, directions: 
     x = directions.to(head.device, torch.float32)
     with torch.no_grad():
         if site.hook == "hook_z":
-            out = output_projection(layers[site.layer])
-            weight = out.weight.float()
-            x = x @ (weight.T if isinstance(out, nn.Linear) else weight)  # else GPT-2's Conv1D
+            x = _projected(output_projection(layers[site.layer]), x)
         if x.shape[-1] != head.shape[-1]:
             raise SteerdeckError(
                 f"directions of {x.shape[-1]} numbers came, and the residual has "
@@ -38,6 +36,16 @@ def logit_lens(model: Any, layers: Sequence[nn.Module], site: Site, directions: 
         rows = torch.split(head, max(1, _AT_ONCE // (4 * head.shape[-1])))
         logits = torch.cat([x @ part.float().T for part in rows], dim=-1)
     return logits - logits.mean(-1, keepdim=True)
+
+
+def _projected(out: nn.Module, z: Tensor) -> Tensor:
+    """What an output projection makes of z, less its bias. Its weight may be packed away; `forward`
+    is called because calling the module itself would run its hooks.
+    """
+    first = next(out.parameters())
+    z = z.to(first.device, first.dtype)
+    made: Tensor = out.forward(z) - out.forward(torch.zeros_like(z))
+    return made.float()
 
 
 def final_gain(model: nn.Module, layers: Sequence[nn.Module], d_model: int) -> Tensor:

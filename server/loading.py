@@ -87,11 +87,11 @@ def load(settings: Settings, report: Report) -> Deck:
     report("finding the files", 0.02)
     model_path = find(want.model, "model", report, 0.02, 0.09)
     report("loading the model", 0.1)
-    model, tokenizer = load_model(
-        model_path,
-        device=pick_device(settings.device),
-        dtype=None if settings.dtype == "auto" else settings.dtype,
-    )
+    device, int8 = pick_device(settings.device), settings.dtype == "int8"
+    if int8 and device != "cpu":
+        raise BadRequest(f"dtype int8 is for a CPU, and the model is to run on {device}")
+    dtype = {"auto": None, "int8": "float32"}.get(settings.dtype, settings.dtype)
+    model, tokenizer = load_model(model_path, device=device, dtype=dtype)
     with ExitStack() as undo:
         report("opening the dictionaries", 0.6)
         opened = _open(want, undo, report)
@@ -111,6 +111,7 @@ def load(settings: Settings, report: Report) -> Deck:
             model_name=want.name,
             threads=settings.threads,
             compiled=settings.data_dir / COMPILED if settings.compile else None,
+            int8=int8,
         )
         undo.pop_all()
     engine.start()

@@ -74,9 +74,16 @@ def test_layers_are_compiled_only_where_asked_for(on_disk, tmp_path, monkeypatch
     assert deck.engine.compilation == ("failed" if compile else "off")  # for nothing was made
 
 
+def test_weights_are_in_eight_bits_only_where_asked_for(on_disk, tmp_path):
+    deck = load(settings(tmp_path, model=str(on_disk), dtype="int8"), lambda *_: None)
+    deck.engine.close()
+    assert deck.engine.capabilities.dtype == "int8"
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [
+        ({"model": "{model}", "dtype": "int8", "device": "cuda"}, "int8 is for a CPU"),
         ({"model": "no-such-name"}, "foghorn"),
         ({"model": "{empty}"}, "language model"),
         ({"model": "{model}", "dictionary": "{empty}"}, "cfg.json"),

@@ -48,7 +48,9 @@ def serve(
         bool, typer.Option("--allow-open", help="Serve other machines without an API key.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float32, bfloat16, float16, int8.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; default: as many cores as make it fastest.")
     ] = None,

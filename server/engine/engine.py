@@ -68,6 +68,7 @@ class SlotEngine:
         threads: int | None = None,
         prefix_cache: int = 0,
         compiled: Path | None = None,
+        int8: bool = False,
     ) -> None:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))
@@ -81,11 +82,12 @@ class SlotEngine:
             threads=threads,
             prefix_cache=prefix_cache,
             compiled=compiled,
+            int8=int8,
         )
         self._capabilities = Capabilities(
             model=model_name,
             device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype="int8" if int8 else str(model.dtype).removeprefix("torch."),
             max_rows=max_rows,
             max_waiting=max_waiting,
             max_context=context,

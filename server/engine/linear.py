@@ -12,12 +12,12 @@ them the first copy is given up, and single rows use the packed one as well (a l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 log = logging.getLogger("steerdeck.engine")
@@ -65,7 +65,7 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
         and layer.weight.numel() >= WORTH
     ]
     keep = 4 * sum(layer.weight.numel() for layer in layers) <= spare
-    tied = set(_embeddings(model))
+    read = read_elsewhere(model)
     done = 0
     with torch.no_grad():
         for layer in layers:
@@ -73,7 +73,7 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
             if packed is None:
                 continue
             done += 1
-            if not keep and layer.weight.data_ptr() not in tied:
+            if not keep and layer.weight.data_ptr() not in read:
                 packed.plain = None
                 layer.weight = nn.Parameter(torch.empty(0), requires_grad=False)
             layer.forward = packed  # type: ignore[method-assign]
@@ -92,8 +92,10 @@ def _packed(layer: Any) -> _Packed | None:
         return None
 
 
-def _embeddings(model: nn.Module) -> Iterator[int]:
-    """Where the embeddings' weights lie; an output head tied to them keeps its weight anyway."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            yield module.weight.data_ptr()
+def read_elsewhere(model: nn.Module) -> set[int]:
+    """Where weights lie that are not only multiplied by: those of embeddings, to which an output
+    head may be tied, and the head's own, which the logit lens reads in parts.
+    """
+    read = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return {module.weight.data_ptr() for module in (*read, head) if module is not None}

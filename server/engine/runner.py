@@ -15,6 +15,7 @@ from ..errors import SteerdeckError
 from .attention import NAME, STEP, SlotStep, register
 from .batch import Batch, Span
 from .cache import SlotCache
+from .int8 import quantize
 from .linear import pack
 from .pool import Pool
 from .steering import Steerer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _ONE, _TWO = range(3, 80, 7), range(1, 31, 5)  # two prompts, of 11 and 6 tokens
 _MEASURED = 8  # rows of the step that decides on the number of threads
-_FLOAT32, _HALF = 0.02, 0.2  # how far logits may differ, as a part of their spread
+_FLOAT32, _HALF, _EIGHT = 0.02, 0.2, 1.0  # how far logits may differ, as a part of their spread
 
 
 class Runner:
@@ -33,6 +34,7 @@ class Runner:
 
     threads: of a pass on the CPU; by default as many of torch's as make it fastest.
     compiled: where compiled layers are kept; none are made or used without.
+    int8: linear layers multiply in eight bits; the model is float32 on a CPU.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
     Unsteerable for a dictionary that does not fit it.
     """
@@ -48,13 +50,14 @@ class Runner:
         threads: int | None = None,
         prefix_cache: int = 0,
         compiled: Path | None = None,
+        int8: bool = False,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device
         # Attention ignores it, and a mask of four axes spares transformers making one.
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
         self.cache = SlotCache(rows, max(capacity, len(_ONE)))
-        self._prove()
+        self._prove(int8)
         self.pool = Pool(self.cache, prefix_cache)
         self.steerer = Steerer(
             model,
@@ -69,7 +72,7 @@ class Runner:
         if compiled is not None:
             from .compiled.swap import Compilation
 
-            self._compilation = Compilation(model, compiled, self._short_pass)
+            self._compilation = Compilation(model, compiled, self._short_pass, int8=int8)
 
     @property
     def compilation(self) -> str:
@@ -132,8 +135,10 @@ class Runner:
             self.cache.clear(row, 1)
         return chosen
 
-    def _prove(self) -> None:
-        """Run a prompt in chunks beside another and compare with the model's plain forward pass."""
+    def _prove(self, int8: bool) -> None:
+        """Run a prompt in chunks beside another and compare with the model's plain forward pass;
+        then put its linear layers in eight bits, if they are to be, and compare again.
+        """
         vocab = self.model.get_input_embeddings().weight.shape[0]
         one, two = [i % vocab for i in _ONE], [i % vocab for i in _TWO]
         with torch.no_grad():
@@ -145,20 +150,28 @@ class Runner:
             ]
         register()
         self.model.set_attn_implementation(NAME)
-        pack(self.model)
+        if not int8:
+            pack(self.model)
         try:
             own = self._slotted(one, two)
         except Exception as error:
             raise SteerdeckError(
                 f"{type(self.model).__name__} does not run over the engine's slots: {error}"
             ) from error
-        tolerance = _FLOAT32 if self.model.dtype == torch.float32 else _HALF
-        for expected, got in zip(plain, own, strict=True):
-            apart = (expected - got.float()).abs().max().item()
-            if not apart <= tolerance * max(1.0, expected.std().item()):
+        exact = self.model.dtype == torch.float32
+        apart = _apart(plain, own)
+        if not apart <= (_FLOAT32 if exact else _HALF):
+            raise SteerdeckError(
+                f"{type(self.model).__name__} over the engine's slots differs from its own forward "
+                f"pass by {apart:.3g} times the spread of the logits: it is not supported."
+            )
+        if int8:
+            quantize(self.model)
+            apart = _apart(plain, self._slotted(one, two))
+            if not apart <= _EIGHT:
                 raise SteerdeckError(
-                    f"{type(self.model).__name__} over the engine's slots differs from its own "
-                    f"forward pass by {apart:.3g} in the logits: it is not supported."
+                    f"in eight bits {type(self.model).__name__} differs from itself by {apart:.3g} "
+                    "times the spread of the logits: leave --dtype int8 out"
                 )
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, len(one))
@@ -185,3 +198,9 @@ class Runner:
             return [first, self._logits(Batch(0, [], [], [], (span(0, two, 0, 6),)))[0]]
         self._logits(Batch(0, one[9:10], [9], [True], (span(1, two, 0, 5),)))
         return list(self._logits(Batch(0, [one[10], two[5]], [10, 5], [True, True], ())))
+
+
+def _apart(expected: list[Tensor], got: list[Tensor]) -> float:
+    """The largest difference between two passes' logits, as a part of their spread."""
+    pairs = [(a, b.float()) for a, b in zip(expected, got, strict=True)]
+    return max((a - b).abs().max().item() / max(1.0, a.std().item()) for a, b in pairs)

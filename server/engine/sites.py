@@ -86,7 +86,7 @@ def _index(attention: nn.Module | None) -> Any:
 def heads_width(layer: nn.Module) -> int:
     """How many numbers hook_z has: heads x head_dim."""
     out = output_projection(layer)
-    return int(out.in_features if isinstance(out, nn.Linear) else out.weight.shape[0])
+    return int(out.in_features if isinstance(out, nn.Linear) else out.nx)
 
 
 def attach(layer: nn.Module, hook: str, edited: Edited) -> list[RemovableHandle]:

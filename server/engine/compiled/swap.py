@@ -60,11 +60,15 @@ class Compilation:
     background and kept there.
     """
 
-    def __init__(self, model: Any, folder: Path, run: Callable[[int], object]) -> None:
+    def __init__(
+        self, model: Any, folder: Path, run: Callable[[int], object], *, int8: bool = False
+    ) -> None:
         self.state: State = "running"
         self._layers = decoder_layers(model)
         self._store = Store(folder, model)
-        self._dtype, self._device = model.dtype, model.device
+        exact = model.dtype == torch.float32 and not int8  # else a rounding may fall to either side
+        self._tolerance = _FLOAT32 if exact else _HALF
+        self._device = model.device
         self._ready: dict[int, Compiled] | None = None
         self._thread = threading.Thread(target=self._make, name="steerdeck-compile", daemon=True)
         try:
@@ -156,7 +160,7 @@ class Compilation:
         log.warning("layers are not compiled, which is slower: %s", error)
 
     def _agrees(self, compiled: Compiled, kind: Kind) -> bool:
-        tolerance = _FLOAT32 if self._dtype == torch.float32 else _HALF
+        tolerance = self._tolerance
         for call in (*kind.calls, _first_token(kind.calls)):
             expected = _alone(compiled.plain, call)
             got = _alone(compiled, call)
