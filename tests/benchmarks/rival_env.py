@@ -35,12 +35,13 @@ class Rival:
 
     @property
     def ours(self) -> bool:
-        return self.name in ("steerdeck", "compiled", "http")
+        return self.name in ("steerdeck", "compiled", "int8", "http")
 
 
 RIVALS = (
     Rival("steerdeck", "Steerdeck, engine alone", "rival_steerdeck:Eager"),
     Rival("compiled", "Steerdeck, --compile", "rival_steerdeck:Compiled"),
+    Rival("int8", "Steerdeck, --compile --dtype int8", "rival_steerdeck:Eight"),
     Rival("http", "Steerdeck, over HTTP", "rival_http:Served"),
     Rival("generate", "transformers generate + hook", "rival_generate:Alone"),
     Rival("static", "transformers generate + hook per row", "rival_generate:Static"),

@@ -1,4 +1,6 @@
-"""Steerdeck's engine in process, without HTTP: eager, as a server is unless asked, or compiled."""
+"""Steerdeck's engine in process, without HTTP: eager, as a server is unless asked, or compiled, or
+compiled in eight bits.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from server.receipt import versions
 class Eager:
     version = versions()["steerdeck"]
     op, batch, shared = "clamp", "continuous", False
-    compiled = False
+    compiled = int8 = False
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -28,6 +30,7 @@ class Eager:
             {"sae": open_dictionary(work.sae, id="sae")},
             threads=work.threads,
             compiled=Path(work.kept) / "compiled" if self.compiled else None,
+            int8=self.int8,
         )
         self.engine.start()
 
@@ -73,3 +76,9 @@ class Compiled(Eager):
         if self.engine.compilation != "on":
             self.close()
             raise RuntimeError("the layers could not be compiled")
+
+
+class Eight(Compiled):
+    """As of `serve --compile --dtype int8`."""
+
+    int8 = True
