@@ -97,7 +97,7 @@ def chat(
 
 def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, Any]]:
     dictionary = open_dictionary(sae, id="sae")
-    edits = steering(0, args.edits, args.strength, "sae", dictionary.info.d_sae)
+    edits = steering(0, args.edits, args.strength, dictionary.info.d_sae)
     loaded = [load_model(model, device="cpu", dtype="float32") for _ in range(2)]
     SPECIAL.update(loaded[0][1].all_special_ids)
     engines = tuple(

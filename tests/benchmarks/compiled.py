@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import shapes
 import torch
-from engine import FOGHORN, run, steering
+from engine import FOGHORN, Kind, run, steering
 from report import middle, ratio
 
 from dictionaries.formats import open_dictionary
@@ -50,7 +50,7 @@ def build(model: Path, sae: Path, threads: int | None, kept: Path | None) -> Slo
     engine.start()
     while engine.compilation == "running":
         time.sleep(1)
-        asyncio.run(run(engine, [Steering()], 4))
+        asyncio.run(run(engine, Kind([Steering()]), 4))
     if kept is not None and engine.compilation != "on":
         raise SystemExit("the layers could not be compiled: see the log")
     return engine
@@ -61,7 +61,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     points = []
     for rows in map(int, args.rows.split(",")):
-        edits = [steering(row, args.edits, 0.5, "sae", d_sae) for row in range(rows)]
+        edits = Kind([steering(row, args.edits, 0.5, d_sae) for row in range(rows)])
         for engine in engines:
             asyncio.run(run(engine, edits, args.tokens))
         taken = [

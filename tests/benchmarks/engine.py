@@ -3,8 +3,10 @@
     python tests/benchmarks/engine.py                  foghorn
     python tests/benchmarks/engine.py --shape 135m     random weights of SmolLM2's shape
 
-Steered and unsteered runs alternate, and both are told per second of wall clock and of CPU: on a
-machine that others use too, only the second means much. The last line on stdout is JSON.
+Unsteered and steered runs take turns, and so do runs in which all rows share one configuration,
+every token is traced, or every other row is the unsteered shadow of a reply. They are told per
+second of wall clock and of CPU: on a machine that others use too, only the second means much. The
+last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ FOGHORN = REPO / "dictionaries" / "foghorn"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), help="random weights")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="float32")
     parser.add_argument("--rows", default="1,8,32", help="replies at the same time")
     parser.add_argument("--edits", type=int, default=8, help="clamps of a steered reply")
     parser.add_argument("--strength", type=float, default=0.5, help="in activations")
@@ -46,21 +50,49 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def steering(row: int, count: int, strength: float, dictionary: str, d_sae: int) -> Steering:
+def steering(row: int, count: int, strength: float, d_sae: int) -> Steering:
     """Clamps on features no neighbouring row has."""
     ids = [(row * count + i) % d_sae for i in range(count)]
     edit = Op.CLAMP.edit(strength)
-    return Steering(tuple(FeatureEdit(dictionary, i, Op.CLAMP, strength, edit) for i in ids))
+    return Steering(tuple(FeatureEdit("sae", i, Op.CLAMP, strength, edit) for i in ids))
 
 
-async def run(engine: SlotEngine, steerings: list[Steering], tokens: int) -> tuple[float, float]:
-    """All rows at once; tokens per second of wall clock and of CPU while all of them decode.
+@dataclass(frozen=True)
+class Kind:
+    """What the replies of a run are, of `rows` rows in a step."""
+
+    steerings: list[Steering]
+    trace: bool = False
+    shadowed: bool = False  # half as many replies, each with its shadow
+
+
+def kinds(rows: int, count: int, strength: float, d_sae: int) -> dict[str, Kind]:
+    own = [steering(row, count, strength, d_sae) for row in range(rows)]
+    made = {
+        "unsteered": Kind([Steering()] * rows),
+        "steered": Kind(own),
+        "shared": Kind(own[:1] * rows),
+        "traced": Kind(own, trace=True),
+    }
+    return made | ({"shadowed": Kind(own[: rows // 2], shadowed=True)} if rows > 1 else {})
+
+
+RATIOS = {
+    "steered_over_unsteered": ("steered", "unsteered"),
+    "own_over_shared": ("steered", "shared"),
+    "traced_over_untraced": ("traced", "steered"),
+    "with_shadows_over_as_many_replies": ("shadowed", "steered"),  # a step's rows: shadows count
+}
+
+
+async def run(engine: SlotEngine, kind: Kind, tokens: int) -> tuple[float, float]:
+    """All at once; rows' tokens per second of wall clock and of CPU while all of them decode.
 
     From the step after which every row has its first token to the first row's end: steered rows
     are submitted more slowly, and what is left of their prompts is no decoding.
     """
     vocabulary = engine.capabilities.vocab_size
-    waiting = set(range(len(steerings)))
+    waiting = set(range(len(kind.steerings)))
     made, ended = 0, False
     wall = cpu = 0.0
     spent = (0.0, 0.0)
@@ -69,7 +101,15 @@ async def run(engine: SlotEngine, steerings: list[Steering], tokens: int) -> tup
         nonlocal made, ended, wall, cpu, spent
         prompt = tuple((7 * row + 11 * i) % (vocabulary // 2) + 8 for i in range(16))
         sampling = Sampling(temperature=0.0, seed=row, max_tokens=tokens, ignore_eos=True)
-        request = Request(f"row-{row}", prompt, (True,) * 16, sampling, steerings[row])
+        request = Request(
+            f"row-{row}",
+            prompt,
+            (True,) * 16,
+            sampling,
+            kind.steerings[row],
+            trace=kind.trace,
+            kl=kind.shadowed,
+        )
         async for event in engine.submit(request):
             if isinstance(event, Delta):
                 if waiting:
@@ -83,43 +123,48 @@ async def run(engine: SlotEngine, steerings: list[Steering], tokens: int) -> tup
             else:
                 raise RuntimeError(event.message)
 
-    await asyncio.gather(*(one(row) for row in range(len(steerings))))
+    await asyncio.gather(*(one(row) for row in range(len(kind.steerings))))
     if waiting or not spent[0]:
         raise RuntimeError("a reply ended before all had begun: give --tokens more")
-    return made / spent[0], made / spent[1]
+    computed = made * (1 + kind.shadowed)
+    return computed / spent[0], computed / spent[1]
 
 
 def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, Any]]:
     dictionary = open_dictionary(sae, id="sae")
-    d_sae = dictionary.info.d_sae
-    engine = SlotEngine(*load_model(model, device="cpu", dtype="float32"), {"sae": dictionary})
+    loaded = load_model(model, device="cpu", dtype=args.dtype.replace("int8", "float32"))
+    engine = SlotEngine(*loaded, {"sae": dictionary}, int8=args.dtype == "int8")
     engine.start()
-    points = []
     try:
-        for rows in map(int, args.rows.split(",")):
-            plain = [Steering()] * rows
-            edits = [steering(r, args.edits, args.strength, "sae", d_sae) for r in range(rows)]
-            for kind in plain, edits:
-                asyncio.run(run(engine, kind, args.tokens))
-            pairs = [
-                [asyncio.run(run(engine, kind, args.tokens)) for kind in (plain, edits)]
-                for _ in range(args.repeats)
-            ]
-            (wall, cpu), (steered_wall, steered_cpu) = (
-                zip(*(pair[i] for pair in pairs), strict=True) for i in (0, 1)
-            )
-            points.append(
-                {
-                    "rows": rows,
-                    "tokens_per_s": middle(wall),
-                    "tokens_per_cpu_s": middle(cpu),
-                    "steered_over_unsteered": ratio(steered_wall, wall),
-                    "steered_over_unsteered_cpu": ratio(steered_cpu, cpu),
-                }
-            )
+        d_sae = dictionary.info.d_sae
+        sizes = map(int, args.rows.split(","))
+        return [
+            measured(engine, kinds(rows, args.edits, args.strength, d_sae), rows, args)
+            for rows in sizes
+        ]
     finally:
         engine.close()
-    return points
+
+
+def measured(
+    engine: SlotEngine, all_kinds: dict[str, Kind], rows: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """One point: every kind once to warm up, then all in turn."""
+    rounds = [
+        {name: asyncio.run(run(engine, kind, args.tokens)) for name, kind in all_kinds.items()}
+        for _ in range(1 + args.repeats)
+    ][1:]
+    wall, cpu = ({name: [r[name][i] for r in rounds] for name in all_kinds} for i in (0, 1))
+    point: dict[str, Any] = {
+        "rows": rows,
+        "tokens_per_s": middle(wall["unsteered"]),
+        "tokens_per_cpu_s": middle(cpu["unsteered"]),
+    }
+    for name, (one, other) in RATIOS.items():
+        if one in all_kinds:
+            point[name] = ratio(wall[one], wall[other])
+            point[f"{name}_cpu"] = ratio(cpu[one], cpu[other])
+    return point
 
 
 def main() -> None:
@@ -130,13 +175,14 @@ def main() -> None:
             folders = shapes.make(args.shape, Path(scratch))
         points = measure(args, *folders)
     for point in points:
-        wall, cpu = point["steered_over_unsteered"], point["steered_over_unsteered_cpu"]
-        print(
-            f"{point['rows']:>4} rows: {point['tokens_per_s']} tokens/s, steered {wall['median']}"
-        )
-        print(f"      per cpu-s: {point['tokens_per_cpu_s']} tokens, steered {cpu['median']}")
+        per = f"{point['tokens_per_s']} tokens/s, {point['tokens_per_cpu_s']} per cpu-s"
+        print(f"{point['rows']:>4} rows, unsteered: {per}")
+        for name in RATIOS:
+            if name in point:
+                wall, cpu = point[name]["median"], point[f"{name}_cpu"]["median"]
+                print(f"      {name.replace('_', ' ')}: {wall}, per cpu-s {cpu}")
     head = {"benchmark": "engine", "threads": torch.get_num_threads(), "edits": args.edits}
-    print(json.dumps({**head, "points": points}))
+    print(json.dumps({**head, "dtype": args.dtype, "points": points}))
 
 
 if __name__ == "__main__":
