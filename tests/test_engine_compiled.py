@@ -70,6 +70,22 @@ async def test_compiled_layers_say_what_eager_ones_say(
     assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}
 
 
+async def test_the_same_code_serves_in_eight_bits(
+    folder, make_engine, hear, requests, monkeypatch
+) -> None:
+    monkeypatch.setattr("server.engine.int8.WORTH", 0)
+    eager = await hear(make_engine(max_rows=4, int8=True), *requests)
+    engine = make_engine(max_rows=4, int8=True, compiled=folder)
+    assert engine.compilation == "on"
+    compiled = await hear(engine, *requests)
+    assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}
+    # a number on the edge of a step may fall to either side, and a tie of two tokens with it
+    pairs = zip(
+        (i for r in compiled for i in r.ids), (i for r in eager for i in r.ids), strict=True
+    )
+    assert sum(a == b for a, b in pairs) > 40  # of 60 tokens
+
+
 def test_a_layer_that_is_steered_in_its_inside_stays_as_it_is(
     make_engine, make_dictionary, dictionary, tmp_path, monkeypatch
 ) -> None:
