@@ -73,7 +73,7 @@ async def test_compiled_layers_say_what_eager_ones_say(
 async def test_the_same_code_serves_in_eight_bits(
     folder, make_engine, hear, requests, monkeypatch
 ) -> None:
-    monkeypatch.setattr("server.engine.int8.WORTH", 0)
+    monkeypatch.setattr("server.engine.linear.WORTH", 0)
     eager = await hear(make_engine(max_rows=4, int8=True), *requests)
     engine = make_engine(max_rows=4, int8=True, compiled=folder)
     assert engine.compilation == "on"

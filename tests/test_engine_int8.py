@@ -8,39 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from test_engine_linear import ROWS, layers
 
 from dictionaries.dictionary import Site
-from server.engine import int8
+from server.engine import int8, linear
 from server.engine.int8 import quantize
 from server.engine.linear import pack
 from server.engine.sites import decoder_layers
 from server.errors import SteerdeckError
 from server.lens import logit_lens
 
-ROWS = [0, 1, 2, 3, 8, 33]
-
-
-def layers() -> nn.ModuleDict:
-    torch.manual_seed(0)
-    conv = Conv1D(600, 512)  # GPT-2's linear layer: weight [in, out]
-    torch.nn.init.normal_(conv.bias)
-    return nn.ModuleDict(
-        {
-            "plain": nn.Linear(512, 700),
-            "unbiased": nn.Linear(640, 512, bias=False),
-            "conv": conv,
-            "small": nn.Linear(64, 64),
-            "bfloat": nn.Linear(512, 700).bfloat16(),
-        }
-    ).requires_grad_(False)
-
 
 @pytest.fixture
 def small_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny models' layers as well."""
-    monkeypatch.setattr(int8, "WORTH", 0)
+    monkeypatch.setattr(linear, "WORTH", 0)
 
 
 @pytest.mark.parametrize("levels", [127, 63])
@@ -88,9 +70,8 @@ def test_only_weights_that_are_read_elsewhere_are_kept(make_model, small_too) ->
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("prepare", [quantize, lambda model: pack(model, spare=0)])
 def test_the_logit_lens_needs_no_weight_that_is_given_up(
-    family: str, prepare: Callable[[Any], int], make_model, small_too, monkeypatch
+    family: str, prepare: Callable[[Any], int], make_model, small_too
 ) -> None:
-    monkeypatch.setattr("server.engine.linear.WORTH", 0)
     model, packed = make_model(family), make_model(family)
     prepare(packed)
     for hook in ("resid_post", "hook_z"):

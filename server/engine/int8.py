@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import SteerdeckError
-from .linear import WORTH, read_elsewhere
+from .linear import large, read_elsewhere
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -72,14 +71,7 @@ def quantize(model: nn.Module) -> int:
     Returns how many. Their float32 weights are given up, but for those that are read elsewhere.
     Raises SteerdeckError where this machine or this torch cannot.
     """
-    layers: list[Any] = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear | Conv1D)
-        and layer.weight.device.type == "cpu"
-        and layer.weight.dtype == torch.float32
-        and layer.weight.numel() >= WORTH
-    ]
+    layers = large(model, (torch.float32,))
     kept = read_elsewhere(model)
     with torch.no_grad():
         for layer in layers:

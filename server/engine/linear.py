@@ -12,6 +12,7 @@ them the first copy is given up, and single rows use the packed one as well (a l
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -63,14 +64,7 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
     able = torch.cpu.get_capabilities()
     halves = able.get("avx512_bf16") or able.get("amx_bf16")
     dtypes = (torch.float32, torch.bfloat16) if halves else (torch.float32,)
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear | Conv1D)
-        and layer.weight.device.type == "cpu"
-        and layer.weight.dtype in dtypes
-        and layer.weight.numel() >= WORTH
-    ]
+    layers = large(model, dtypes)
     keep = sum(layer.weight.nbytes for layer in layers) <= spare
     read = read_elsewhere(model)
     done = 0
@@ -83,10 +77,22 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
             if not keep and layer.weight.data_ptr() not in read:
                 packed.plain = None
                 layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
-            layer.forward = packed  # type: ignore[method-assign]
+            layer.forward = packed
     if done:
         log.info("packed %d linear layers", done)
     return done
+
+
+def large(model: nn.Module, dtypes: Collection[torch.dtype]) -> list[Any]:
+    """The linear layers on the CPU with weights of these types, and enough of them."""
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | Conv1D)
+        and layer.weight.device.type == "cpu"
+        and layer.weight.dtype in dtypes
+        and layer.weight.numel() >= WORTH
+    ]
 
 
 def _packed(layer: Any) -> _Packed | None:
