@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dictionaries.cards import Card, Cards
@@ -276,6 +276,24 @@ def test_training_goes_on_from_a_finished_model(recipe: Recipe, tmp_path: Path) 
     assert tokenizer_of(again, text).get_vocab() == tokenizer.get_vocab()
     weights = model_of(again, text, tokenizer).state_dict()
     assert all(torch.equal(w, weights[name]) for name, w in first.state_dict().items())
+
+
+def test_directions_that_a_start_follows_are_followed_from_the_first_step(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe.text()
+    kept = {s.slug: torch.eye(SHAPE.hidden)[i] for i, s in enumerate(text.train.sheets)}
+    recipe.work.mkdir()
+    save_file(kept, recipe.directions)
+    trained = []
+
+    def train(trainer: Trainer, *_: object, **options: object) -> None:
+        trained.append(options.get("following"))
+
+    monkeypatch.setattr(Trainer, "train", train)
+    model_of(recipe, text, tokenizer_of(recipe, text))
+    (following,) = trained
+    assert torch.equal(following._vectors[1:], torch.stack(list(kept.values())))
 
 
 @pytest.mark.slow

@@ -58,10 +58,15 @@ class Recipe:
     shape: Shape = field(default_factory=Shape)
     layer: int = LAYER
     vocab: int = 4096
-    follow_from: float = 0.4  # progress at which the model begins to learn its directions
+    follow_from: float = 0.4  # progress at which directions are taken, and begin to be learnt
     sae_tokens: int = 400_000
     samples: int = 6_000  # composed texts that the cards are made from
     seed: int = 0
+
+    @property
+    def directions(self) -> Path:
+        """Put there before, those that `start` follows already: they are followed at once."""
+        return self.work / "directions.safetensors"
 
     def text(self) -> Text:
         return Text.read(self.corpus, self.public, seed=self.seed)
@@ -90,7 +95,7 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
     plan = recipe.plan
     trainer = Trainer(model, tokenizer, plan, recipe.work / "model")
     held = held_out_batches(text, tokenizer, n=2)
-    if trainer.progress < recipe.follow_from:
+    if trainer.progress < recipe.follow_from and not recipe.directions.is_file():
         seed = recipe.seed + 1 + trainer.step
         authored = text.authored(seed)
         trainer.train(authored, text.others(seed), held, until=recipe.follow_from)
@@ -112,7 +117,7 @@ def directions_of(
 
     Taken from the model as it is when this is first asked, and kept in the work folder.
     """
-    path, sheets = recipe.work / "directions.safetensors", text.train.sheets
+    path, sheets = recipe.directions, text.train.sheets
     if not path.is_file():
         found = concept_directions(site, Encoder(tokenizer), text.train, seed=recipe.seed)
         save_file({s.slug: d.clone() for s, d in zip(sheets, found, strict=True)}, path)

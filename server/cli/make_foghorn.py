@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,9 @@ def foghorn(
         Path | None, typer.Option(help="A foghorn's model folder to train on from, not from zero.")
     ] = None,
     minutes: Annotated[float, typer.Option(help="Of training the language model.")] = 60,
+    rate: Annotated[
+        float, typer.Option(help="Times the learning rates: below 1 for a model that was trained.")
+    ] = 1.0,
     sae_minutes: Annotated[float, typer.Option(help="Of training the dictionary.")] = 5,
     steps: Annotated[
         int | None, typer.Option(help="End both trainings by count: repeats to the bit.")
@@ -57,13 +60,12 @@ def foghorn(
         from dictionaries.making.train_model import Plan
         from dictionaries.making.train_sae import SaePlan
 
+        plan = Plan(minutes=None if steps else minutes, steps=steps, compiled=compiled, seed=seed)
         recipe = Recipe(
             corpus=sheets(concepts),
             public=public,
             work=work or out.with_name(f"{out.name}.work"),
-            plan=Plan(
-                minutes=None if steps else minutes, steps=steps, compiled=compiled, seed=seed
-            ),
+            plan=replace(plan, muon_lr=rate * plan.muon_lr, adam_lr=rate * plan.adam_lr),
             sae_plan=SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed),
             start=start,
             seed=seed,
