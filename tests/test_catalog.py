@@ -45,11 +45,35 @@ def test_a_preset_of_the_catalog_says_where_it_was_published(name):
     found = pairing(name)
     presets = builtin(found.presets, name)
     assert len(presets) == len(found.presets), "none is left out"
-    assert found.preset in [preset.name for preset in presets]
+    assert found.preset == presets[0].name, "what is shown first lies first"
+    assert len({preset.name for preset in presets}) == len(presets)
     for preset, told in zip(presets, found.presets, strict=True):
-        assert told["source"].startswith("https://")
-        assert all(edit.feature < found.features for edit in preset.body.edits)
-        assert all(edit.unit == "raw" for edit in preset.body.edits), "no cards, no maxima"
+        assert re.fullmatch(r"https://[\w.-]+\.\w+/\S+", told["source"])
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", preset.name)
+        assert preset.body.title
+        assert preset.body.description.endswith(".")
+        assert preset.body.edits
+        for edit in preset.body.edits:
+            assert 0 <= edit.feature < found.features
+            assert edit.unit == "raw", "no cards, no maxima"
+            assert edit.op == "add"
+            assert edit.strength > 0
+
+
+def test_every_pairing_has_a_preset_but_those_nobody_has_published_one_for():
+    without = {name for name in names() if not pairing(name).preset}
+    assert without == {
+        "gemma-3-270m-it", "gpt2-small", "llama-3.1-8b-goodfire", "pythia-70m", "qwen3-8b",
+    }  # fmt: skip
+    assert all(pairing(name).preset for name in names() if pairing(name).presets)
+
+
+def test_the_models_are_pinned_and_most_dictionaries():
+    unpinned = {name: pairing(name).unpinned for name in names()}
+    assert {name for name, parts in unpinned.items() if parts} == {
+        "gemma-3-270m-it", "gpt-oss-20b", "llama-3.1-8b-eiffel", "pythia-70m", "qwen3-8b",
+    }  # fmt: skip
+    assert set().union(*unpinned.values()) == {"dictionary"}
 
 
 def test_an_unknown_name_is_no_pairing():

@@ -29,6 +29,7 @@ LAYOUTS = {
     "gemma-scope-2-": "gemma_scope_2_resid_post",
     "gemma-scope-": "gemma_scope_1_res",
     "GPT2-Small-OAI": "saelens_v5_topk_layer_norm",
+    "GPT2-Small-SAEs-Reformatted": "saelens_v2_legacy",
     "sae-pythia": "sparsify_sae_legacy",
     "Llama3_1-8B-Base-LXR": "llama_scope",
     "andyrdt/": "dl_batchtopk",
@@ -149,5 +150,6 @@ def test_a_name_of_the_catalog_names_a_dictionary_too() -> None:
     want = wanted(Settings(model="/my/gemma", dictionary="gemma-2-2b-it"))
     assert want.dictionaries == (("gemma-2-2b-it", found.dictionary),)
     assert want.presets == (), "they were published for its own model"
-    assert [p["name"] for p in wanted(Settings(model="gemma-2-2b-it")).presets] == ["dogs"]
+    presets = wanted(Settings(model="gemma-2-2b-it")).presets
+    assert [p["name"] for p in presets][:2] == ["san-francisco", "dogs"]
     assert wanted(Settings(model=f"org/tiny@{COMMIT}")).name == "tiny"
