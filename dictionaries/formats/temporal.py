@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,9 +133,10 @@ def _open(
     k = whole_number(config, "kval_topk", path) if topk else None
     heads = whole_number(config, "n_heads", path)
     count = whole_number(config, "n_attn_layers", path)
-    layers = [_attention(tensors, i, d_sae) for i in range(count)]
-    for one in layers:
-        if one["k_ctx.weight"].shape[0] % heads or d_sae % heads:
+    layers = []
+    for i in range(count):  # however many: the first that is missing ends it
+        layers.append(Attention(tensors, f"attn_layers.{i}.", d_sae))
+        if layers[-1].check() % heads or d_sae % heads:
             raise DictionaryError(f"{path}: {heads} heads do not divide its attention.")
     weights = Weights(
         enc=enc,
@@ -158,16 +160,33 @@ def _open(
     )
 
 
-def _attention(tensors: Tensors, layer: int, d_sae: int) -> dict[str, Tensor]:
-    """One attention layer's weights and biases; the bottleneck's width is the file's own."""
-    prefix = f"attn_layers.{layer}."
-    narrow = tensors.shape(f"{prefix}k_ctx.weight")[0]
-    widths = {"k_ctx": narrow, "q_target": narrow, "v_ctx": d_sae, "c_proj": d_sae}
-    found = {}
-    for name, width in widths.items():
-        found[f"{name}.weight"] = tensors.load(f"{prefix}{name}.weight", width, d_sae)
-        found[f"{name}.bias"] = tensors.load(f"{prefix}{name}.bias", width)
-    return found
+class Attention(NamedTuple):
+    """One attention layer on disk, most of the file; the bottleneck's width is the file's own."""
+
+    tensors: Tensors
+    prefix: str
+    d_sae: int
+
+    def check(self) -> int:
+        """The bottleneck's width. Raises DictionaryError for what is missing or misshapen."""
+        for name, shape in self._shapes().items():
+            self.tensors.check(self.prefix + name, *shape)
+        return self._shapes()["k_ctx.bias"][0]
+
+    def load(self) -> dict[str, Tensor]:
+        """Weights and biases."""
+        return {
+            name: self.tensors.load(self.prefix + name, *shape)
+            for name, shape in self._shapes().items()
+        }
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        narrow = self.tensors.width(f"{self.prefix}k_ctx.weight", self.d_sae, axis=1)
+        widths = {"k_ctx": narrow, "q_target": narrow, "v_ctx": self.d_sae, "c_proj": self.d_sae}
+        return {
+            **{f"{name}.weight": (width, self.d_sae) for name, width in widths.items()},
+            **{f"{name}.bias": (width,) for name, width in widths.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +203,7 @@ class Prefixed:
     factor: float
     k: int | None
     heads: int
-    layers: tuple[dict[str, Tensor], ...]
+    layers: tuple[Attention, ...]
     joint: bool = True
 
     def __call__(self, dictionary: Dictionary, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,7 +211,8 @@ class Prefixed:
         dec = self.dec.block(0, self.dec.features)
         left = x.float() * self.factor - self.b_dec
         predicted = torch.zeros(len(x), len(dec))
-        for layer in self.layers:
+        for stored in self.layers:
+            layer = stored.load()
             now = torch.relu(left @ enc.T)
             before = torch.cat([torch.zeros_like(now[:1]), now[:-1]])
             codes = torch.relu(self._attend(layer, before, now))

@@ -85,13 +85,17 @@ class Tensors:
             )
         return Matrix(self._stored[name].flattened(), 0)
 
-    def load(self, name: str, *shape: int) -> Tensor:
-        """All of a tensor, float32, of exactly this shape."""
+    def check(self, name: str, *shape: int) -> None:
+        """Refuse a tensor of any other shape."""
         if self.shape(name) != shape:
             raise DictionaryError(
                 f"tensor {name!r} of {self.path} has shape {list(self.shape(name))}; wanted "
                 f"{list(shape)}."
             )
+
+    def load(self, name: str, *shape: int) -> Tensor:
+        """All of a tensor, float32, of exactly this shape."""
+        self.check(name, *shape)
         return self._finite(name, self._stored[name].load())
 
     def matrix(self, name: str, features: int, width: int, *, axis: int) -> Matrix:
