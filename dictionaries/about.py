@@ -20,7 +20,8 @@ _LOCAL = 2  # elsewhere: what lies further up is another project's
 def about(coder: Coder, *, licence: str | None = None) -> dict[str, Any]:
     """Plain JSON values. licence: if its files do not state one; else theirs is told.
 
-    steering.ops: what can be done with a feature; steering.why_not: why not more ("" if all can).
+    revision: None if the weights are not here. steering.ops: what can be done with a feature;
+    steering.why_not: why not more ("" if all can).
     """
     info = coder.info
     several = bool(info.layers)
@@ -41,7 +42,7 @@ def about(coder: Coder, *, licence: str | None = None) -> dict[str, Any]:
         "k": info.k,
         "normalisation": str(info.norm),
         "licence": stated_licence(coder.path) or licence,
-        "revision": info.revision,
+        "revision": info.revision or None,
         "steering": {"ops": ops, "why_not": info.refused or info.why_not},
     }
 

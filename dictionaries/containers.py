@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import torch_files
 from .errors import DictionaryError
+from .streams import Stream
 from .tensors import File, FileTensor, Stored
 
 _SAFETENSORS_TYPES = {
@@ -114,7 +115,7 @@ def _npz(path: Path) -> dict[str, Stored]:
     """A zip of .npy members; those stored uncompressed (np.savez) are read in place."""
     file = File(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(Stream(file)) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
             return {m.filename[:-4]: _npy(file, archive, m) for m in members}
     except DictionaryError:
@@ -175,7 +176,10 @@ def _torch(path: Path) -> dict[str, Stored]:
 
 def _torch_content(path: Path) -> dict[str, Any]:
     try:
+        torch_files.fetch_all_but_numbers(path)
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except DictionaryError:
+        raise
     except pickle.UnpicklingError as error:
         raise DictionaryError(
             f"{path} was refused: it is a pickle that wants to run code or build objects, and only "

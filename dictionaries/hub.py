@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .errors import DictionaryError
 from .hub_help import WEIGHTS, explained, listing, refuse_many, some
@@ -26,8 +26,8 @@ _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<s
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _FILE = re.compile(r"[^/]+\.(pt|pth|safetensors)")  # a dictionary that is one file of a folder
-_PATIENCE = 10.0  # seconds that the hub may take to say whether it is there
-_NEVER = [
+PATIENCE = 10.0  # seconds that the hub may take to say whether it is there
+NEVER = [
     "*examples.safetensors",
     "original/*",
     "*consolidated*",
@@ -35,6 +35,17 @@ _NEVER = [
     "*.gguf",
     "*checkpoints/ae_*",
 ]
+
+
+class Place(NamedTuple):
+    """What a hub's name means. sub: a folder or file of the repository, "" for all of it.
+    patterns: of the files that belong to it.
+    """
+
+    repo: str
+    revision: str | None
+    sub: str
+    patterns: list[str]
 
 
 def find_files(
@@ -59,31 +70,36 @@ def find_files(
     local = os.path.expanduser(name)
     if local and os.path.exists(local):
         return Path(local)
-    found = _NAME.fullmatch(name)
-    if not found or name.startswith((".", "~", "/")):
-        raise DictionaryError(
-            f"{name!r} is neither an existing path nor a name on the hub such as "
-            "'org/repo' or 'org/repo/sub/folder'."
-        )
-    repo, sub = found["repo"], (found["sub"] or "").strip("/")
-    if kind == "dictionary" and (weights := WEIGHTS.search(sub)):
-        sub = sub[: weights.start()] or sub  # the folder: its configs are needed, too
-    revision = revision or found["revision"]
-    patterns = _patterns(kind, sub)
-    snapshot = _cached(repo, revision, patterns)
+    place = placed(name, kind, revision)
+    repo, sub = place.repo, place.sub
+    snapshot = cached(place)
     if snapshot is None or not (snapshot / sub).exists():
         if kind == "dictionary":
-            refuse_many(repo, sub, revision)
-        snapshot = _download(repo, revision, patterns, progress, Tally(told))
+            refuse_many(repo, sub, listing(repo, place.revision))
+        snapshot = _download(place, progress, Tally(told))
     path = snapshot / sub
     if not path.exists():
-        inside = listing(repo, revision)
+        inside = listing(repo, place.revision)
         folders = sorted({file.rpartition("/")[0] for file in inside} - {""})
         raise DictionaryError(
             f"the repository {repo} has no {sub!r}; it has {some(folders or inside)}."
         )
     log.info("%s is %s at commit %s", name, repo, snapshot.name)
     return path
+
+
+def placed(name: str, kind: Kind, revision: str | None = None) -> Place:
+    """What a name that is no path asks of the hub; see `find_files`. Raises DictionaryError."""
+    found = _NAME.fullmatch(name)
+    if not found or name.startswith((".", "~", "/")):
+        raise DictionaryError(
+            f"{name!r} is neither an existing path nor a name on the hub such as "
+            "'org/repo' or 'org/repo/sub/folder'."
+        )
+    sub = (found["sub"] or "").strip("/")
+    if kind == "dictionary" and (weights := WEIGHTS.search(sub)):
+        sub = sub[: weights.start()] or sub  # the folder: its configs are needed, too
+    return Place(found["repo"], revision or found["revision"], sub, _patterns(kind, sub))
 
 
 def origin(path: Path) -> str | None:
@@ -134,16 +150,18 @@ def _patterns(kind: Kind, sub: str) -> list[str]:
     return [sub, f"{sub}/*", f"{sub}.cards.sqlite", f"{sub}.presets.json", *beside, *root]
 
 
-def _cached(repo: str, revision: str | None, patterns: list[str]) -> Path | None:
-    """A pinned commit never changes: if all of it is in the cache, the hub is not asked.
+def cached(place: Place) -> Path | None:
+    """The snapshot that has all of it, if that is known without the hub.
 
-    What belongs to it must be known: transformers caches single files, and lists nothing.
+    A pinned commit never changes: if all of it is in the cache, the hub is not asked. What belongs
+    to it must be known: transformers caches single files, and lists nothing.
     """
     from huggingface_hub import constants, errors, get_cached_repo_tree, snapshot_download
 
+    repo, revision, _, patterns = place
     if not _COMMIT.fullmatch(revision or ""):
         return None
-    options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": _NEVER}
+    options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": NEVER}
     try:
         get_cached_repo_tree(repo, revision=revision, cache_dir=constants.HF_HUB_CACHE)
         return Path(snapshot_download(repo, local_files_only=True, **options))
@@ -157,7 +175,7 @@ def _answers(repo: str, revision: str | None) -> bool:
 
     try:
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-        api.repo_info(repo, revision=revision, timeout=_PATIENCE)
+        api.repo_info(repo, revision=revision, timeout=PATIENCE)
     except errors.HfHubHTTPError:
         return True
     except Exception:  # of whichever network library it has today
@@ -165,15 +183,14 @@ def _answers(repo: str, revision: str | None) -> bool:
     return True
 
 
-def _download(
-    repo: str, revision: str | None, patterns: list[str], progress: bool, tally: Tally
-) -> Path:
+def _download(place: Place, progress: bool, tally: Tally) -> Path:
     from huggingface_hub import snapshot_download
 
+    repo, revision, _, patterns = place
     options = {
         "revision": revision,
         "allow_patterns": patterns,
-        "ignore_patterns": _NEVER,
+        "ignore_patterns": NEVER,
         "endpoint": os.environ.get("HF_ENDPOINT"),
     }
     bar = None if progress else Tally().bar(shown=False)

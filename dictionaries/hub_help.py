@@ -32,10 +32,10 @@ def listing(repo: str, revision: str | None) -> list[str]:
     return [file.rfilename for file in about.siblings or []]
 
 
-def refuse_many(repo: str, sub: str, revision: str | None) -> None:
-    """A hundred dictionaries are hundreds of gigabytes: one must be named."""
+def refuse_many(repo: str, sub: str, files: list[str]) -> None:
+    """A hundred dictionaries are hundreds of gigabytes: one must be named. files: of the repo."""
     prefix = f"{sub}/" if sub else ""
-    found = _dictionaries([path for path in listing(repo, revision) if path.startswith(prefix)])
+    found = _dictionaries([path for path in files if path.startswith(prefix)])
     if len(found) > 1:
         raise DictionaryError(
             f"{repo}/{prefix} holds {len(found)} dictionaries; name one of them: "
@@ -54,8 +54,13 @@ def some(names: list[str]) -> str:
     return (", ".join(names[:5]) or "nothing") + more
 
 
-def explained(error: Exception, repo: str, revision: str | None) -> DictionaryError:
-    """What to do about an error of huggingface_hub."""
+_KEPT = "What has come is kept: start again, and the download goes on where it stopped"
+
+
+def explained(
+    error: Exception, repo: str, revision: str | None, remedy: str = _KEPT
+) -> DictionaryError:
+    """What to do about an error of huggingface_hub. remedy: for those that may pass."""
     from huggingface_hub import constants, errors
 
     where = f"{os.environ.get('HF_ENDPOINT', constants.ENDPOINT)}/{repo}"
@@ -73,10 +78,7 @@ def explained(error: Exception, repo: str, revision: str | None) -> DictionaryEr
         )
     else:
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        why = (
-            f"could not be downloaded from {where}: {reason}. "
-            "What has come is kept: start again, and the download goes on where it stopped"
-        )
+        why = f"could not be downloaded from {where}: {reason}. {remedy}"
     return DictionaryError(f"{repo} {why}.")
 
 

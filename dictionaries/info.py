@@ -40,7 +40,7 @@ class Info:
     norm: Norm
     k: int | None  # how many features fire on a token; TopK only
     model: str | None  # what it was trained on, as far as its files say
-    revision: str  # see `formats.common.revision`
+    revision: str  # see `formats.common.revision`; "" where the weights are not here
     reads_exactly: bool = True
     why_not: str = ""  # a sentence: why activations cannot be read, though `add` works
     d_out: int | None = None  # of the vectors it writes; None: d_in

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import absent
 from .errors import DictionaryError
 
 BUFFER = 8 * 2**20  # bytes read before they are cut down to what is wanted
@@ -62,10 +63,14 @@ class Stored(ABC):
 
 
 class File:
-    """An open file read only at given places, so that many threads may share it."""
+    """An open file read only at given places, so that many threads may share it.
+
+    Of one that is elsewhere (see `absent`), what is read is fetched first.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._absent = absent.at(path)
         self._fd = -1
         try:
             self._fd = os.open(path, os.O_RDONLY)
@@ -75,6 +80,8 @@ class File:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer from a place in the file."""
+        if self._absent is not None:
+            self._absent.fetch(offset, offset + len(buffer))
         done = 0
         while done < len(buffer):
             try:

@@ -8,6 +8,7 @@ so where one tensor is in memory tells where the file's first byte is, and that 
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 import zipfile
 from collections import defaultdict
@@ -16,22 +17,43 @@ from pathlib import Path
 
 from torch import Tensor
 
+from . import absent
+from .streams import Stream
 from .tensors import File, FileTensor, MappedTensor, Stored
+
+_TAIL = 64 * 2**10  # bytes, in which a directory of this size ends and mostly begins
+
+
+def fetch_all_but_numbers(path: Path) -> None:
+    """Have what torch.load reads to map a file, should it be one that is elsewhere.
+
+    The directory at its end, the header of each member, and the members that are no storage whole.
+    """
+    elsewhere = absent.at(path)
+    if elsewhere is None:
+        return
+    file = File(path)
+    elsewhere.fetch(max(0, file.size - _TAIL), file.size)
+    with zipfile.ZipFile(Stream(file)) as archive:
+        for member in archive.infolist():
+            start = _data_start(file, member)
+            numbers = re.fullmatch(r"[^/]+/data/\d+", member.filename)
+            elsewhere.fetch(member.header_offset, start + (0 if numbers else member.compress_size))
 
 
 def stored(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
     """tensors: from `torch.load(path, mmap=True)`. One in an odd order stays in the map."""
-    spans = {_span(tensor) for tensor in tensors.values() if tensor.numel()}
-    first = _first_byte(spans, _data(path)) if spans else None
-    if first is None:
-        return {name: MappedTensor(name, tensor) for name, tensor in tensors.items()}
     file = File(path)
+    spans = {_span(tensor) for tensor in tensors.values() if tensor.numel()}
+    first = _first_byte(spans, _data(file)) if spans else None
     return {name: _placed(name, tensor, file, first) for name, tensor in tensors.items()}
 
 
-def _placed(name: str, tensor: Tensor, file: File, first: int) -> Stored:
+def _placed(name: str, tensor: Tensor, file: File, first: int | None) -> Stored:
     turned = tensor.dim() == 2 and tensor.T.is_contiguous() and not tensor.is_contiguous()
-    if not tensor.numel() or not (turned or tensor.is_contiguous()):
+    if first is None or not tensor.numel() or not (turned or tensor.is_contiguous()):
+        if tensor.numel() and (elsewhere := absent.at(file.path)) is not None:
+            elsewhere.fetch(0, file.size)  # the map knows of no fetching
         return MappedTensor(name, tensor)
     return FileTensor(
         name, tuple(tensor.shape), tensor.dtype, file, tensor.data_ptr() - first, turned
@@ -44,16 +66,20 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.nbytes()
 
 
-def _data(path: Path) -> dict[int, set[int]]:
+def _data(file: File) -> dict[int, set[int]]:
     """Where data of each size begins in the file: its zip members that are not compressed."""
     places = defaultdict(set)
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    with zipfile.ZipFile(Stream(file)) as archive:
         for member in archive.infolist():
             if member.compress_type == zipfile.ZIP_STORED:
-                file.seek(member.header_offset + 26)
-                name, extra = struct.unpack("<HH", file.read(4))
-                places[member.file_size].add(member.header_offset + 30 + name + extra)
+                places[member.file_size].add(_data_start(file, member))
     return places
+
+
+def _data_start(file: File, member: zipfile.ZipInfo) -> int:
+    """Where a member's own bytes begin, behind its header."""
+    name, extra = struct.unpack("<HH", file.read(member.header_offset + 26, 4))
+    return int(member.header_offset + 30 + name + extra)
 
 
 def _first_byte(spans: set[tuple[int, int]], data: Mapping[int, set[int]]) -> int | None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 COMMITS = {"main": "a" * 40, "old": "b" * 40}
 
 
 class StubHub(BaseHTTPRequestHandler):
-    """`down` and `cuts` make it fail, as hubs do."""
+    """`down`, `cuts` and `lame` make it fail, as hubs do."""
 
     commits: Mapping[str, str] = COMMITS  # by branch or tag; no other commit is there
     repos: dict[str, Path]
@@ -24,6 +26,9 @@ class StubHub(BaseHTTPRequestHandler):
     down: list[bool]  # not empty: no file is given any more
     breaks: tuple[bool, ...] = ()  # what a cut adds to `down`
     ranges: list[str]  # the Range headers that came
+    ranged: bool = True  # whether it minds them
+    sent: dict[str, int]  # bytes of each file, by its name in the repository
+    lame: float = 0.0  # seconds before a file is given
 
     def do_GET(self):
         self.asked.append(self.path)
@@ -47,33 +52,37 @@ class StubHub(BaseHTTPRequestHandler):
             ]
             return self.reply(json.dumps(listed).encode())
         if path.startswith("/api/"):
-            siblings = [{"rfilename": n} for n in names]
+            sizes = [p.stat().st_size for p in files]
+            siblings = [{"rfilename": n, "size": s} for n, s in zip(names, sizes, strict=True)]
             about = {"id": repo, "sha": commit, "siblings": siblings}
             return self.reply(json.dumps(about).encode())
-        name = "/".join(rest[2:])
+        name = unquote("/".join(rest[2:]))
         if name not in names:
             return self.refuse(404, "EntryNotFound")
         if self.down and self.command == "GET":
             return self.refuse(500, "Down")
         file = self.repos[repo] / name
         headers = {"X-Repo-Commit": commit, "ETag": f'"{self.tag(file)}"'}
-        return self.serve(file.read_bytes(), headers)
+        return self.serve(name, file.read_bytes(), headers)
 
     do_HEAD = do_GET
 
-    def serve(self, body, headers):
-        """A file, from the byte that is asked for, and as far as `cuts` lets it come."""
-        start, size = 0, len(body)
-        if wanted := self.headers.get("Range"):
+    def serve(self, name, body, headers):
+        """The part of a file that is asked for, and as far as `cuts` lets it come."""
+        start, stop, status = 0, len(body), 200
+        if self.ranged and (wanted := self.headers.get("Range")):
             self.ranges.append(wanted)
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
-        headers["Content-Length"] = str(size - start)
-        stop = size
-        if self.command == "GET" and self.cuts and size > 1000:
-            stop = start + self.cuts.pop(0)
-            self.down += self.breaks
-        self.reply(body[start:stop], headers, 206 if start else 200)
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, stop, status = int(first), min(stop, int(last or stop) + 1), 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
+        headers["Content-Length"] = str(stop - start)
+        if self.command == "GET":
+            if self.cuts and stop - start > 1000:
+                stop = start + self.cuts.pop(0)
+                self.down += self.breaks
+            self.sent[name] = self.sent.get(name, 0) + stop - start
+            time.sleep(self.lame)
+        self.reply(body[start:stop], headers, status)
 
     def tag(self, file):
         return hashlib.sha1(file.read_bytes()).hexdigest()
@@ -86,9 +95,10 @@ class StubHub(BaseHTTPRequestHandler):
         self.close_connection = True
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        with suppress(ConnectionError):  # of one who did not wait
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -97,7 +107,7 @@ class StubHub(BaseHTTPRequestHandler):
 @contextmanager
 def running(repos: Mapping[str, Path], port: int = 0, **more: Any) -> Iterator[Any]:
     """A server of these repositories: {name: folder}; `handler` has what it was asked."""
-    fresh = {"repos": dict(repos), "asked": [], "cuts": [], "ranges": [], "down": []}
+    fresh = {"repos": dict(repos), "asked": [], "cuts": [], "ranges": [], "down": [], "sent": {}}
     handler = type("Handler", (StubHub,), fresh | more)
     server: Any = ThreadingHTTPServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -116,9 +116,9 @@ def test_a_torch_file_is_read_like_any_other_and_not_through_its_map(tmp_path, c
 
 def test_a_torch_file_whose_places_cannot_be_told_is_read_through_its_map(tmp_path, monkeypatch):
     torch.save({"m": torch.randn(40, 30)}, tmp_path / "m.pt")
-    (place,) = torch_files._data(tmp_path / "m.pt")[4800]
+    (place,) = torch_files._data(tensors.File(tmp_path / "m.pt"))[4800]
     either = {4800: {place, place + mmap.PAGESIZE}}
-    monkeypatch.setattr(torch_files, "_data", lambda path: either)
+    monkeypatch.setattr(torch_files, "_data", lambda file: either)
     stored = open_tensors(tmp_path / "m.pt")["m"]
     assert isinstance(stored, tensors.MappedTensor)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .. import absent
 from ..dictionary import Dictionary
 from ..edits import Norm
 from ..errors import DictionaryError
@@ -182,8 +183,11 @@ def revision(files: Sequence[Path]) -> str:
     """16 hex digits that change when the files do.
 
     blake2b over each file's name and size and its content: all of it up to 64 MiB, and of a longer
-    file 64 samples of 1 MiB spread evenly from the first byte to the last.
+    file 64 samples of 1 MiB spread evenly from the first byte to the last. "" where that would have
+    to be fetched first.
     """
+    if any(absent.at(path) for path in files):
+        return ""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size

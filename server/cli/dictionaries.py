@@ -16,7 +16,8 @@ from . import dictionaries_pack
 from .common import JsonOption, fail, show
 
 if TYPE_CHECKING:
-    from dictionaries.formats import Coder
+    from dictionaries.asked import Asked
+    from dictionaries.catalog import Pairing
 
 app = typer.Typer(
     help="Look at published dictionaries, compute their activations and rewrite them, offline."
@@ -48,6 +49,9 @@ def inspect(
 ) -> None:
     """Say what a dictionary is: format, site, width, activation, licence, what can be steered.
 
+    Of one on the Hub only the configs and small parts of the weights are fetched, where it has
+    them in parts; then there is no revision, which is made of the weights.
+
     [bold]Examples[/bold]
 
       steerdeck dictionaries inspect ./my-sae
@@ -55,10 +59,15 @@ def inspect(
       steerdeck dictionaries inspect google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71
     """
     with _sentences():
-        from dictionaries.about import about
+        from dictionaries.hub_parts import look
 
-        coder, licence = _opened(name, norm_scaling_factor, k)
-        found = about(coder, licence=licence)
+        want, paired = _wanted(name, norm_scaling_factor, k)
+        found = look(
+            want.name,
+            want.open_coder,
+            licence=paired.licence if paired else None,
+            instead=lambda why: typer.echo(why, err=True),
+        )
     if as_json:
         return show(found)
     console = Console(highlight=False)
@@ -94,8 +103,10 @@ def encode(
         import torch
 
         from dictionaries.encode_file import encode_file
+        from dictionaries.hub import find_files
 
-        coder, _ = _opened(name, norm_scaling_factor, k)
+        want, _ = _wanted(name, norm_scaling_factor, k)
+        coder = want.open_coder(find_files(want.name, kind="dictionary"))
         with torch.inference_mode():
             made = encode_file(coder, source, target)
     typer.echo(
@@ -104,11 +115,10 @@ def encode(
     )
 
 
-def _opened(name: str, scale: float | None, k: int | None) -> tuple[Coder, str | None]:
-    """(the dictionary, the licence that the catalog has for it)."""
+def _wanted(name: str, scale: float | None, k: int | None) -> tuple[Asked, Pairing | None]:
+    """(where its files are and what they do not say, the catalog's entry if it is a name of it)."""
     from dictionaries.asked import asked
     from dictionaries.catalog import pairing
-    from dictionaries.hub import find_files
 
     want = asked(name)
     if scale is not None:
@@ -116,9 +126,7 @@ def _opened(name: str, scale: float | None, k: int | None) -> tuple[Coder, str |
     if k is not None:
         want = replace(want, k=k)
     paired = pairing(want.name)
-    path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
-    coder = want.open_coder(path)
-    return coder, paired.licence if paired else None
+    return replace(want, name=paired.dictionary) if paired else want, paired
 
 
 @contextmanager
@@ -153,6 +161,6 @@ def _facts(found: dict[str, Any]) -> list[str]:
         f"activation     {found['architecture']}" + (f", k {found['k']}" if found["k"] else ""),
         f"normalisation  {found['normalisation']}",
         f"licence        {found['licence'] or 'not stated in its files'}",
-        f"revision       {found['revision']}",
+        f"revision       {found['revision'] or 'unknown: its weights were not downloaded'}",
         f"steering       {', '.join(ops) or 'none'}" + (f": {why_not}" if why_not else ""),
     ]

@@ -1,0 +1,40 @@
+"""A file that is read at given places, as one of Python's own, for libraries that want those."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from .tensors import File
+
+
+class Stream(io.RawIOBase):
+    """Reads a File from a place that moves on."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        if start + offset < 0:
+            raise OSError(f"byte {start + offset} of {self._file.path} lies before its first")
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = memoryview(buffer)
+        count = max(0, min(len(wanted), self._file.size - self._at))
+        self._file.read_into(wanted[:count], self._at)
+        self._at += count
+        return count
