@@ -278,6 +278,16 @@ def test_training_goes_on_from_a_finished_model(recipe: Recipe, tmp_path: Path) 
     assert all(torch.equal(w, weights[name]) for name, w in first.state_dict().items())
 
 
+def test_a_start_without_its_chat_template_is_refused_before_it_is_trained(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    text = recipe.text()
+    bundle.save_model(new_model(tok := tokenizer_of(recipe, text), SHAPE, seed=0), tok, tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="has no chat template"):
+        make(replace(recipe, start=tmp_path))
+
+
 def test_directions_that_a_start_follows_are_followed_from_the_first_step(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,10 @@ class Recipe:
 
 def tokenizer_of(recipe: Recipe, text: Text) -> PreTrainedTokenizerFast:
     if recipe.start is not None:
-        return PreTrainedTokenizerFast.from_pretrained(recipe.start)
+        kept = PreTrainedTokenizerFast.from_pretrained(recipe.start)
+        if kept.chat_template is None:
+            raise ValueError(f"{recipe.start} has no chat template: give a whole model folder")
+        return kept
     folder = recipe.work / "tokenizer"
     if not folder.is_dir():
         texts = [plain_texts(text.authored(recipe.seed), 12_000)]

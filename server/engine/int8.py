@@ -16,10 +16,10 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ..errors import SteerdeckError
-from .linear import large, read_elsewhere
+from .joined import groups, shared
+from .linear import large, read_elsewhere, side_by_side, width
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -58,7 +58,7 @@ class _Eight:
         self._product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
     def __call__(self, x: Tensor) -> Tensor:
-        largest = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min_(_TINY)
+        largest = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY)
         levels = self._levels
         y: Tensor = self._product(x / largest, 1 / levels, levels, self._packed)
         y.mul_(largest)
@@ -74,16 +74,17 @@ def quantize(model: nn.Module) -> int:
     layers = large(model, (torch.float32,))
     kept = read_elsewhere(model)
     with torch.no_grad():
-        for layer in layers:
-            weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        for group in groups(model, layers):
             try:
-                layer.forward = _Eight(weight.detach().contiguous(), layer.bias)
+                eight = _Eight(*side_by_side(group))
             except (AttributeError, RuntimeError) as error:
                 raise SteerdeckError(
                     f"this machine's torch {torch.__version__} cannot multiply in eight bits "
                     f"({error}): leave --dtype int8 out"
                 ) from error
-            if layer.weight.data_ptr() not in kept:
-                layer.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+            for layer, part in zip(group, shared(eight, list(map(width, group))), strict=True):
+                layer.forward = part
+                if layer.weight.data_ptr() not in kept:
+                    layer.weight = nn.Parameter(torch.empty(0), requires_grad=False)
     log.info("%d linear layers multiply in eight bits", len(layers))
     return len(layers)

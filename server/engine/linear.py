@@ -12,7 +12,7 @@ them the first copy is given up, and single rows use the packed one as well (a l
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from .joined import Product, groups, shared
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -33,27 +35,37 @@ def _reorder(weight: Tensor, rows: int) -> Tensor:
 
 
 class _Packed:
-    """The forward of a linear layer whose weight [out, in] is packed; `plain` may be given up."""
+    """The product with a packed weight [out, in]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.plain: Tensor | None = weight
         self.bias = bias
-        self.packed = _reorder(weight, 8)
+        self._weight = _reorder(weight, 8)
+        if not self._agrees(weight):
+            raise RuntimeError("packed weights give another product")
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.plain is not None and x.numel() < 2 * x.shape[-1]:
-            return F.linear(x, self.plain, self.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.packed, self.bias, "none", [], ""
+            x, self._weight, self.bias, "none", [], ""
         )
         return product
 
-    def agrees(self) -> bool:
-        assert self.plain is not None
-        x = torch.linspace(-1.0, 1.0, 3 * self.plain.shape[1]).view(1, 3, -1).to(self.plain.dtype)
-        expected = F.linear(x, self.plain, self.bias)
+    def _agrees(self, weight: Tensor) -> bool:
+        x = torch.linspace(-1.0, 1.0, 3 * weight.shape[1]).view(1, 3, -1).to(weight.dtype)
+        expected = F.linear(x, weight, self.bias)
         near = 1e-4 if x.dtype == torch.float32 else 1e-2
         return torch.allclose(self(x), expected, rtol=near, atol=near * expected.abs().max().item())
+
+
+class _Either:
+    """A layer's forward: several rows by the packed weight, a single one by the plain."""
+
+    def __init__(self, layer: Any, packed: Product) -> None:
+        self._weight, self._bias, self._packed = plain(layer), layer.bias, packed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.numel() < 2 * x.shape[-1]:
+            return F.linear(x, self._weight, self._bias)
+        return self._packed(x)
 
 
 def pack(model: nn.Module, *, spare: int = SPARE) -> int:
@@ -69,15 +81,17 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
     read = read_elsewhere(model)
     done = 0
     with torch.no_grad():
-        for layer in layers:
-            packed = _packed(layer)
-            if packed is None:
+        for group in groups(model, layers):
+            try:
+                packed = _Packed(*side_by_side(group))
+            except (AttributeError, RuntimeError) as error:
+                log.warning("linear layers stay plain, which is slower: %s", error)
                 continue
-            done += 1
-            if not keep and layer.weight.data_ptr() not in read:
-                packed.plain = None
-                layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
-            layer.forward = packed
+            done += len(group)
+            for layer, part in zip(group, shared(packed, list(map(width, group))), strict=True):
+                layer.forward = _Either(layer, part) if keep else part
+                if not keep and layer.weight.data_ptr() not in read:
+                    layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
     if done:
         log.info("packed %d linear layers", done)
     return done
@@ -95,14 +109,28 @@ def large(model: nn.Module, dtypes: Collection[torch.dtype]) -> list[Any]:
     ]
 
 
-def _packed(layer: Any) -> _Packed | None:
-    weight = layer.weight.T.contiguous() if isinstance(layer, Conv1D) else layer.weight
-    try:
-        packed = _Packed(weight.detach(), layer.bias)
-        return packed if packed.agrees() else None
-    except (AttributeError, RuntimeError) as error:
-        log.warning("linear layers stay plain, which is slower: %s", error)
-        return None
+def plain(layer: Any) -> Tensor:
+    """Its weight as [out, in]; GPT-2's Conv1D has it the other way round."""
+    weight: Tensor = layer.weight.detach()
+    return weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+
+
+def width(layer: Any) -> int:
+    return int(layer.nf if isinstance(layer, Conv1D) else layer.out_features)
+
+
+def side_by_side(group: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+    """The weights [all outputs, in] and biases of layers that read the same."""
+    if len(group) == 1:
+        return plain(group[0]), group[0].bias
+    weight, biases = torch.cat([plain(layer) for layer in group]), [one.bias for one in group]
+    if all(bias is None for bias in biases):
+        return weight, None
+    filled = [
+        weight.new_zeros(width(layer)) if bias is None else bias
+        for layer, bias in zip(group, biases, strict=True)
+    ]
+    return weight, torch.cat(filled)
 
 
 def read_elsewhere(model: nn.Module) -> set[int]:

@@ -22,9 +22,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import AttentionInterface
 
 from ..attention import NAME, register
+from ..linear import width
 from ..sites import decoder_layers
 from .call import Call, Job, Kind, small, tensors, varying
-from .opaque import linears, traced_attention, width
+from .opaque import linears, traced_attention
 
 _OPTIONS = {
     # One thread: what is left beside the linear layers is smaller than the waking of another.

@@ -40,10 +40,6 @@ def linears(layer: nn.Module) -> list[Any]:
     return [module for module in layer.modules() if isinstance(module, nn.Linear | Conv1D)]
 
 
-def width(linear: Any) -> int:
-    return int(linear.out_features if isinstance(linear, nn.Linear) else linear.nf)
-
-
 def _linear(x: Tensor, which: int, width: int) -> Tensor:
     return RUNNING.get().linears[which](x)
 
