@@ -188,6 +188,9 @@ class Known:
     def mass(self, handle: Handle) -> float:
         return 0.01
 
+    def shows(self, handle: Handle) -> float:
+        return 0.0
+
     def sleeps(self, handle: Handle) -> bool:
         return self.add_breaks == self.breaks
 
@@ -225,7 +228,22 @@ def test_the_band_is_found_wherever_it_lies(onset: float, ratio: float) -> None:
     assert band.onset <= band.strength < band.breakdown
     assert band.strength < true
     assert true / 1.35 < band.breakdown < true * 1.35
-    assert gauge.asked <= 12  # what a calibration costs, in strengths at which replies are made
+    assert gauge.asked <= 15  # what a calibration costs, in strengths at which replies are made
+
+
+def test_a_band_begins_where_replies_turn_although_their_text_shows_nothing_yet() -> None:
+    """As of a model that answers as ever and comes to the concept in the end."""
+    gauge = Known(4.0, 10.0)
+    whole = gauge._replies
+
+    def late(trial: Trial) -> Replies:
+        said = whole(trial)
+        turned = trial.strength >= 2.0
+        return replace(said, heard=tuple(replace(h, shows=turned) for h in said.heard))
+
+    gauge._replies = late  # type: ignore[method-assign]
+    (result,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
+    assert 2.0 <= result.band.onset < 3.0
 
 
 def test_no_multiple_of_the_maximum_is_too_small_or_large_to_be_found() -> None:

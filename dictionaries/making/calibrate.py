@@ -32,7 +32,13 @@ do with its place no more than with another. It caps the search; replies usually
 FLUENT = 0.7  # of `fluency.Scale`: below, as if more than every sixth token were out of place
 LOOPS = 0.2  # share of replies that may loop, or be empty, beyond that of the unsteered ones
 
-GRID = 4  # strengths from the onset to the limit at which replies are made
+GRID = 4  # strengths from the onset to the limit at which replies are made ..
+BELOW = (
+    0.4,
+    0.55,
+    0.75,
+)  # .. and of the onset: a model may turn to the concept only after the text
+TURNED = 0.34  # share of replies more than of the unsteered ones that then says where it begins
 EDGE_STEPS = 2  # bisections of the breakdown by replies, which are also candidates
 ADDED = (0.8, 1.0)  # of the best clamp, at which add is tried: it piles up where a feature fires
 ADD_BETTER = 0.05  # of the score; with less, clamp: what it does depends on the text least
@@ -46,6 +52,7 @@ BOUNDS = {
     "fluent": FLUENT,
     "loops": LOOPS,
     "grid": (GRID, EDGE_STEPS, FINALISTS),
+    "below": (*BELOW, TURNED),
     "added": (*ADDED, ADD_BETTER),
 }
 """What bands depend on, for files: curves of other bounds are not to be mixed."""
@@ -130,12 +137,17 @@ def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
     onset, limit = _span(pushes, mass, gauge)
     if onset is None:
         return Calibrated(handle, mass, None, "its tokens never rise", tuple(pushes), ())
-    if onset >= limit:
+    table, usual = Table(), gauge.shows(handle)
+    grid = (
+        [onset * (limit / onset) ** (k / GRID) for k in range(GRID)] if onset < limit else [limit]
+    )
+    low = [grid[0] * part for part in BELOW]
+    table.add((yield [Trial(handle, op, s, 1) for s in (*low, *grid)]))
+    turned = table.first_turned(op, usual)
+    if turned is None and onset >= limit:
         why = "the text is lost before its tokens rise"
-        return Calibrated(handle, mass, None, why, tuple(pushes), ())
-    table = Table()
-    grid = [onset * (limit / onset) ** (k / GRID) for k in range(GRID)]
-    table.add((yield [Trial(handle, op, s, 1) for s in grid]))
+        return Calibrated(handle, mass, None, why, tuple(pushes), table.told())
+    onset = min(onset, turned or onset)
     yield from _edge(handle, op, table, onset, limit)
     if handle.reads and (clamped := table.best(op)):
         table.add((yield [Trial(handle, Op.ADD, clamped.strength * f, 1) for f in ADDED]))
@@ -145,7 +157,7 @@ def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
         if not gauge.sleeps(handle):
             pushes = [*pushes, *(yield from _pushed(gauge, handle, op, mass))]
             onset, limit = _span([p for p in pushes if p.op is op], mass, gauge)
-            onset = onset or limit
+            onset = min(onset or limit, table.first_turned(op, usual) or limit)
         yield from _edge(handle, op, table, onset, limit, steps=2 * EDGE_STEPS)  # it had no grid
     breakdown = max(onset, table.first_broken(op) or limit)
     best = table.best(op, onset, breakdown)
@@ -237,6 +249,15 @@ class Table:
         tried = [r for r in self.told() if r.op is op]
         lost = [broken(r) for r in tried]
         both = zip(lost, [*lost[1:], True], strict=True)
+        return next((r.strength for r, two in zip(tried, both, strict=False) if all(two)), None)
+
+    def first_turned(self, op: Op, usual: float) -> float | None:
+        """The first of two neighbours at which sound replies show the concept, more than `usual`:
+        a single one is chance, with so few replies.
+        """
+        tried = [r for r in self.told() if r.op is op]
+        turned = [r.shows >= usual + TURNED and not broken(r) for r in tried]
+        both = zip(turned, [*turned[1:], True], strict=True)
         return next((r.strength for r, two in zip(tried, both, strict=False) if all(two)), None)
 
     def sound(self, op: Op) -> list[Replies]:

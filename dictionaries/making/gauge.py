@@ -136,6 +136,10 @@ class Gauge:
         """The unsteered probability of its tokens."""
         return float(self._base[:, list(handle.tokens)].exp().sum(-1).mean())
 
+    def shows(self, handle: Handle) -> float:
+        """The share of unsteered replies that show it."""
+        return sum(map(handle.shows, self.own)) / len(self.own)
+
     def pushes(self, trials: Sequence[Trial]) -> list[Push]:
         """Exact, without sampling: as many trials in one forward pass as memory is meant for."""
         rows, tokens = self._predicts.shape
