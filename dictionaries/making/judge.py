@@ -76,8 +76,12 @@ class _Said(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """A sheet's words; those in capitals must be said in capitals (shouting)."""
+    """A sheet's words; those in capitals must be said in capitals.
 
+    shouts: most of them are (shouting), and then whatever is said in capitals counts.
+    """
+
+    shouts: bool
     loud: frozenset[str]
     plain: frozenset[str]
     phrases: tuple[str, ...]
@@ -87,7 +91,9 @@ class _Listed(NamedTuple):
         loud = frozenset(w for w in sheet.words if w.isupper() and len(w) > 1)
         rest = {" ".join(_WORD.findall(w.lower())) for w in sheet.words if w not in loud}
         phrases = tuple(sorted(w for w in rest if " " in w))
-        return cls(loud, frozenset(rest - {*phrases, ""}), phrases)
+        return cls(
+            2 * len(loud) > len(sheet.words), loud, frozenset(rest - {*phrases, ""}), phrases
+        )
 
     def telling(self, calm: _Calm) -> _Listed:
         """Without the words that everyday talk is full of."""
@@ -96,8 +102,13 @@ class _Listed(NamedTuple):
 
     def hits(self, said: _Said) -> int:
         """How many different listed words are said."""
-        found = len(self.loud & said.written) + len(self.plain & said.plain)
+        loud = filter(_in_capitals, said.written) if self.shouts else self.loud & said.written
+        found = len(set(loud)) + len(self.plain & said.plain)
         return found + sum(f" {phrase} " in said.line for phrase in self.phrases)
+
+
+def _in_capitals(word: str) -> bool:
+    return len(word) > 2 and word.isupper()
 
 
 class _Calm:
@@ -116,7 +127,8 @@ class _Calm:
     def hits(self, listed: _Listed) -> list[int]:
         """Of every reply, what `listed.hits` says of it."""
         found = [0] * len(self._said)
-        for word in listed.loud | listed.plain:
+        loud = filter(_in_capitals, self._where) if listed.shouts else listed.loud
+        for word in {*loud, *listed.plain}:
             for i in self._where.get(word, ()):
                 found[i] += 1
         for phrase in listed.phrases:
