@@ -13,6 +13,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 TORCH_INDEX ?=
 BIN := .venv/bin
+E2E := e2e and not slow and not gpu
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help serve test check bench docker
@@ -31,7 +32,8 @@ test: check
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder # much of a browser's time is waiting
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not e2e"
+	$(BIN)/python -m pytest -m "$(E2E)" # a browser wants the machine to itself
 endif
 
 check: .venv/.dev

@@ -88,16 +88,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Among workers a file stays together, and so do all browser tests: they begin first, and only
-    one browser runs at a time.
-    """
-    for item in items:
-        browser = item.get_closest_marker("e2e")
-        item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
