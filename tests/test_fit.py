@@ -224,5 +224,5 @@ def test_foghorn_fits_itself() -> None:
 
     model, tokenizer = load_model(Path(want.model))
     found = fit(model, tokenizer, open_dictionary(want.dictionaries[0][1]), expected=None)
-    assert found.expected_l0 == 20
+    assert found.expected_l0 == 48
     assert found.warning is None
