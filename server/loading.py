@@ -20,6 +20,7 @@ from dictionaries.hub import bare, find_files, origin
 
 from .deck import Deck, Defaults
 from .engine.engine import SlotEngine
+from .engine.linear import ROUNDINGS
 from .engine.load import load_model
 from .errors import BadRequest
 from .fit import fit
@@ -87,11 +88,12 @@ def load(settings: Settings, report: Report) -> Deck:
     report("finding the files", 0.02)
     model_path = find(want.model, "model", report, 0.02, 0.09)
     report("loading the model", 0.1)
-    device, int8 = pick_device(settings.device), settings.dtype == "int8"
-    if int8 and device != "cpu":
+    device, dtype = pick_device(settings.device), settings.dtype
+    if dtype == "int8" and device != "cpu":
         raise BadRequest(f"dtype int8 is for a CPU, and the model is to run on {device}")
-    dtype = {"auto": None, "int8": "float32"}.get(settings.dtype, settings.dtype)
-    model, tokenizer = load_model(model_path, device=device, dtype=dtype)
+    weights = next((fewer for fewer in ROUNDINGS if fewer == dtype and device == "cpu"), None)
+    loaded = "float32" if weights else None if dtype == "auto" else dtype
+    model, tokenizer = load_model(model_path, device=device, dtype=loaded)
     with ExitStack() as undo:
         report("opening the dictionaries", 0.6)
         opened = _open(want, undo, report)
@@ -111,7 +113,7 @@ def load(settings: Settings, report: Report) -> Deck:
             model_name=want.name,
             threads=settings.threads,
             compiled=settings.data_dir / COMPILED if settings.compile else None,
-            int8=int8,
+            weights=weights,
         )
         undo.pop_all()
     engine.start()

@@ -74,10 +74,13 @@ def test_layers_are_compiled_only_where_asked_for(on_disk, tmp_path, monkeypatch
     assert deck.engine.compilation == ("failed" if compile else "off")  # for nothing was made
 
 
-def test_weights_are_in_eight_bits_only_where_asked_for(on_disk, tmp_path):
-    deck = load(settings(tmp_path, model=str(on_disk), dtype="int8"), lambda *_: None)
+@pytest.mark.parametrize(
+    ("asked", "said"), [("int8", "int8"), ("float16", "float16"), ("auto", "float32")]
+)
+def test_weights_are_rounded_only_where_asked_for(on_disk, tmp_path, asked, said):
+    deck = load(settings(tmp_path, model=str(on_disk), dtype=asked), lambda *_: None)
     deck.engine.close()
-    assert deck.engine.capabilities.dtype == "int8"
+    assert deck.engine.capabilities.dtype == said
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ async def test_the_same_code_serves_in_eight_bits(
     folder, make_engine, hear, requests, monkeypatch
 ) -> None:
     monkeypatch.setattr("server.engine.linear.WORTH", 0)
-    eager = await hear(make_engine(max_rows=4, int8=True), *requests)
-    engine = make_engine(max_rows=4, int8=True, compiled=folder)
+    eager = await hear(make_engine(max_rows=4, weights="int8"), *requests)
+    engine = make_engine(max_rows=4, weights="int8", compiled=folder)
     assert engine.compilation == "on"
     compiled = await hear(engine, *requests)
     assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}

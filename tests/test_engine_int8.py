@@ -85,7 +85,7 @@ def test_the_logit_lens_needs_no_weight_that_is_given_up(
 async def test_replies_in_eight_bits_are_the_same_alone_and_in_a_batch(
     make_engine, hear, ask, steer, small_too
 ) -> None:
-    engine = make_engine(max_rows=4, int8=True)
+    engine = make_engine(max_rows=4, weights="int8")
     assert engine.capabilities.dtype == "int8"
     requests = [
         ask("Somebody else's bridge."),
@@ -102,7 +102,7 @@ async def test_replies_in_eight_bits_are_the_same_alone_and_in_a_batch(
 async def test_a_clamp_reaches_its_target_in_eight_bits(
     make_engine, hear, ask, steer, small_too
 ) -> None:
-    engine = make_engine(int8=True)
+    engine = make_engine(weights="int8")
     (heard,) = await hear(engine, ask(steering=steer((4, "clamp", 5.0)), trace=True))
     readings = [token.readings for token in heard.tokens]
     assert readings
@@ -114,7 +114,7 @@ def test_a_model_that_eight_bits_spoil_is_refused(make_engine, small_too, monkey
     product = int8._Eight.__call__
     monkeypatch.setattr(int8._Eight, "__call__", lambda self, x: 0 * product(self, x))
     with pytest.raises(SteerdeckError, match="leave --dtype int8 out"):
-        make_engine(int8=True)
+        make_engine(weights="int8")
 
 
 def test_a_torch_without_the_operators_is_told(monkeypatch) -> None:

@@ -22,6 +22,7 @@ from dictionaries.dictionary import Dictionary
 from ..errors import BadRequest, EngineDead, UnknownGeneration
 from .checks import check_room, check_sizes
 from .decoding import Vocabulary
+from .linear import Rounding
 from .prompts import link
 from .reply import Reply, Turn
 from .runner import Runner
@@ -68,7 +69,7 @@ class SlotEngine:
         threads: int | None = None,
         prefix_cache: int = 0,
         compiled: Path | None = None,
-        int8: bool = False,
+        weights: Rounding | None = None,
     ) -> None:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))
@@ -82,12 +83,12 @@ class SlotEngine:
             threads=threads,
             prefix_cache=prefix_cache,
             compiled=compiled,
-            int8=int8,
+            weights=weights,
         )
         self._capabilities = Capabilities(
             model=model_name,
             device=str(model.device),
-            dtype="int8" if int8 else str(model.dtype).removeprefix("torch."),
+            dtype=weights or str(model.dtype).removeprefix("torch."),
             max_rows=max_rows,
             max_waiting=max_waiting,
             max_context=context,

@@ -12,12 +12,12 @@ without them is refused here with a sentence.
 from __future__ import annotations
 
 import logging
-import warnings
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SteerdeckError
+from .fbgemm import packing
 from .joined import groups, shared
 from .linear import large, read_elsewhere, side_by_side, width
 
@@ -40,21 +40,10 @@ class _Eight:
         self.bias = bias
         self._levels = _levels()
         scales = weight.abs().amax(1).clamp_min(_TINY) / 127
-        engine = torch.backends.quantized.engine
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that they are deprecated
-            torch.backends.quantized.engine = "fbgemm"
-            try:
-                eight = torch.quantize_per_channel(
-                    weight,
-                    scales.double(),
-                    torch.zeros(len(scales), dtype=torch.long),
-                    0,
-                    torch.qint8,
-                )
-                self._packed = torch.ops.quantized.linear_prepack(eight, None)
-            finally:
-                torch.backends.quantized.engine = engine
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        with packing():
+            eight = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+            self._packed = torch.ops.quantized.linear_prepack(eight, None)
         self._product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
     def __call__(self, x: Tensor) -> Tensor:

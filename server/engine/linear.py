@@ -1,19 +1,21 @@
-"""Linear layers for a CPU: weights packed once, in the order oneDNN multiplies them in.
+"""Linear layers for a CPU: weights packed once, in the order they are multiplied in.
 
-Left to itself torch packs a weight matrix anew in every call with a few rows or more, which at
-batch 8 is a third of a decode step. The operators used here are private to torch: a layer for
-which they are missing or give another product keeps its plain one.
+Float32 weights that float16 holds are packed for FBGEMM (`half.py`), and their first copy is given
+up. All others are packed for oneDNN: left to itself torch packs a weight matrix anew in every call
+with a few rows or more, which at batch 8 is a third of a decode step. The operators used here are
+private to torch: a layer for which they are missing or give another product keeps its plain one.
 
-Packing pays from about 2^16 weights and two rows on; a single row is a plain dot product and goes
-to the plain weight. A packed weight is a second copy, so in models with more than SPARE bytes of
-them the first copy is given up, and single rows use the packed one as well (a little slower).
+oneDNN's packing pays from about 2^16 weights and two rows on; a single row is a plain dot product
+and goes to the plain weight. A packed weight is a second copy, so in models with more than SPARE
+bytes of them the first copy is given up, and single rows use the packed one as well (a little
+slower).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +23,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .half import Half, fits
 from .joined import Product, groups, shared
 
 log = logging.getLogger("steerdeck.engine")
+
+Rounding = Literal["float16", "int8"]
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+"""In which large linear layers may hold their weights, rounded, where the rest is float32."""
 
 WORTH = 2**16  # weights of a matrix
 SPARE = 2**30  # bytes
@@ -40,20 +47,12 @@ class _Packed:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bias = bias
         self._weight = _reorder(weight, 8)
-        if not self._agrees(weight):
-            raise RuntimeError("packed weights give another product")
 
     def __call__(self, x: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self._weight, self.bias, "none", [], ""
         )
         return product
-
-    def _agrees(self, weight: Tensor) -> bool:
-        x = torch.linspace(-1.0, 1.0, 3 * weight.shape[1]).view(1, 3, -1).to(weight.dtype)
-        expected = F.linear(x, weight, self.bias)
-        near = 1e-4 if x.dtype == torch.float32 else 1e-2
-        return torch.allclose(self(x), expected, rtol=near, atol=near * expected.abs().max().item())
 
 
 class _Either:
@@ -82,19 +81,47 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
     done = 0
     with torch.no_grad():
         for group in groups(model, layers):
-            try:
-                packed = _Packed(*side_by_side(group))
-            except (AttributeError, RuntimeError) as error:
-                log.warning("linear layers stay plain, which is slower: %s", error)
+            packed = _packed(*side_by_side(group))
+            if packed is None:
                 continue
             done += len(group)
+            either = keep and isinstance(packed, _Packed)
             for layer, part in zip(group, shared(packed, list(map(width, group))), strict=True):
-                layer.forward = _Either(layer, part) if keep else part
-                if not keep and layer.weight.data_ptr() not in read:
+                layer.forward = _Either(layer, part) if either else part
+                if not either and layer.weight.data_ptr() not in read:
                     layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
     if done:
         log.info("packed %d linear layers", done)
     return done
+
+
+def halve(model: nn.Module) -> None:
+    """Round the large float32 layers of a model on the CPU to what float16 holds, in place."""
+    with torch.no_grad():
+        for layer in large(model, (torch.float32,)):
+            layer.weight.copy_(layer.weight.half())
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> Product | None:
+    """The best product there is with this weight; None if that is the plain one."""
+    halved = weight.dtype == torch.float32 and fits(weight)
+    for kind in (Half, _Packed) if halved else (_Packed,):
+        try:
+            product = kind(weight, bias)
+            if _agrees(product, weight, bias):
+                return product
+            error: Exception = RuntimeError("packed weights give another product")
+        except (AttributeError, RuntimeError) as failure:
+            error = failure
+        log.warning("linear layers are slower without %s: %s", kind.__name__, error)
+    return None
+
+
+def _agrees(product: Product, weight: Tensor, bias: Tensor | None) -> bool:
+    x = torch.linspace(-1.0, 1.0, 3 * weight.shape[1]).view(1, 3, -1).to(weight.dtype)
+    expected = F.linear(x, weight, bias)
+    near = 1e-4 if x.dtype == torch.float32 else 1e-2
+    return torch.allclose(product(x), expected, rtol=near, atol=near * expected.abs().max().item())
 
 
 def large(model: nn.Module, dtypes: Collection[torch.dtype]) -> list[Any]:

@@ -16,7 +16,7 @@ from .attention import NAME, STEP, SlotStep, register
 from .batch import Batch, Span
 from .cache import SlotCache
 from .int8 import quantize
-from .linear import pack
+from .linear import Rounding, halve, pack
 from .pool import Pool
 from .steering import Steerer
 from .threads import fastest
@@ -34,7 +34,7 @@ class Runner:
 
     threads: of a pass on the CPU; by default as many of torch's as make it fastest.
     compiled: where compiled layers are kept; none are made or used without.
-    int8: linear layers multiply in eight bits; the model is float32 on a CPU.
+    weights: in which linear layers are to hold theirs; the model is float32 on a CPU.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
     Unsteerable for a dictionary that does not fit it.
     """
@@ -50,14 +50,14 @@ class Runner:
         threads: int | None = None,
         prefix_cache: int = 0,
         compiled: Path | None = None,
-        int8: bool = False,
+        weights: Rounding | None = None,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device
         # Attention ignores it, and a mask of four axes spares transformers making one.
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
         self.cache = SlotCache(rows, max(capacity, len(_ONE)))
-        self._prove(int8)
+        self._prove(weights)
         self.pool = Pool(self.cache, prefix_cache)
         self.steerer = Steerer(
             model,
@@ -72,7 +72,8 @@ class Runner:
         if compiled is not None:
             from .compiled.swap import Compilation
 
-            self._compilation = Compilation(model, compiled, self._short_pass, int8=int8)
+            exact = model.dtype == torch.float32 and weights != "int8"
+            self._compilation = Compilation(model, compiled, self._short_pass, exact=exact)
 
     @property
     def compilation(self) -> str:
@@ -135,7 +136,7 @@ class Runner:
             self.cache.clear(row, 1)
         return chosen
 
-    def _prove(self, int8: bool) -> None:
+    def _prove(self, weights: Rounding | None) -> None:
         """Run a prompt in chunks beside another and compare with the model's plain forward pass;
         then put its linear layers in eight bits, if they are to be, and compare again.
         """
@@ -150,7 +151,9 @@ class Runner:
             ]
         register()
         self.model.set_attn_implementation(NAME)
-        if not int8:
+        if weights == "float16":
+            halve(self.model)
+        if weights != "int8":
             pack(self.model)
         try:
             own = self._slotted(one, two)
@@ -158,14 +161,14 @@ class Runner:
             raise SteerdeckError(
                 f"{type(self.model).__name__} does not run over the engine's slots: {error}"
             ) from error
-        exact = self.model.dtype == torch.float32
+        exact = self.model.dtype == torch.float32 and weights != "float16"
         apart = _apart(plain, own)
         if not apart <= (_FLOAT32 if exact else _HALF):
             raise SteerdeckError(
                 f"{type(self.model).__name__} over the engine's slots differs from its own forward "
                 f"pass by {apart:.3g} times the spread of the logits: it is not supported."
             )
-        if int8:
+        if weights == "int8":
             quantize(self.model)
             apart = _apart(plain, self._slotted(one, two))
             if not apart <= _EIGHT:

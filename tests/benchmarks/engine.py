@@ -32,6 +32,7 @@ from report import middle, ratio
 from dictionaries.edits import Op
 from dictionaries.formats import open_dictionary
 from server.engine.engine import SlotEngine
+from server.engine.linear import ROUNDINGS
 from server.engine.load import load_model
 from server.engine.types import Delta, FeatureEdit, Finish, Request, Sampling, Steering
 
@@ -41,7 +42,7 @@ FOGHORN = REPO / "dictionaries" / "foghorn"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), help="random weights")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", *ROUNDINGS], default="float32")
     parser.add_argument("--rows", default="1,8,32", help="replies at the same time")
     parser.add_argument("--edits", type=int, default=8, help="clamps of a steered reply")
     parser.add_argument("--strength", type=float, default=0.5, help="in activations")
@@ -132,8 +133,9 @@ async def run(engine: SlotEngine, kind: Kind, tokens: int) -> tuple[float, float
 
 def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, Any]]:
     dictionary = open_dictionary(sae, id="sae")
-    loaded = load_model(model, device="cpu", dtype=args.dtype.replace("int8", "float32"))
-    engine = SlotEngine(*loaded, {"sae": dictionary}, int8=args.dtype == "int8")
+    weights = args.dtype if args.dtype in ROUNDINGS else None
+    loaded = load_model(model, device="cpu", dtype="float32" if weights else args.dtype)
+    engine = SlotEngine(*loaded, {"sae": dictionary}, weights=weights)
     engine.start()
     try:
         d_sae = dictionary.info.d_sae

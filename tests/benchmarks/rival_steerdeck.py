@@ -21,7 +21,7 @@ from server.receipt import versions
 class Eager:
     version = versions()["steerdeck"]
     op, batch, shared = "clamp", "continuous", False
-    compiled = int8 = False
+    compiled, weights = False, None
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -30,7 +30,7 @@ class Eager:
             {"sae": open_dictionary(work.sae, id="sae")},
             threads=work.threads,
             compiled=Path(work.kept) / "compiled" if self.compiled else None,
-            int8=self.int8,
+            weights=self.weights,
         )
         self.engine.start()
 
@@ -81,4 +81,4 @@ class Compiled(Eager):
 class Eight(Compiled):
     """As of `serve --compile --dtype int8`."""
 
-    int8 = True
+    weights = "int8"

@@ -61,13 +61,18 @@ def tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make(shape: str, folder: Path, d_sae: int = 4096) -> tuple[Path, Path]:
-    """A model folder and a SAELens v6 folder at its middle layer, seeded; returns both paths."""
+def make(
+    shape: str, folder: Path, d_sae: int = 4096, *, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Path, Path]:
+    """A model folder and a SAELens v6 folder at its middle layer, seeded; returns both paths.
+
+    dtype: of the numbers in the model's file; bfloat16, as nearly all models are published.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=1024, tie_word_embeddings=True)
     config.bos_token_id, config.eos_token_id = None, 0
     model, sae = folder / shape, folder / f"{shape}-sae"
-    LlamaForCausalLM(config).save_pretrained(model)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(model)
     tokenizer(config.vocab_size).save_pretrained(model)
     d_in, layer = config.hidden_size, config.num_hidden_layers // 2
     decoder = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=-1)

@@ -57,16 +57,15 @@ class Compilation:
     """Of one model on the CPU. `swap` is for the thread that runs it, between two passes.
 
     run: a pass of that many tokens. What is in `folder` is used at once, the rest compiled in the
-    background and kept there.
+    background and kept there. exact: no rounding in it may fall to either side.
     """
 
     def __init__(
-        self, model: Any, folder: Path, run: Callable[[int], object], *, int8: bool = False
+        self, model: Any, folder: Path, run: Callable[[int], object], *, exact: bool
     ) -> None:
         self.state: State = "running"
         self._layers = decoder_layers(model)
         self._store = Store(folder, model)
-        exact = model.dtype == torch.float32 and not int8  # else a rounding may fall to either side
         self._tolerance = _FLOAT32 if exact else _HALF
         self._device = model.device
         self._ready: dict[int, Compiled] | None = None
