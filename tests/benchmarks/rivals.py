@@ -7,11 +7,13 @@
 
 Every rival has a process and an interpreter of its own, and all of them the same random weights,
 prompts (token ids of one length), edits, threads (which wait passively, as a server's do) and
-number of greedy tokens; the end of a text is ignored. The edit is a clamp of SAE features at one
-layer, on every token; who only adds vectors adds the features' decoder rows. They take turns in
-every round, first with one reply, then with several at once if they can, and ratios are taken
-within a round. The time of a reply includes its prompt's. A static batch is what an offline script
-can do: its replies have prompts of one length, and begin and end together, as a service's never do.
+number of greedy tokens; the end of a text is ignored. The weights are published in bfloat16, as
+nearly all models' are, and everybody computes in float32 unless its name says otherwise. The edit
+is a clamp of SAE features at one layer, on every token; who only adds vectors adds the features'
+decoder rows. They take turns in every round, first with one reply, then with several at once if
+they can, and ratios are taken within a round. The time of a reply includes its prompt's. A static
+batch is what an offline script can do: its replies have prompts of one length, and begin and end
+together, as a service's never do.
 
 Before that, everybody's first tokens are compared with those of `generate` and a hook that make
 the same edits ("same tokens" in the table). What did not run is a row that says why. stdout has the
@@ -40,10 +42,14 @@ from rival_report import against, comparison, table
 from rival_work import Work
 from traffic import PROMPTS
 
+NUMBERS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+FACTS = ("numbers", "tokens", "prompt", "edits", "threads")
+
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), default="135m")
+    parser.add_argument("--numbers", choices=sorted(NUMBERS), default="bfloat16", help="published")
     parser.add_argument("--concurrent", default="1,8", help="replies at the same time")
     parser.add_argument("--tokens", type=int, default=64, help="of each reply")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
@@ -78,10 +84,12 @@ def work(args: argparse.Namespace, scratch: Path) -> Work:
     """A model, an SAE and as many prompts as the most replies at once."""
     kept = (args.venvs or scratch).absolute() / "kept"
     kept.mkdir(parents=True, exist_ok=True)
-    model, sae = kept / args.shape, kept / f"{args.shape}-sae"
+    published = kept / args.numbers
+    model, sae = published / args.shape, published / f"{args.shape}-sae"
     if not (sae / "cfg.json").exists():  # written last; seeded, so another would be the same
         shutil.rmtree(sae, ignore_errors=True)
-        shapes.make(args.shape, kept)
+        published.mkdir(exist_ok=True)
+        shapes.make(args.shape, published, dtype=NUMBERS[args.numbers])
     shape = shapes.SHAPES[args.shape]
     tokenizer = shapes.tokenizer(shape["vocab_size"])
     count = max(args.sizes)
@@ -138,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     told = {
         "benchmark": "rivals",
         "model": args.shape,
-        **{key: getattr(args, key) for key in ("tokens", "prompt", "edits", "threads")},
+        **{key: getattr(args, key) for key in FACTS},
         "torch": torch.__version__,
         "memory_gb_per_s": speed,
         "changed_by_edits": race.moved,
