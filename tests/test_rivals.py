@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import rivals
-from rival_env import RIVALS, Unavailable, steps
+from rival_env import RIVALS, Unavailable, interpreter, steps
 from rival_plot import plot
 from rival_process import Process
 from rival_report import Entry, against, comparison, table
@@ -55,6 +55,15 @@ def test_an_unknown_rival_is_refused_by_name(capsys):
 def test_an_interpreter_that_does_not_do_is_told(tmp_path, python, why):
     with pytest.raises(Unavailable, match=why):
         Process(LENS, Path(python), WORK, tmp_path / "log", 20)
+
+
+def test_who_differs_in_arithmetic_alone_runs_in_the_others_venv(tmp_path):
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "made").touch()
+    pythons = {interpreter(one, {}, tmp_path) for one in RIVALS if "vllm" in one.name}
+    assert pythons == {tmp_path / "vllm" / "bin" / "python"}
+    half = next(one for one in RIVALS if one.name == "vllm16")
+    assert interpreter(half, {"vllm": Path("/given")}, None) == Path("/given")
 
 
 def test_nobody_else_decides_which_torch_comes():
