@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from background import Background
 
 # The service runs in a thread of this process, and Gradio's own warnings are not ours to raise.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
@@ -39,30 +37,17 @@ def site(make_deck: Callable[..., Any], tmp_path_factory: Any) -> Iterator[Site]
     deck = make_deck(
         tmp_path_factory.mktemp("data"), lambda: time.sleep(site.step), max_rows=4, max_waiting=3
     )
-    listening = socket.create_server(("127.0.0.1", 0))
-    site.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    servers: list[tuple[Any, asyncio.AbstractEventLoop]] = []
 
-    async def run() -> None:
+    def make() -> Any:
         site.service = Service("tiny", lambda report: deck)
-        app = create_app(site.service, Settings(), page=mount.build_page(site.url))
-        server = mount.make_server(app, site.service)
-        servers.append((server, asyncio.get_running_loop()))
-        await server.serve(sockets=[listening])
+        app = create_app(site.service, Settings(), page=mount.build_page(server.url))
+        return mount.make_server(app, site.service)
 
-    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not (servers and servers[0][0].started and site.service.alive):
-        assert thread.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    server = Background(make)
+    site.url = server.url
+    server.start(lambda: site.service.alive)
     yield site
-    server, loop = servers[0]
-    loop.call_soon_threadsafe(server.end_streams)
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
+    server.stop()
 
 
 @pytest.fixture

@@ -5,93 +5,50 @@ The service is the scripted one of `ui_stub.py`; the page is served alone, as `s
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from background import Background
+from ui_stub import Script, build
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
-
-HERE = Path(__file__).parent
-PAGE = """
-import asyncio, sys, uvicorn
-from ui.alone import build_app
-
-async def main():
-    app = build_app(sys.argv[1])
-    await uvicorn.Server(uvicorn.Config(app, port=int(sys.argv[2]), log_level="warning")).serve()
-
-asyncio.run(main())
-"""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-def answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until `url` answers; whatever it answers."""
-    deadline = time.monotonic() + 60
-    while True:
-        assert process.poll() is None, f"the process for {url} ended"
-        assert time.monotonic() < deadline, f"{url} does not answer"
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.05)
 
 
 class Stub:
     """The scripted service on a port of its own, started again for each test that wants it."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.port = int(listening.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        self._server: Background | None = None
 
-    def start(self, *options: str) -> None:
+    def start(self, **script: Any) -> None:
         self.stop()
-        command = [sys.executable, str(HERE / "ui_stub.py"), "--port", str(self.port), *options]
-        self.process = subprocess.Popen(command)
-        answers(f"{self.url}/readyz", self.process)
+        app = build(Script(**script))
+        config = uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off")
+        self._server = Background(lambda: uvicorn.Server(config), self.port)
+        self._server.start()
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def seen(self) -> Any:
-        with urllib.request.urlopen(f"{self.url}/script", timeout=5) as told:
-            return json.load(told)
+        if self._server is not None:
+            self._server.stop(force=True)
+            self._server = None
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: Any) -> Iterator[tuple[Stub, str]]:
-    stub, port = Stub(), free_port()
-    command = [sys.executable, "-c", PAGE, stub.url, str(port)]
-    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio"))}
-    page = subprocess.Popen(command, env=environment, cwd=HERE.parent)
-    try:
-        answers(f"http://127.0.0.1:{port}/", page)
-        yield stub, f"http://127.0.0.1:{port}/"
-    finally:
-        stub.stop()
-        page.kill()
-        page.wait()
+def served() -> Iterator[tuple[Stub, str]]:
+    from server import mount
+
+    stub = Stub()
+    page = Background(lambda: mount.make_server(mount.page_alone(stub.url)))
+    page.start()
+    yield stub, f"{page.url}/"
+    page.stop()
+    stub.stop()
 
 
 @pytest.fixture
@@ -126,7 +83,7 @@ def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
     expect(banner).to_contain_text(f"No server answers at {stub.url}")
     ask(page, "Hello")
     expect(page.get_by_text("The model is not ready yet")).to_be_visible()
-    stub.start("--loading", "3")
+    stub.start(loading=3)
     expect(banner).to_contain_text("The model is loading: reading weights.")
     expect(banner.get_by_role("progressbar")).to_be_visible()
     expect(banner).to_be_hidden()
@@ -137,7 +94,7 @@ def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
 def test_a_key_is_asked_for_only_where_one_is_needed_and_is_remembered(
     stub: Stub, open_page: Any, expect: Any
 ) -> None:
-    stub.start("--key", "secret")
+    stub.start(key="secret")
     page = open_page()
     expect(page.locator(".sd-banner")).to_contain_text("This server needs an API key.")
     page.get_by_role("button", name="Settings").click()
@@ -196,7 +153,7 @@ def test_a_failing_reply_says_why_and_the_next_one_works(
 def test_the_words_after_the_mark_are_those_of_the_new_setting(
     stub: Stub, open_page: Any, expect: Any
 ) -> None:
-    stub.start("--rate", "12")
+    stub.start(rate=12)
     page = open_page("?steer=foghorn/0:c:3")
     expect(page.locator("#rack .sd-name")).to_be_visible()
     ask(page, "Hello")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import json
 import socket
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
+import ui_stub
 import uvicorn
 
 from ui import chat, fitting, layout, presets, rack, search, status, strip, sweep
@@ -24,12 +22,6 @@ from ui.page import Handlers
 from ui.rack import Entry, Rack
 from ui.session import Session
 from ui.settings import Settings
-
-_spec = importlib.util.spec_from_file_location("ui_stub", Path(__file__).with_name("ui_stub.py"))
-assert _spec
-assert _spec.loader
-ui_stub = sys.modules["ui_stub"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(ui_stub)
 
 BRIDGE: Rack = (Entry(feature="foghorn/0", label="Golden Gate Bridge", strength=2.5, maximum=10),)
 SHORT = Settings(max_tokens=12, seed=7)

@@ -2,12 +2,11 @@
 
 It speaks the service's JSON with a made-up model, so that a test can choose the rate of a stream,
 break one half way, ask for a key or put markup into every label. What the real model and service do
-is tested against the real service. Runs as `python tests/ui_stub.py --port 20001 [--rate 40] …`.
+is tested against the real service.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import time
@@ -15,7 +14,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
@@ -303,18 +301,3 @@ def add_replies(app: FastAPI, script: Script) -> None:
             return problem(404, f"No reply {id_} is running.", "unknown_generation")
         script.live[id_]["stop"] = True
         return {"id": id_, "object": "generation", "deleted": True}
-
-    @app.get("/script")
-    async def seen() -> Any:
-        return {"bodies": script.bodies, "most_at_once": script.most_at_once}
-
-
-if __name__ == "__main__":
-    options = argparse.ArgumentParser()
-    options.add_argument("--port", type=int, required=True)
-    options.add_argument("--rate", type=float, default=200.0)
-    options.add_argument("--loading", type=float, default=0.0)
-    options.add_argument("--key", default="")
-    given = options.parse_args()
-    script = Script(rate=given.rate, loading=given.loading, key=given.key)
-    uvicorn.run(build(script), port=given.port, log_level="warning")
