@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
-import openai
 import pytest
 
 LONG = {"ignore_eos": True, "max_tokens": 20, "seed": 1}
@@ -334,6 +333,8 @@ def test_a_step_that_fails_ends_its_reply_in_one_error(narrow, gate, stream):
 
 
 def test_a_failure_in_mid_stream_is_an_error_to_the_openai_client(narrow, gate):
+    import openai
+
     gate.allow(3)
     body = {"model": "tiny", "stream": True, **narrow.body(max_tokens=20)}
     seen = []

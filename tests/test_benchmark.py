@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
-from hosting import REPO
+import serve
 from report import Point, high, ratio
 from traffic import Reply, Round, parse
 
 TINY = ["--no-page", "--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
 
 
-def test_the_benchmark_ends_with_one_json_document():
-    done = subprocess.run(
-        [sys.executable, "tests/benchmarks/serve.py", *TINY, "--requests", "1"],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+def test_the_benchmark_ends_with_one_json_document(capsys):
+    serve.main([*TINY, "--requests", "1"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
     points = [(p["concurrent"], p["steered"], p["replies"]) for p in report["points"]]
     assert points == [(1, False, 1), (1, True, 1), (2, False, 2), (2, True, 2)]
     for point in report["points"]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 from server.cli import app
 from server.cli.chat import harmless, read_edit
 from server.cli.machine import bind, physical_cores, url_of
+from server.logs import QUIET
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -348,12 +350,25 @@ def test_a_process_serves_from_disk_and_ends_mid_stream_on_a_signal(on_disk, tmp
     assert json.loads(next(line for line in process.said if "finding the files" in line))
 
 
-def test_what_cannot_be_loaded_ends_the_process_with_a_sentence(tmp_path):
-    process = start("--model", str(tmp_path), "--no-ui")
-    try:
-        assert process.wait(90) == 1, "".join(process.said)
-    finally:
-        end(process)
-    failure = next(line for line in process.said if "cannot be served" in line)
+@pytest.fixture
+def _own_log():
+    """`serve` sets up the log of its whole process."""
+    loggers = [logging.getLogger(name) for name in (None, "steerdeck", *QUIET)]
+    handlers, levels = loggers[0].handlers[:], [logger.level for logger in loggers]
+    yield
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("_own_log")
+def test_what_cannot_be_loaded_ends_the_process_with_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    running = {*threading.enumerate()}
+    said = CliRunner().invoke(app, ["serve", "--port", "0", "--model", str(tmp_path), "--no-ui"])
+    assert said.exit_code == 1, said.output
+    left = {thread for thread in threading.enumerate() if not thread.daemon} - running
+    assert not left, "they would keep the process from ending"
+    failure = next(line for line in said.stderr.splitlines() if "cannot be served" in line)
     assert str(tmp_path) in failure
-    assert "Traceback" not in "".join(process.said)
+    assert "Traceback" not in said.output

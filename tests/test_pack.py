@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -149,26 +148,36 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dictionaries import pack
+from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 pack.TILE, pack.FLUSHED = 2000, 6000
 
-def told(done, total):
-    if done > {share} * total:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-pack.pack(open_dictionary({source!r}), Path({out!r}), told)
+for share in 0.3, 0.6, 0.9:
+    pid = os.fork()
+    if not pid:
+        def told(done, total):
+            if done > share * total:
+                os.kill(os.getpid(), signal.SIGKILL)
+        pack.pack(open_dictionary({source!r}), Path({out!r}), told)
+        os._exit(3)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    try:
+        open_dictionary({out!r})
+    except DictionaryError as error:
+        assert "not packed to its end" in str(error), error
+    else:
+        raise AssertionError(share)
 """
 
 
 def test_a_packing_killed_again_and_again_goes_on_and_ends_the_same(source, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
     pack(source, whole)
-    for share in (0.3, 0.6, 0.9):
-        code = KILLED.format(source=str(source.path), out=str(out), share=share)
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=60, check=False)
-        assert done.returncode == -signal.SIGKILL
-        with pytest.raises(DictionaryError, match="not packed to its end"):
-            open_dictionary(out)
+    code = KILLED.format(source=str(source.path), out=str(out))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
     told = []
     assert pack(source, out, lambda done, total: told.append((done, total)))
     assert 0.5 < told[0][0] / told[0][1] < 0.95, "what was on disk is not written again"

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from traffic import Round, body, drive
 FOGHORN = REPO / "dictionaries" / "foghorn"
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", help="a running server; default: one of the benchmark's own")
     parser.add_argument("--model", default="foghorn", help="its model: a name or a folder")
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=15, help="at most")
     parser.add_argument("--key", default=os.environ.get("STEERDECK_API_KEY"), help="API key")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 @contextmanager
@@ -173,9 +173,8 @@ class Benchmark:
         }
 
 
-def main() -> None:
-    args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops our server on the way out
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
     transformers.utils.logging.disable_progress_bar()
     speed = stream_read()
     print(
@@ -220,4 +219,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops our server on the way out
     main()
