@@ -31,8 +31,9 @@ _OPTIONS = {
     # One thread: what is left beside the linear layers is smaller than the waking of another.
     "cpp.threads": 1,
     "compile_threads": 1,
-    # There are one or two kinds of layers: headers made ready once would not be used again.
+    # There are one or two kinds of layers: headers made ready once would hardly be used again.
     "cpp_cache_precompile_headers": False,
+    "aot_inductor.precompile_headers": False,
     "aot_inductor.compile_wrapper_opt_level": "O1",
 }
 
