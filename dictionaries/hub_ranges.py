@@ -1,5 +1,8 @@
 """A part of a file on the hub, by HTTP's Range.
 
+The hub sends those who ask for large files on to other hosts, by addresses that are signed for a
+while: so each part is asked for at the hub, and the token goes no further.
+
 `huggingface_hub`'s own file system reads parts, too, but takes the whole of a file, gigabytes into
 memory, from a server or proxy that does not know ranges.
 """
@@ -55,6 +58,12 @@ def _asked(url: str, start: int, stop: int, size: int) -> bytes:
         hf_raise_for_status(response)
         if response.status_code != 206 and (start, stop) != (0, size):
             raise NotInParts("the hub, or a proxy before it, does not serve parts of files")
+        part_of = response.headers.get("Content-Range")
+        if part_of not in (None, *(f"bytes {start}-{stop - 1}/{of}" for of in (size, "*"))):
+            raise NotInParts(
+                f"the hub, or a proxy before it, answers with {part_of} where bytes "
+                f"{start}-{stop - 1}/{size} were asked for"
+            )
         coming = int(response.headers.get("Content-Length", stop - start))
         content: bytes = response.read() if coming == stop - start else b""
     if len(content) != stop - start:

@@ -1,4 +1,8 @@
-"""A hub on 127.0.0.1 for tests: the routes of Hugging Face's API that a download needs."""
+"""A hub on 127.0.0.1 for tests: the routes of Hugging Face's API that a download needs.
+
+Like the real one it holds no large files: whoever asks for one is sent to another host, which
+knows no accounts and takes signed addresses. Small files are sent on, too, to a cache of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 COMMITS = {"main": "a" * 40, "old": "b" * 40}
+_LARGE = (".safetensors", ".npz", ".pt", ".pth", ".distcp", ".bin", ".sqlite")
+_SIGNED = "Expires=1&Signature=of-the-hub"
 
 
 class StubHub(BaseHTTPRequestHandler):
@@ -21,7 +27,11 @@ class StubHub(BaseHTTPRequestHandler):
 
     commits: Mapping[str, str] = COMMITS  # by branch or tag; no other commit is there
     repos: dict[str, Path]
+    renamed: dict[str, str]  # a repository's old name -> what it is called today
+    cdn: int  # port of the other host
+    xet: bool = False  # whether large files are said to be had of Xet, which is not there
     asked: list[str]
+    tokens: set[str]  # what the hub was shown
     cuts: list[int]  # of the next long files: bytes after which the connection ends
     down: list[bool]  # not empty: no file is given any more
     breaks: tuple[bool, ...] = ()  # what a cut adds to `down`
@@ -32,40 +42,89 @@ class StubHub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
-        path, _, _ = self.path.partition("?")
-        repo = "/".join(path.removeprefix("/api/models").strip("/").split("/")[:2])
-        rest = path.partition(repo)[2].strip("/").split("/")
-        if repo == "org/gated" and not path.startswith("/api/"):
-            return self.refuse(403, "GatedRepo")  # all may list it; its files are not for all
+        path, _, query = self.path.partition("?")
+        if self.server.server_port == self.cdn:
+            return self.elsewhere(path, query)
+        token = self.headers.get("Authorization")
+        self.tokens |= {token} if token else set()
+        parts = path.removeprefix("/api/resolve-cache/models").removeprefix("/api/models")
+        repo, rest = "/".join(parts.split("/")[1:3]), parts.split("/")[3:]
+        if repo in self.renamed:
+            return self.reply(b"", {"Location": self.path.replace(repo, self.renamed[repo])}, 307)
+        if repo == "org/gated" and (not path.startswith("/api/") or "resolve-cache" in path):
+            # All may list it; its files are not for all.
+            return self.refuse(403 if token else 401, "GatedRepo")
         if repo not in self.repos:
-            return self.refuse(404, "RepoNotFound")
+            return self.refuse(404 if token else 401, "RepoNotFound")
+        if "resolve-cache" in path:
+            name = unquote("/".join(rest[1:]))
+            tag = f'"{self.tag(self.repos[repo] / name)}"'
+            return self.content(repo, name, {"X-Repo-Commit": rest[0], "ETag": tag})
         revision = rest[1] if len(rest) > 1 else "main"
         commit = self.commits.get(revision, revision)
         if commit not in self.commits.values():
             return self.refuse(404, "RevisionNotFound")
-        files = sorted(p for p in self.repos[repo].rglob("*") if p.is_file())
-        names = [p.relative_to(self.repos[repo]).as_posix() for p in files]
-        if path.startswith("/api/") and rest[0] == "tree":
-            listed = [
-                {"type": "file", "path": n, "size": p.stat().st_size, "oid": self.tag(p)}
-                for n, p in zip(names, files, strict=True)
-            ]
-            return self.reply(json.dumps(listed).encode())
         if path.startswith("/api/"):
-            sizes = [p.stat().st_size for p in files]
-            siblings = [{"rfilename": n, "size": s} for n, s in zip(names, sizes, strict=True)]
-            about = {"id": repo, "sha": commit, "siblings": siblings}
-            return self.reply(json.dumps(about).encode())
-        name = unquote("/".join(rest[2:]))
-        if name not in names:
+            listed = self.tree(repo) if rest[:1] == ["tree"] else self.about(repo, commit)
+            return self.reply(json.dumps(listed).encode())
+        return self.resolve(repo, commit, unquote("/".join(rest[2:])))
+
+    do_HEAD = do_GET
+
+    def files(self, repo):
+        """(path in the repository, path here) of each."""
+        folder = self.repos[repo]
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        return [(p.relative_to(folder).as_posix(), p) for p in files]
+
+    def tree(self, repo):
+        listed: list[dict[str, Any]] = []
+        for name, file in self.files(repo):
+            tag, size = self.tag(file), file.stat().st_size
+            listed.append({"type": "file", "path": name, "size": size, "oid": tag})
+            if file.suffix in _LARGE:
+                listed[-1] |= {"lfs": {"oid": tag, "size": size, "pointerSize": 134}}
+                listed[-1] |= {"xetHash": "c" * 64} if self.xet else {}
+        return listed
+
+    def about(self, repo, commit):
+        siblings = [{"rfilename": name, "size": p.stat().st_size} for name, p in self.files(repo)]
+        return {"id": repo, "sha": commit, "siblings": siblings}
+
+    def resolve(self, repo, commit, name):
+        """Where a file is, and what it is: the answer about it is in the redirection's headers."""
+        file = dict(self.files(repo)).get(name)
+        if file is None:
             return self.refuse(404, "EntryNotFound")
         if self.down and self.command == "GET":
             return self.refuse(500, "Down")
-        file = self.repos[repo] / name
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{self.tag(file)}"'}
-        return self.serve(name, file.read_bytes(), headers)
+        headers = {
+            "X-Repo-Commit": commit,
+            "X-Linked-Size": str(file.stat().st_size),
+            "X-Linked-ETag": f'"{self.tag(file)}"',
+            "ETag": f'"{self.tag(file)}"',
+        }
+        if file.suffix not in _LARGE:
+            place = f"/api/resolve-cache/models/{repo}/{commit}/{quote(name)}?etag=1"
+            return self.reply(b"Temporary Redirect", headers | {"Location": place}, 307)
+        place = f"http://127.0.0.1:{self.cdn}/{repo}/{quote(name)}?{_SIGNED}"
+        if self.xet:
+            headers |= {"X-Xet-Hash": "c" * 64, "X-Xet-Refresh-Route": "/no/such/route"}
+        return self.reply(b"Found", headers | {"Location": place}, 302)
 
-    do_HEAD = do_GET
+    def elsewhere(self, path, query):
+        """The other host: a second way of proving who one is makes it refuse, as S3 does."""
+        if "Authorization" in self.headers:
+            return self.reply(b"only one authentication mechanism is allowed", status=400)
+        if query != _SIGNED:
+            return self.reply(b"missing Key-Pair-Id", status=403)
+        _, org, repo, *name = path.split("/")
+        return self.content(f"{org}/{repo}", unquote("/".join(name)), {"ETag": '"of-this-host"'})
+
+    def content(self, repo, name, headers):
+        if self.down and self.command == "GET":
+            return self.refuse(500, "Down")
+        return self.serve(name, (self.repos[repo] / name).read_bytes(), headers)
 
     def serve(self, name, body, headers):
         """The part of a file that is asked for, and as far as `cuts` lets it come."""
@@ -74,6 +133,8 @@ class StubHub(BaseHTTPRequestHandler):
             self.ranges.append(wanted)
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, stop, status = int(first), min(stop, int(last or stop) + 1), 206
+            if start >= len(body):
+                return self.reply(b"", {"Content-Range": f"bytes */{len(body)}"}, 416)
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
         headers["Content-Length"] = str(stop - start)
         if self.command == "GET":
@@ -82,10 +143,12 @@ class StubHub(BaseHTTPRequestHandler):
                 self.down += self.breaks
             self.sent[name] = self.sent.get(name, 0) + stop - start
             time.sleep(self.lame)
-        self.reply(body[start:stop], headers, status)
+        return self.reply(body[start:stop], headers, status)
 
     def tag(self, file):
-        return hashlib.sha1(file.read_bytes()).hexdigest()
+        """What the file is called among all: large ones by their SHA-256, as Git LFS has it."""
+        kind = hashlib.sha256 if file.suffix in _LARGE else hashlib.sha1
+        return kind(file.read_bytes()).hexdigest()
 
     def refuse(self, status, code):
         self.reply(b"{}", {"X-Error-Code": code}, status)
@@ -107,12 +170,21 @@ class StubHub(BaseHTTPRequestHandler):
 @contextmanager
 def running(repos: Mapping[str, Path], port: int = 0, **more: Any) -> Iterator[Any]:
     """A server of these repositories: {name: folder}; `handler` has what it was asked."""
-    fresh = {"repos": dict(repos), "asked": [], "cuts": [], "ranges": [], "down": [], "sent": {}}
-    handler = type("Handler", (StubHub,), fresh | more)
+    lists: dict[str, Any] = {"asked": [], "cuts": [], "ranges": [], "down": []}
+    fresh = {"repos": dict(repos), "renamed": {}, "sent": {}, "tokens": set(), **lists}
+    handler: Any = type("Handler", (StubHub,), fresh | more)
+    with ExitStack() as stack:
+        hub, cdn = (stack.enter_context(_serving(handler, at)) for at in (port, 0))
+        handler.cdn = cdn.server_port
+        hub.handler, hub.cdn = handler, cdn
+        yield hub
+
+
+@contextmanager
+def _serving(handler: Any, port: int) -> Iterator[Any]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    server.handler = handler
     yield server
     server.shutdown()
     server.server_close()
