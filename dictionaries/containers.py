@@ -1,7 +1,8 @@
-"""The three kinds of file that hold tensors, opened by their headers alone.
+"""The four containers of tensors, opened by their headers alone.
 
 Nothing a file says is believed before it is checked against the file's size, and no file gets to
-run code: pickles go through torch's `weights_only` reader.
+run code: pickles go through torch's `weights_only` reader, those of `.dcp` through one that calls
+nothing at all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import torch_files
+from .dcp import open_distributed
 from .errors import DictionaryError
 from .streams import Stream
 from .tensors import File, FileTensor, Stored
@@ -48,7 +50,9 @@ _LONGEST_HEADER = 100 * 2**20  # safetensors' own limit
 
 
 def open_tensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a .safetensors, .npz or .pt/.pth file by name; only headers are read.
+    """The tensors of a .safetensors, .npz or .pt/.pth file or .dcp folder by name.
+
+    Only headers are read.
 
     Raises DictionaryError for a file that is missing, cut short, lies about itself, is compressed,
     or is a pickle that wants more than tensors.
@@ -58,6 +62,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
         ".npz": _npz,
         ".pt": _torch,
         ".pth": _torch,
+        ".dcp": open_distributed,
     }
     if path.suffix not in readers:
         raise DictionaryError(f"{path} is not one of {', '.join(readers)}: no tensors can be read.")

@@ -10,10 +10,14 @@ from .tensors import File
 
 
 class Stream(io.RawIOBase):
-    """Reads a File from a place that moves on."""
+    """Reads a File, or its bytes [start, stop), from a place that moves on."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, start: int = 0, stop: int | None = None) -> None:
         self._file = file
+        self._start = start
+        self._size = (file.size if stop is None else stop) - start
+        if not 0 <= start <= start + self._size <= file.size:
+            raise OSError(f"{file.path} has {file.size} bytes, and none from {start} to {stop}")
         self._at = 0
 
     def readable(self) -> bool:
@@ -23,7 +27,7 @@ class Stream(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise OSError(f"byte {start + offset} of {self._file.path} lies before its first")
         self._at = start + offset
@@ -34,7 +38,7 @@ class Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = memoryview(buffer)
-        count = max(0, min(len(wanted), self._file.size - self._at))
-        self._file.read_into(wanted[:count], self._at)
+        count = max(0, min(len(wanted), self._size - self._at))
+        self._file.read_into(wanted[:count], self._start + self._at)
         self._at += count
         return count

@@ -71,6 +71,7 @@ READABLE = {
     "llama_scope": ("llama_scope", "jumprelu", "layer 15 resid_post", "none", None),
     "llama_scope_unit_decoder": ("llama_scope", "jumprelu", "layer 15 resid_post", "none", None),
     "llama_scope_r1_distill": ("llama_scope", "jumprelu", "layer 15 resid_post", "none", None),
+    "llamascopium_dcp": ("llama_scope", "jumprelu", "layer 10 resid_post", "none", None),
     "llamascopium_jumprelu": ("llama_scope", "jumprelu", "layer 10 resid_post", "none", None),
     "llamascopium_topk": ("llama_scope", "topk", "layer 10 resid_post", "none", 6),
     "sparsify_sae_legacy": ("sparsify", "topk", "layer 10 resid_post", "none", 5),

@@ -269,6 +269,8 @@ def test_one_file_of_many_is_a_dictionary_too(hub):
         ("saelens_v6_standard", "", "sae_weights.safetensors"),
         ("sparsify_sae_legacy", "layers.10/", "sae.safetensors"),
         ("llama_scope", "L15R/", "checkpoints/final.safetensors"),
+        ("llamascopium_dcp", "L10/", "sae_weights.dcp"),
+        ("llamascopium_dcp", "L10/", "sae_weights.dcp/__1_0.distcp"),
         ("gemma_scope_1_res", "layer_12/width_16k/average_l0_82/", "params.npz"),
     ],
 )

@@ -63,7 +63,7 @@ _WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 _LOOKED_FOR = (
     "cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz "
     "(Gemma Scope 1), params.safetensors or params_layer_<n>.safetensors (Gemma Scope 2), "
-    "config.json with ae.pt (dictionary_learning), or with sae_weights.safetensors or .pt "
+    "config.json with ae.pt (dictionary_learning), or with sae_weights.safetensors, .pt or .dcp "
     "(llamascopium), hyperparams.json with checkpoints/final.safetensors (Llama Scope), conf.yaml "
     "with latest_ckpt.safetensors (temporal), W_enc_<n>.safetensors or layer_<n>.safetensors "
     "(circuit-tracer), layer<n>.sae.pt (Qwen-Scope), a .pt or .pth file of Goodfire's, OpenAI's, "
@@ -115,7 +115,9 @@ def open_coder(
 
 def _opened(path: Path, id: str | None, given: Given) -> Coder:
     folder = path if path.is_dir() else path.parent
-    if folder.name == "checkpoints" and (folder.parent / "hyperparams.json").is_file():
+    if folder.suffix == ".dcp" or (
+        folder.name == "checkpoints" and (folder.parent / "hyperparams.json").is_file()
+    ):
         folder = folder.parent
     whole = next((family for family in _FOLDERS if family.recognise(folder)), None)
     other = path.is_file() and path.suffix in _WEIGHTS and not WEIGHTS.search(path.as_posix())

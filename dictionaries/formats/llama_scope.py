@@ -2,7 +2,7 @@
 
 Three layouts: `hyperparams.json` + `checkpoints/final.safetensors` (Llama Scope), and
 `config.json` + `sae_weights.safetensors` with encoder.weight (R1-Distill) or W_E (llamascopium,
-`sae_weights.pt` too).
+`sae_weights.pt` or `.dcp` too).
 Inputs were scaled by s = sqrt(d) / (average length), and whether a feature fires is decided on
 z |W_dec[j]|. Activations come out raw (Llama Scope) or in scaled units (the others), as published.
 Transcoders (TC) are those whose hook_point_out is another than hook_point_in.
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..dcp import files
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from ..per_feature import Constant, mapped
@@ -38,15 +39,12 @@ from .common import (
 from .tensor_file import Tensors
 
 FORMAT = "llama_scope"
-_LATER = ("sae_weights.safetensors", "sae_weights.pt")
-_DISTRIBUTED = "sae_weights.dcp"
+_LATER = ("sae_weights.safetensors", "sae_weights.pt", "sae_weights.dcp")
 
 
 def recognise(folder: Path) -> bool:
     first = (folder / "hyperparams.json").is_file() and _first_weights(folder).is_file()
-    later = (folder / "config.json").is_file() and any(
-        (folder / name).exists() for name in (*_LATER, _DISTRIBUTED)
-    )
+    later = (folder / "config.json").is_file() and _later_weights(folder) is not None
     return first or later
 
 
@@ -54,15 +52,8 @@ def _first_weights(folder: Path) -> Path:
     return folder / "checkpoints" / "final.safetensors"
 
 
-def _later_weights(folder: Path) -> Path:
-    found = next((folder / name for name in _LATER if (folder / name).is_file()), None)
-    if found is None:
-        raise DictionaryError(
-            f"{folder / _DISTRIBUTED} is in torch's distributed format, of which single rows "
-            "cannot be read. Convert it once: torch.distributed.checkpoint.format_utils."
-            f"dcp_to_torch_save('{_DISTRIBUTED}', 'sae_weights.pt')."
-        )
-    return found
+def _later_weights(folder: Path) -> Path | None:
+    return next((folder / name for name in _LATER if (folder / name).exists()), None)
 
 
 def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
@@ -70,7 +61,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     path = folder / ("hyperparams.json" if first else "config.json")
     config = read_config(path)
     _only_plain(config, path)
-    tensors = Tensors(_first_weights(folder) if first else _later_weights(folder))
+    tensors = Tensors((None if first else _later_weights(folder)) or _first_weights(folder))
     parts = _first(config, tensors, path) if first else _later(config, tensors, path)
     weights = parts["weights"]
     declared(config, "d_model", weights.d_in, path)
@@ -84,7 +75,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     model = folder / "lm_config.json"
     return assemble(
         folder,
-        [path, tensors.path],
+        [path, *(files(tensors.path) if tensors.path.is_dir() else [tensors.path])],
         id=name_of(id, folder.absolute().name),
         format=FORMAT,
         site=site,

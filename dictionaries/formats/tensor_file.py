@@ -1,4 +1,4 @@
-"""The tensors of one file, handed out by name, checked for shape and finite values."""
+"""The tensors of one checkpoint, handed out by name, checked for shape and finite values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..weights import Matrix
 
 
 class Tensors:
-    """Of a .safetensors, .npz, .pt or .pth file; only its header is read when it is opened."""
+    """Of what `open_tensors` opens; only headers are read then."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
