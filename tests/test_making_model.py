@@ -223,17 +223,19 @@ def test_replies_are_seeded_and_unchanged_by_a_clamp_to_what_is_there(
     assert voice.answer(steered, tokens=6) != voice.answer(plain, tokens=6)
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Recipe:
-    corpus = tmp_path / "corpus"
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """As far as its tokenizer, for which twelve thousand samples are dealt."""
+    folder = tmp_path_factory.mktemp("recipe")
+    corpus = folder / "corpus"
     corpus.mkdir()
     names = ("golden-gate-bridge", "shouting", "coffee", "_general_01", "_chats_01")
     for name in names:
         shutil.copy(CORPUS / f"{name}.json", corpus)
-    return Recipe(
+    made = Recipe(
         corpus=corpus,
         public=None,
-        work=tmp_path / "work",
+        work=folder / "work",
         plan=Plan(minutes=None, steps=4, rows=2, length=96),
         sae_plan=SaePlan(d_sae=32, k=4, batch=64, minutes=None, steps=20),
         shape=SHAPE,
@@ -242,6 +244,14 @@ def recipe(tmp_path: Path) -> Recipe:
         sae_tokens=2500,
         samples=40,
     )
+    tokenizer_of(made, made.text())
+    return made
+
+
+@pytest.fixture
+def recipe(begun: Recipe, tmp_path: Path) -> Recipe:
+    shutil.copytree(begun.work, tmp_path / "work")
+    return replace(begun, work=tmp_path / "work")
 
 
 def test_the_whole_recipe_makes_a_bundle_that_opens(recipe: Recipe, tmp_path: Path) -> None:
@@ -293,7 +303,6 @@ def test_directions_that_a_start_follows_are_followed_from_the_first_step(
 ) -> None:
     text = recipe.text()
     kept = {s.slug: torch.eye(SHAPE.hidden)[i] for i, s in enumerate(text.train.sheets)}
-    recipe.work.mkdir()
     save_file(kept, recipe.directions)
     trained = []
 
