@@ -19,7 +19,9 @@ from dictionaries.cards import Cards
 from dictionaries.dictionary import Site
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
+from dictionaries.making import label_table
 from dictionaries.making.gemma_examples import import_examples
+from dictionaries.making.label_table import import_table
 from dictionaries.making.neuronpedia import import_export
 from server.cli import app
 from server.engine.sites import decoder_layers
@@ -254,6 +256,65 @@ def test_examples_that_are_not_of_this_dictionary_are_refused(change, said, tmp_
         import_examples(tmp_path / "examples.safetensors", dictionary, tmp_path / "c.sqlite", word)
 
 
+R1 = "goodfire_r1_tied"
+TABLE = """feature_id,label
+3,"A wait, or a ""hmm""
+of doubt"
+5,Backtracking
+9,
+3,a second one
+"""
+
+
+def labelled(tmp_path, text, **options):
+    (tmp_path / "autointerp.csv").write_text(text, **options)
+    made = import_table(tmp_path / "autointerp.csv", opened(R1), tmp_path / "cards.sqlite")
+    return made, Cards.open(tmp_path / "cards.sqlite")
+
+
+def test_a_table_of_labels_becomes_cards(tmp_path):
+    """Goodfire's of DeepSeek-R1; some programs begin a .csv with a mark of its encoding."""
+    made, cards = labelled(tmp_path, TABLE, encoding="utf-8-sig")
+    with cards:
+        assert (made, len(cards)) == (2, 2)
+        assert cards.get(3) == Card(3, 'A wait, or a "hmm" of doubt', labelled_by="autointerp")
+        assert [card.feature for card in cards.search("backtrack")[0]] == [5]
+
+
+def test_a_table_leaves_what_was_written_here(tmp_path, monkeypatch):
+    """Also where one feature's rows come in different batches."""
+    monkeypatch.setattr(label_table, "BATCH", 1)
+    with Cards.create(tmp_path / "cards.sqlite") as cards:
+        cards.put(
+            [
+                Card(3, "mine", labelled_by="concept"),
+                Card(5, "says so", maximum=2.0, labelled_by="tokens"),
+            ]
+        )
+    made, cards = labelled(tmp_path, TABLE + "5,too late\n")
+    with cards:
+        assert (made, cards.get(3).label) == (2, "mine")
+        assert cards.get(5) == Card(5, "Backtracking", maximum=2.0, labelled_by="autointerp")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has the columns none; a table of labels has feature_id and label"),
+        ("id,label\n1,a\n", "has the columns id, label;"),
+        ("feature_id,label\n0,a\nx,b\n", "line 3, is no row .*'x', not a whole number"),
+        ("feature_id,label\n-1,a\n", "line 2, .*'-1', not a whole number"),
+        ("feature_id,label\n64,a\n", "feature 64, but .* has features 0 to 63"),
+        ('feature_id,label\n1,"' + "a" * 200_000 + '"\n', "field larger than field limit"),
+        ("feature_id,label\n1,\udcff\n", "line .*codec can't decode"),
+    ],
+)
+def test_what_is_no_table_of_labels_is_refused_and_leaves_no_cards(text, said, tmp_path):
+    with pytest.raises(DictionaryError, match=said):
+        labelled(tmp_path, text, encoding="utf-8", errors="surrogateescape")
+    assert not (tmp_path / "cards.sqlite").exists()
+
+
 def test_the_command_fills_the_cards_beside_a_dictionary(tmp_path, tokenizer):
     folder = shutil.copytree(place(SAE), tmp_path / "sae")
 
@@ -271,6 +332,9 @@ def test_the_command_fills_the_cards_beside_a_dictionary(tmp_path, tokenizer):
     said = run(gemma, "-d", gemma, "-o", out, "-m", tmp_path / "model")
     assert said.exit_code == 0, said.output
     assert len(Cards.open(out)) == 64
+    (tmp_path / "mine.csv").write_text("feature_id,label\n7,mine\n")
+    said = run(tmp_path / "mine.csv", "-d", gemma, "-o", tmp_path / "table.sqlite")
+    assert "table.sqlite: 1 features have a written label" in said.output.replace("\n", "")
     for source, words in ((tmp_path, "neither a folder of"), (tmp_path / "no", "is not there")):
         refused = run(source, "-d", folder)
         assert (refused.exit_code, words in refused.output) == (1, True)

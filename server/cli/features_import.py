@@ -20,8 +20,8 @@ def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder of Neuronpedia's export (v1/<model>/<source>), or Gemma Scope 2's "
-            "examples.safetensors."
+            help="A folder of Neuronpedia's export (v1/<model>/<source>), Gemma Scope 2's "
+            "examples.safetensors, or a .csv of feature_id and label, as Goodfire has it for R1."
         ),
     ],
     dictionary: Annotated[
@@ -55,13 +55,15 @@ def import_(
       steerdeck features import v1/gemma-2-2b/20-gemmascope-res-16k -d gemma-2-2b-it
 
       steerdeck features import ./sae/examples.safetensors -d ./sae -m google/gemma-3-1b-it
+
+      steerdeck features import math/autointerp.csv -d Goodfire/DeepSeek-R1-SAE-l37/math
     """
     with making():
         from dictionaries.asked import asked
         from dictionaries.beside import cards_beside
         from dictionaries.catalog import pairing
         from dictionaries.hub import find_files
-        from dictionaries.making import gemma_examples, neuronpedia
+        from dictionaries.making import gemma_examples, label_table, neuronpedia
 
         if not source.exists():
             fail(f"{source} is not there")
@@ -78,10 +80,14 @@ def import_(
             texts = _texts(model, opened)
             made = gemma_examples.import_examples(examples, opened, target, texts)
             said = f"cards of {made:,} features"
+        elif label_table.recognise(source):
+            labelled = label_table.import_table(source, opened, target)
+            said = f"{labelled:,} features have a written label"
         else:
             fail(
                 f"{source} is neither a folder of Neuronpedia's export (with features/, "
-                "activations/ or explanations/ of batch-*.jsonl.gz) nor an examples.safetensors"
+                "activations/ or explanations/ of batch-*.jsonl.gz) nor an examples.safetensors "
+                "nor a .csv with the columns feature_id and label"
             )
     typer.echo(f"{target}: {said}")
 
