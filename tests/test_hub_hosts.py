@@ -9,7 +9,7 @@ from hub_stub import point_at, running
 from huggingface_hub import constants
 from published import place
 
-from dictionaries import absent, hub_resume
+from dictionaries import absent, hub_ranges, hub_resume
 from dictionaries.about import about
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_coder, open_dictionary
@@ -125,3 +125,17 @@ def test_another_part_than_was_asked_for_is_not_taken_for_it(hub):
     assert seen["revision"]
     assert "answers with bytes" in told[0]
     assert open_dictionary(seen["path"]).info.k == 6
+
+
+def test_more_than_was_asked_for_is_not_read(hub, monkeypatch):
+    """It may be gigabytes; whoever announces them need not even have them."""
+    monkeypatch.setattr(hub_ranges.time, "sleep", lambda _: None)
+    reply = hub.handler.reply
+
+    def longer(self, body, headers=None, status=200):
+        more = {"Content-Length": str(10**10)} if status == 206 else {}
+        reply(self, body, (headers or {}) | more, status)
+
+    hub.handler.reply = longer
+    with pytest.raises(DictionaryError, match=r"10000000000 bytes came where \d+ were asked for"):
+        in_parts(NAME)
