@@ -42,6 +42,9 @@ def test_a_name_is_taken_apart(name, found):
         ("k", "k should be a whole number from 1 up, not ''"),
         ("k=0", "not '0'"),
         ("k=2.5", "not '2.5'"),
+        ("k=\N{SUPERSCRIPT TWO}", "not '\N{SUPERSCRIPT TWO}'"),
+        ("norm_scaling_factor=inf", "a number above 0, not 'inf'"),
+        ("norm_scaling_factor=-1", "a number above 0, not '-1'"),
         ("norm_scaling_factor=nan", "a number above 0, not 'nan'"),
         ("norm_scaling_factor=x&k=3", "a number above 0, not 'x'"),
     ],
@@ -49,6 +52,13 @@ def test_a_name_is_taken_apart(name, found):
 def test_what_is_not_understood_is_refused(rest, said):
     with pytest.raises(DictionaryError, match=said):
         asked(f"org/repo?{rest}")
+
+
+def test_a_name_of_ones_own_goes_before_the_one_it_would_have_had():
+    """`serve` gives a dictionary its catalog name, unless it was asked for under another."""
+    path = place("saelens_v6_topk")
+    assert asked(f"{path}?id=own").open(path, id="given").info.id == "own"
+    assert asked(str(path)).open(path, id="given").info.id == "given"
 
 
 def test_a_folder_of_that_name_is_one(tmp_path):

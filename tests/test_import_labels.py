@@ -131,6 +131,12 @@ def export_of(folder, **said):
 GEMMA = "gemma_scope_1_res"  # layer_12/width_16k/average_l0_82 of the repository that is exported
 
 
+CODER = "gemma_scope_1_transcoder"  # writes after the MLP, as SAEs of its output do
+CODERS = "gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_87"
+MLPS = "gemma-scope-2b-pt-mlp/layer_12/width_16k/average_l0_82"
+NOWHERE = {"hfRepoId": None, "hfFolderId": None}
+
+
 @pytest.mark.parametrize(
     ("name", "place", "said", "wrong"),
     [
@@ -143,6 +149,9 @@ GEMMA = "gemma_scope_1_res"  # layer_12/width_16k/average_l0_82 of the repositor
         (SAE, "sae", {"id": "12-gemmascope-att-16k"}, "sits at layer 12 resid_post"),
         (SAE, "sae", {"id": "12-res-jb"}, None),
         (SAE, "sae", {"id": "12-gemmascope-transcoder-16k"}, "sits at layer 12 resid_post"),
+        (CODER, CODERS, {"id": "5-gemmascope-transcoder-16k", **NOWHERE}, None),
+        (CODER, CODERS, {"id": "5-gemmascope-mlp-16k", **NOWHERE}, "is a transcoder"),
+        (GEMMA, MLPS, {"id": "12-gemmascope-transcoder-16k", **NOWHERE}, "is none"),
     ],
 )
 def test_an_export_of_another_place_width_or_repository_is_refused(
