@@ -107,14 +107,14 @@ def test_whitening_is_folded_into_the_weights_already(tmp_path):
     )
 
 
-@pytest.mark.parametrize("transcode", [True, False])
+@pytest.mark.parametrize("transcode", [True, False, None])
 def test_sparsify_without_the_key_transcode_is_centred(transcode, tmp_path):
     """The key came in 2025-02; until then transcoders subtracted b_dec like everyone."""
     name = "sparsify_skip_transcoder_legacy"
     shutil.copy(place(name).parent / "config.json", tmp_path)
     folder = changed(name, tmp_path, "cfg.json", transcode=transcode)
     acts, _ = open_coder(folder).coded(expected(name)["x"])
-    assert torch.allclose(acts, expected(name)["acts"], atol=1e-5) is not transcode
+    assert torch.allclose(acts, expected(name)["acts"], atol=1e-5) is (transcode is not True)
 
 
 def test_sparsify_signed_keeps_the_largest_of_either_sign(tmp_path):
@@ -210,6 +210,7 @@ def test_llama_scope_transcoders_scale_their_two_ends_apart(tmp_path):
     torch.testing.assert_close(recon, wanted @ (W_D / n[:, None]) + tensors["decoder.bias"] / s_out)
     info = open_dictionary(folder).info
     assert (info.architecture, str(info.site)) == ("jumprelu_transcoder", "layer 15 mlp_out")
+    assert info.reads == "blocks.15.ln2.hook_normalized"
 
 
 def test_gemma_scope_2_spells_models_in_its_own_way(tmp_path):
