@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from tiny import SMALL
 from torch import nn
+from transformers import AutoModelForCausalLM, Llama4TextConfig, PhimoeConfig
 from transformers.pytorch_utils import Conv1D
 
 from server.engine import linear
-from server.engine.linear import pack
+from server.engine.linear import Rounding, pack
+from server.engine.runner import Runner
 
 ROWS = [0, 1, 2, 3, 8, 33]
 HALVES = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
@@ -65,6 +69,29 @@ def test_a_head_tied_to_the_embeddings_keeps_its_weight() -> None:
     assert pack(model, spare=0) == 1
     assert model["head"].weight is model["embed"].weight
     torch.testing.assert_close(model["head"](torch.ones(4, 512)), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [None, "float16", "int8"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: PhimoeConfig(**SMALL, num_local_experts=4, bos_token_id=None, eos_token_id=None),
+        lambda: Llama4TextConfig(
+            **SMALL, head_dim=8, num_local_experts=4, intermediate_size_mlp=64
+        ),
+    ],
+    ids=["phimoe", "llama4"],
+)
+def test_a_linear_layer_that_also_chooses_experts_stays_as_it_is(
+    config: Callable[[], Any], weights: Rounding | None, monkeypatch
+) -> None:
+    monkeypatch.setattr(linear, "WORTH", 0)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(), dtype=torch.float32).requires_grad_(False)
+    Runner(model, {}, rows=2, capacity=16, max_edits=1, weights=weights)  # compares its logits
+    kept = {name for name, p in model.named_parameters() if p.numel() and "router.weight" in name}
+    assert len(kept) == model.config.num_hidden_layers
+    assert any(p.numel() == 0 for p in model.parameters()) == (weights is not None)
 
 
 def test_without_the_private_operators_every_layer_stays_plain(monkeypatch, caplog) -> None:

@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|role|>assistant\n{% endif %}"
 )
 _WIDE = {"vocab_size": 256 + len(SPECIALS), "hidden_size": D_MODEL, "num_hidden_layers": LAYERS}
-_SMALL = {
+SMALL = {
     **_WIDE,
     "intermediate_size": 64,
     "num_attention_heads": 4,
@@ -45,12 +45,12 @@ _SMALL = {
     "max_position_embeddings": 512,
 }
 FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaConfig(**_SMALL),
+    "llama": lambda: LlamaConfig(**SMALL),
     "gpt2": lambda: GPT2Config(
         vocab_size=256 + len(SPECIALS), n_embd=D_MODEL, n_layer=LAYERS, n_head=4, n_positions=512
     ),
     "gemma2": lambda: Gemma2Config(
-        **_SMALL,
+        **SMALL,
         head_dim=8,
         query_pre_attn_scalar=8,
         sliding_window=8,
@@ -58,10 +58,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         final_logit_softcapping=5.0,
     ),
     "gemma3": lambda: Gemma3TextConfig(
-        **_SMALL, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, sliding_window_pattern=2
+        **SMALL, head_dim=8, query_pre_attn_scalar=8, sliding_window=8, sliding_window_pattern=2
     ),
     "qwen3": lambda: Qwen3Config(
-        **_SMALL, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=1
+        **SMALL, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=1
     ),
     "gpt_neox": lambda: GPTNeoXConfig(
         **_WIDE, intermediate_size=64, num_attention_heads=4, max_position_embeddings=512
@@ -202,7 +202,7 @@ def _pairs_model(vocab: int, words: list[int]) -> Any:
     """words: ids that are said; the first three are the planted ones."""
     d, likely, unlikely = 128, 6.0, 2.0  # an embedding is a unit vector as long as a normed one
     assert vocab < d
-    config = LlamaConfig(**{**_SMALL, "vocab_size": vocab, "hidden_size": d})
+    config = LlamaConfig(**{**SMALL, "vocab_size": vocab, "hidden_size": d})
     config.eos_token_id = config.bos_token_id = config.pad_token_id = None
     config.tie_word_embeddings = False
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

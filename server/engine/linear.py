@@ -34,6 +34,7 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 WORTH = 2**16  # weights of a matrix
 SPARE = 2**30  # bytes
+_PRODUCTS = nn.Linear.forward, Conv1D.forward
 
 
 def _reorder(weight: Tensor, rows: int) -> Tensor:
@@ -125,11 +126,15 @@ def _agrees(product: Product, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def large(model: nn.Module, dtypes: Collection[torch.dtype]) -> list[Any]:
-    """The linear layers on the CPU with weights of these types, and enough of them."""
+    """The linear layers on the CPU with weights of these types, and enough of them.
+
+    Not those that do more than multiply, such as the routers of Llama 4's and Phi-3.5's experts.
+    """
     return [
         layer
         for layer in model.modules()
         if isinstance(layer, nn.Linear | Conv1D)
+        and type(layer).forward in _PRODUCTS
         and layer.weight.device.type == "cpu"
         and layer.weight.dtype in dtypes
         and layer.weight.numel() >= WORTH
