@@ -68,8 +68,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="of the weights; auto: float32 on CPU, bfloat16 elsewhere; on a CPU float16 "
-        "and int8 are of linear layers alone: faster, float16 hardly and int8 a little rougher",
+        description="of the weights; auto: float32 on a CPU, elsewhere as they are stored; on a "
+        "CPU float16 and int8 are of linear layers alone: faster, float16 hardly and int8 a little "
+        "rougher",
     )
     threads: int | None = Field(
         None,

@@ -13,6 +13,7 @@ from torch import nn
 from server.engine import half, linear
 from server.engine.half import Half, fits
 from server.engine.linear import halve, pack
+from server.errors import SteerdeckError
 
 UNIT = 2.0**-24  # float32's rounding, relative
 
@@ -134,3 +135,13 @@ async def test_weights_are_rounded_where_float16_is_asked_for(
     together = await hear(engine, *requests)
     alone = [(await hear(engine, replace(r, id=f"alone-{r.id}")))[0] for r in requests]
     assert [r.text for r in together] == [r.text for r in alone] == [r.text for r in expected]
+
+
+def test_a_model_whose_weights_float16_cannot_hold_is_refused(
+    make_engine, make_model, monkeypatch
+) -> None:
+    monkeypatch.setattr(linear, "WORTH", 0)
+    model = make_model()
+    model.model.layers[1].mlp.down_proj.weight.mul_(1e6)
+    with pytest.raises(SteerdeckError, match="leave --dtype float16 out"):
+        make_engine(model=model, weights="float16")

@@ -13,7 +13,7 @@ from test_engine_linear import ROWS, layers
 from dictionaries.dictionary import Site
 from server.engine import int8, linear
 from server.engine.int8 import quantize
-from server.engine.linear import pack
+from server.engine.linear import halve, pack
 from server.engine.sites import decoder_layers
 from server.errors import SteerdeckError
 from server.lens import logit_lens
@@ -68,9 +68,13 @@ def test_only_weights_that_are_read_elsewhere_are_kept(make_model, small_too) ->
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("prepare", [quantize, lambda model: pack(model, spare=0)])
+@pytest.mark.parametrize(
+    "prepare",
+    [quantize, lambda model: pack(model, spare=0), lambda model: (halve(model), pack(model))],
+    ids=["int8", "packed", "float16"],
+)
 def test_the_logit_lens_needs_no_weight_that_is_given_up(
-    family: str, prepare: Callable[[Any], int], make_model, small_too
+    family: str, prepare: Callable[[Any], object], make_model, small_too
 ) -> None:
     model, packed = make_model(family), make_model(family)
     prepare(packed)
@@ -114,6 +118,17 @@ def test_a_model_that_eight_bits_spoil_is_refused(make_engine, small_too, monkey
     product = int8._Eight.__call__
     monkeypatch.setattr(int8._Eight, "__call__", lambda self, x: 0 * product(self, x))
     with pytest.raises(SteerdeckError, match="leave --dtype int8 out"):
+        make_engine(weights="int8")
+
+
+def test_a_model_that_does_not_run_in_eight_bits_is_refused(
+    make_engine, small_too, monkeypatch
+) -> None:
+    def torn(*_: Any) -> Any:
+        raise ValueError("no such weight")
+
+    monkeypatch.setattr(int8._Eight, "__call__", torn)
+    with pytest.raises(SteerdeckError, match=r"no such weight.*leave --dtype int8 out"):
         make_engine(weights="int8")
 
 

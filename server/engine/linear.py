@@ -14,7 +14,8 @@ slower).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -80,9 +81,10 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
     keep = sum(layer.weight.nbytes for layer in layers) <= spare
     read = read_elsewhere(model)
     done = 0
+    missed: Counter[str] = Counter()
     with torch.no_grad():
         for group in groups(model, layers):
-            packed = _packed(*side_by_side(group))
+            packed = _packed(*side_by_side(group), missed)
             if packed is None:
                 continue
             done += len(group)
@@ -93,6 +95,8 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
                     layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
     if done:
         log.info("packed %d linear layers", done)
+    for why, times in missed.items():
+        log.warning("%d products of linear layers are slower without %s", times, why)
     return done
 
 
@@ -103,18 +107,22 @@ def halve(model: nn.Module) -> None:
             layer.weight.copy_(layer.weight.half())
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> Product | None:
-    """The best product there is with this weight; None if that is the plain one."""
-    halved = weight.dtype == torch.float32 and fits(weight)
-    for kind in (Half, _Packed) if halved else (_Packed,):
+def _packed(weight: Tensor, bias: Tensor | None, missed: Counter[str]) -> Product | None:
+    """The best product there is with this weight; None if that is the plain one.
+
+    missed: counts what would have been better, and why it was not to be had.
+    """
+    kinds: dict[str, Callable[[Tensor, Tensor | None], Product]] = {"oneDNN": _Packed}
+    if weight.dtype == torch.float32 and fits(weight):
+        kinds = {"FBGEMM": Half, **kinds}
+    for library, kind in kinds.items():
         try:
             product = kind(weight, bias)
             if _agrees(product, weight, bias):
                 return product
-            error: Exception = RuntimeError("packed weights give another product")
-        except (AttributeError, RuntimeError) as failure:
-            error = failure
-        log.warning("linear layers are slower without %s: %s", kind.__name__, error)
+            missed[f"{library}: packed weights give another product"] += 1
+        except (AttributeError, RuntimeError) as error:
+            missed[f"{library}: {error}"] += 1
     return None
 
 

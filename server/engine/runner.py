@@ -137,9 +137,7 @@ class Runner:
         return chosen
 
     def _prove(self, weights: Rounding | None) -> None:
-        """Run a prompt in chunks beside another and compare with the model's plain forward pass;
-        then put its linear layers in eight bits, if they are to be, and compare again.
-        """
+        """Run a prompt in chunks beside another and compare with the model's plain forward pass."""
         vocab = self.model.get_input_embeddings().weight.shape[0]
         one, two = [i % vocab for i in _ONE], [i % vocab for i in _TWO]
         with torch.no_grad():
@@ -155,29 +153,39 @@ class Runner:
             halve(self.model)
         if weights != "int8":
             pack(self.model)
+        name = type(self.model).__name__
         try:
             own = self._slotted(one, two)
         except Exception as error:
-            raise SteerdeckError(
-                f"{type(self.model).__name__} does not run over the engine's slots: {error}"
-            ) from error
+            raise SteerdeckError(f"{name} does not run over the engine's slots: {error}") from error
         exact = self.model.dtype == torch.float32 and weights != "float16"
         apart = _apart(plain, own)
         if not apart <= (_FLOAT32 if exact else _HALF):
             raise SteerdeckError(
-                f"{type(self.model).__name__} over the engine's slots differs from its own forward "
-                f"pass by {apart:.3g} times the spread of the logits: it is not supported."
+                f"{name} over the engine's slots differs from its own forward pass by {apart:.3g} "
+                "times the spread of the logits: "
+                + ("leave --dtype float16 out" if weights == "float16" else "it is not supported.")
             )
         if weights == "int8":
-            quantize(self.model)
-            apart = _apart(plain, self._slotted(one, two))
-            if not apart <= _EIGHT:
-                raise SteerdeckError(
-                    f"in eight bits {type(self.model).__name__} differs from itself by {apart:.3g} "
-                    "times the spread of the logits: leave --dtype int8 out"
-                )
+            self._prove_quantized(plain, one, two)
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, len(one))
+
+    def _prove_quantized(self, plain: list[Tensor], one: list[int], two: list[int]) -> None:
+        """Put the linear layers in eight bits, and compare again."""
+        quantize(self.model)
+        name = type(self.model).__name__
+        try:
+            apart = _apart(plain, self._slotted(one, two))
+        except Exception as error:
+            raise SteerdeckError(
+                f"{name} does not run in eight bits ({error}): leave --dtype int8 out"
+            ) from error
+        if not apart <= _EIGHT:
+            raise SteerdeckError(
+                f"in eight bits {name} differs from itself by {apart:.3g} times the spread of the "
+                "logits: leave --dtype int8 out"
+            )
 
     def _short_pass(self, tokens: int = len(_TWO)) -> None:
         """A prompt of some tokens in row 0, which is left as it was."""

@@ -57,7 +57,8 @@ class Compilation:
     """Of one model on the CPU. `swap` is for the thread that runs it, between two passes.
 
     run: a pass of that many tokens. What is in `folder` is used at once, the rest compiled in the
-    background and kept there. exact: no rounding in it may fall to either side.
+    background and kept there. exact: all of it is float32; elsewhere a rounding may fall to either
+    side, and more is forgiven.
     """
 
     def __init__(
