@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from dictionaries.containers import open_tensors
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_coder, open_dictionary
+from dictionaries.pickles import read_metadata
 from dictionaries.sharded import ShardedTensor
 from dictionaries.tensors import File, MappedTensor
 
@@ -226,6 +227,16 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(where, chec
     with pytest.raises(DictionaryError, match=r"it names posix\.mkdir"):
         open_tensors(checkpoint)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_pickle_changes_nothing_for_those_that_are_read_after_it():
+    size = b"ctorch\nSize\n"
+    state = b"N}X\x0c\x00\x00\x00__defaults__K\x07\x85\x85s\x86b"  # (None, {name: ((7,),)})
+    with pytest.raises(pickle.UnpicklingError, match="it is no metadata"):
+        read_metadata(b"\x80\x02" + size + state + b".")
+    named = b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81"
+    made = read_metadata(b"\x80\x02" + named + b"}X\x01\x00\x00\x00s" + size + b")Rsb.")
+    assert made["s"] == ()
 
 
 def without_a_piece(metadata):
