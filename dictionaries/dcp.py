@@ -61,12 +61,12 @@ def open_distributed(folder: Path) -> dict[str, Stored]:
 def _opened(folder: Path) -> dict[str, Stored]:
     said = File(folder / _METADATA)
     if said.size > _LONGEST:
-        raise ValueError(f"its {_METADATA} has {said.size} bytes")
+        raise ValueError(f"its {_METADATA} has {said.size} bytes; at most {_LONGEST} are read")
     metadata = read_metadata(said.read(0, said.size))
     pieces = _pieces(metadata["storage_data"], folder)
     opened: dict[str, File] = {}
     return {
-        str(name): _tensor(name, whole(*about["size"]), pieces[name], folder, opened)
+        str(name): _tensor(name, whole(*about["size"]), sorted(pieces[name]), folder, opened)
         for name, about in metadata["state_dict_metadata"].items()
         if isinstance(about, TensorRecord)  # the others are plain objects
     }
@@ -103,8 +103,9 @@ def _tensor(
     folder: Path,
     opened: dict[str, File],
 ) -> Stored:
+    """pieces: by where they begin. opened: files, by their names."""
     parts: list[FileTensor] = []
-    for piece in sorted(pieces):
+    for piece in pieces:
         if piece.file not in opened:
             opened[piece.file] = File(folder / piece.file)
         parts.append(_part(name, opened[piece.file], piece))
@@ -115,7 +116,7 @@ def _tensor(
         raise DictionaryError(
             f"tensor {name!r} of {folder} has shape {list(shape)}, but its pieces are not one "
             f"range of its rows or columns each: they begin at "
-            f"{[list(piece.start) for piece in sorted(pieces)][:4]} and have shapes "
+            f"{[list(piece.start) for piece in pieces][:4]} and have shapes "
             f"{[list(part.shape) for part in parts][:4]}. {_convert(folder)}"
         )
     return ShardedTensor(name, parts, axis)
@@ -126,10 +127,10 @@ def _along(
 ) -> bool:
     """Whether the pieces, in their order, are the tensor cut along that axis alone."""
     at = 0
-    for piece, part in zip(sorted(pieces), parts, strict=True):
-        whole = shape[:axis] + part.shape[axis : axis + 1] + shape[axis + 1 :]
+    for piece, part in zip(pieces, parts, strict=True):
+        cut = shape[:axis] + part.shape[axis : axis + 1] + shape[axis + 1 :]
         begin = tuple(at if a == axis else 0 for a in range(len(shape)))
-        if part.shape != whole or piece.start != begin or part.dtype != parts[0].dtype:
+        if part.shape != cut or piece.start != begin or part.dtype != parts[0].dtype:
             return False
         at += part.shape[axis]
     return bool(parts) and at == shape[axis]

@@ -44,7 +44,7 @@ _LATER = ("sae_weights.safetensors", "sae_weights.pt", "sae_weights.dcp")
 
 def recognise(folder: Path) -> bool:
     first = (folder / "hyperparams.json").is_file() and _first_weights(folder).is_file()
-    later = (folder / "config.json").is_file() and _later_weights(folder) is not None
+    later = (folder / "config.json").is_file() and _later_weights(folder).exists()
     return first or later
 
 
@@ -52,8 +52,10 @@ def _first_weights(folder: Path) -> Path:
     return folder / "checkpoints" / "final.safetensors"
 
 
-def _later_weights(folder: Path) -> Path | None:
-    return next((folder / name for name in _LATER if (folder / name).exists()), None)
+def _later_weights(folder: Path) -> Path:
+    """Whichever there are; the first of the names if there are none."""
+    places = [folder / name for name in _LATER]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
@@ -61,7 +63,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     path = folder / ("hyperparams.json" if first else "config.json")
     config = read_config(path)
     _only_plain(config, path)
-    tensors = Tensors((None if first else _later_weights(folder)) or _first_weights(folder))
+    tensors = Tensors(_first_weights(folder) if first else _later_weights(folder))
     parts = _first(config, tensors, path) if first else _later(config, tensors, path)
     weights = parts["weights"]
     declared(config, "d_model", weights.d_in, path)
