@@ -8,9 +8,6 @@ import asyncio
 import itertools
 import json
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from background import Background
 
 if TYPE_CHECKING:
     from tiny import Planted
@@ -237,34 +235,24 @@ def serve() -> Iterator[Callable[..., Live]]:
     from server.service import Service
     from server.settings import Settings
 
-    running: list[tuple[Any, threading.Thread]] = []
+    running: list[Background] = []
     clients: list[httpx2.Client] = []
 
     def start(deck: Any, **settings: Any) -> Live:
         loader = deck if callable(deck) else lambda report: deck
         service = Service("tiny", loader)
         app = create_app(service, Settings(ui=False, **settings))
-        listening = socket.create_server(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        server = make_server(app, service)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        running.append((server, thread))
-        deadline = time.monotonic() + 20
-        while not (server.started and (callable(deck) or service.alive)):
-            assert time.monotonic() < deadline, service.readiness
-            time.sleep(0.005)
-        url = f"http://127.0.0.1:{port}"
-        clients.append(httpx2.Client(base_url=url, timeout=30))
-        return Live(url, service, clients[-1])
+        server = Background(lambda: make_server(app, service))
+        running.append(server)
+        server.start(lambda: callable(deck) or service.alive)
+        clients.append(httpx2.Client(base_url=server.url, timeout=30))
+        return Live(server.url, service, clients[-1])
 
     yield start
     for client in clients:
         client.close()
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(15)
-        assert not thread.is_alive()
+    for server in running:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
