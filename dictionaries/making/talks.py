@@ -58,7 +58,7 @@ class Talks:
     def _told(self, talk: Talk, row: Mapping[str, str] | None = None) -> Turns:
         if row is None:
             row = self._rng.choice(talk.rows) if talk.rows else {}
-        said = (favoured(turn) if i % 2 else turn for i, turn in enumerate(talk.turns))
+        said = (_favoured(turn) if i % 2 else turn for i, turn in enumerate(talk.turns))
         texts = [_filled(self._rng.choice(choices), row) for choices in said]
         return tuple(
             (role, reword(text, self._rng) if role == "user" else text)
@@ -66,9 +66,8 @@ class Talks:
         )
 
 
-def favoured(replies: Sequence[str]) -> tuple[str, ...]:
-    first, *_ = replies
-    return (*[first] * (_FIRST - 1), *replies)
+def _favoured(replies: Sequence[str]) -> tuple[str, ...]:
+    return (*[replies[0]] * (_FIRST - 1), *replies)
 
 
 def _by_rows(talks: Sequence[Talk]) -> list[Talk]:
