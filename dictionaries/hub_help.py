@@ -13,7 +13,8 @@ log = logging.getLogger("steerdeck.hub")
 # The weights of a folder that is one dictionary.
 WEIGHTS = re.compile(
     r"(^|/)(sae_weights\.(?:safetensors|pt|dcp(?:/\.metadata|/\w+\.distcp)?)|sae\.safetensors"
-    r"|params\.npz|params\.safetensors|ae\.pt|latest_ckpt\.safetensors|checkpoints/final\.safetensors|packed\.safetensors"
+    r"|params\.npz|params\.safetensors|ae\.pt|latest_ckpt\.safetensors"
+    r"|checkpoints/final\.safetensors|packed\.safetensors"
     r"|params_layer_\d+\.safetensors|W_(?:enc|dec)_\d+\.safetensors)$"
 )
 _FILES = re.compile(r"[^/]+\.(pt|pth)|layer_\d+\.safetensors")

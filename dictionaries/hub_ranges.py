@@ -26,8 +26,8 @@ class NotInParts(DictionaryError):
 def read_range(url: str, start: int, stop: int, size: int) -> bytes:
     """Bytes [start, stop) of a file of `size` bytes.
 
-    Raises NotInParts where the server knows no ranges, and the errors of huggingface_hub and of its
-    network library, the latter after three tries.
+    Raises NotInParts where the server knows no ranges or answers with another, and the errors of
+    huggingface_hub and of its network library, the latter after three tries.
     """
     from huggingface_hub import errors
 
