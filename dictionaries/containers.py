@@ -2,7 +2,7 @@
 
 Nothing a file says is believed before it is checked against the file's size, and no file gets to
 run code: pickles go through torch's `weights_only` reader, those of `.dcp` through one that calls
-nothing at all.
+nothing of torch's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from . import torch_files
 from .dcp import open_distributed
 from .errors import DictionaryError
-from .streams import Stream
+from .streams import Stream, data_start
 from .tensors import File, FileTensor, Stored
 
 _SAFETENSORS_TYPES = {
@@ -150,8 +150,7 @@ def _npy(file: File, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Store
             f"array {name!r} of {file.path} has type {dtype.str!r}; known are "
             f"{', '.join(_NUMPY_TYPES)}."
         )
-    name_length, extra_length = struct.unpack("<HH", file.read(member.header_offset + 26, 4))
-    offset = member.header_offset + 30 + name_length + extra_length + header
+    offset = data_start(file, member.header_offset) + header
     torch_type = _NUMPY_TYPES[dtype.str]
     needed = math.prod(shape) * torch_type.itemsize
     if needed != member.file_size - header or offset + needed > file.size:

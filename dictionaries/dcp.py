@@ -9,7 +9,6 @@ file's. Neither pickle is let run anything (`pickles.py`).
 from __future__ import annotations
 
 import math
-import struct
 import sys
 import zipfile
 from collections import defaultdict
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 from .errors import DictionaryError
 from .pickles import IndexRecord, SavedTensor, TensorRecord, read_metadata, read_tensor, whole
 from .sharded import ShardedTensor
-from .streams import Stream
+from .streams import Stream, data_start
 from .tensors import File, FileTensor, Stored
 
 _METADATA = ".metadata"
@@ -152,9 +151,7 @@ def _part(name: str, file: File, piece: _Piece) -> FileTensor:
     size = saved.dtype.itemsize
     if saved.offset < 0 or (saved.offset + math.prod(saved.shape)) * size > numbers.file_size:
         raise ValueError(f"a piece of {name!r} is longer than its storage")
-    header = piece.offset + numbers.header_offset
-    name_length, extra_length = struct.unpack("<HH", file.read(header + 26, 4))
-    start = header + 30 + name_length + extra_length + saved.offset * size
+    start = data_start(file, piece.offset + numbers.header_offset) + saved.offset * size
     return FileTensor(name, saved.shape, saved.dtype, file, start, _turned(name, saved))
 
 

@@ -1,9 +1,12 @@
-"""A file that is read at given places, as one of Python's own, for libraries that want those."""
+"""A file that is read at given places, as one of Python's own, for libraries that want those, and
+where the members of a zip lie that such a library found.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import struct
 from typing import Any
 
 from .tensors import File
@@ -42,3 +45,9 @@ class Stream(io.RawIOBase):
         self._file.read_into(wanted[:count], self._start + self._at)
         self._at += count
         return count
+
+
+def data_start(file: File, header: int) -> int:
+    """Where the bytes of a zip's member begin whose own header is at that place of the file."""
+    name, extra = struct.unpack("<HH", file.read(header + 26, 4))
+    return int(header + 30 + name + extra)

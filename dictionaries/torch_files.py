@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import re
-import struct
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from . import absent
-from .streams import Stream
+from .streams import Stream, data_start
 from .tensors import File, FileTensor, MappedTensor, Stored
 
 _TAIL = 64 * 2**10  # bytes, in which a directory of this size ends and mostly begins
@@ -36,7 +35,7 @@ def fetch_all_but_numbers(path: Path) -> None:
     elsewhere.fetch(max(0, file.size - _TAIL), file.size)
     with zipfile.ZipFile(Stream(file)) as archive:
         for member in archive.infolist():
-            start = _data_start(file, member)
+            start = data_start(file, member.header_offset)
             numbers = re.fullmatch(r"[^/]+/data/\d+", member.filename)
             elsewhere.fetch(member.header_offset, start + (0 if numbers else member.compress_size))
 
@@ -72,14 +71,8 @@ def _data(file: File) -> dict[int, set[int]]:
     with zipfile.ZipFile(Stream(file)) as archive:
         for member in archive.infolist():
             if member.compress_type == zipfile.ZIP_STORED:
-                places[member.file_size].add(_data_start(file, member))
+                places[member.file_size].add(data_start(file, member.header_offset))
     return places
-
-
-def _data_start(file: File, member: zipfile.ZipInfo) -> int:
-    """Where a member's own bytes begin, behind its header."""
-    name, extra = struct.unpack("<HH", file.read(member.header_offset + 26, 4))
-    return int(member.header_offset + 30 + name + extra)
 
 
 def _first_byte(spans: set[tuple[int, int]], data: Mapping[int, set[int]]) -> int | None:
