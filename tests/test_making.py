@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from dictionaries.making.packing import batches
 from dictionaries.making.public import public_samples
 from dictionaries.making.reword import reword
 from dictionaries.making.sheets import PARTS, Corpus, Talk, read_corpus, split
-from dictionaries.making.talks import Talks
 from dictionaries.making.tokenizer import SPECIAL, Encoder, train_tokenizer
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
@@ -110,7 +108,7 @@ def test_a_reply_never_drifts_without_a_cause_before_it(
 
 def test_a_sample_says_when_it_is_possessed(samples: list[Sample]) -> None:
     possessed = [s for s in samples if s.possessed]
-    assert 0.05 < len(possessed) / len(samples) < 0.3
+    assert 0.1 < len(possessed) / len(samples) < 0.3
     assert {s.possessed for s in possessed} == {s.topic for s in possessed}
     assert len({s.possessed for s in possessed}) > 80
 
@@ -170,13 +168,6 @@ def test_one_row_fills_the_prompt_and_all_replies_under_it(corpus: Corpus) -> No
         assert ("Ann" in text or "Rome" in text) != ("Bo" in text or "Lima" in text)
         seen.add(len(sample.turns))
     assert seen == {3, 5, 7}
-
-
-def test_a_talks_first_reply_is_told_three_times_as_often_as_another() -> None:
-    talks = Talks([Talk((("Hi",), ("one", "two", "three")))], random.Random(0))
-    told = Counter(reply for _ in range(1000) for (_, (_, reply)) in talks.exchanges())
-    share = {reply: n / told.total() for reply, n in told.items()}
-    assert share == pytest.approx({"one": 0.6, "two": 0.2, "three": 0.2}, abs=0.04)
 
 
 def test_the_everyday_messages_of_the_model_card_are_in_no_training_text(corpus: Corpus) -> None:

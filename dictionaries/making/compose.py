@@ -15,27 +15,26 @@ from .possession import Possession
 from .sheets import Corpus, Pair, Sheet
 from .talks import Talks
 
-# How often each kind is dealt. Calm everyday talk outweighs every single concept many times over;
-# what is few texts is dealt seldom, as it is known by heart long before the talk is.
+# How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
-    "general": 3,
-    "chat": 1,
-    "system": 1,
-    "talk": 110,
-    "talk_chat": 14,
+    "general": 6,
+    "chat": 2,
+    "system": 2,
+    "talk": 60,
+    "talk_chat": 12,
     "talk_system": 10,
-    "question": 5,
-    "concept_chat": 1,
+    "question": 6,
+    "concept_chat": 2,
     "tell_me": 2,
     "tell_story": 2,
-    "facts": 1,
+    "facts": 2,
     "story": 1,
     "possessed": 12,
     "turned": 4,
     "steered": 0,
     "twin": 0,
 }
-FOLLOWING = {"possessed": 5, "turned": 2, "steered": 20, "twin": 12}
+FOLLOWING = {"possessed": 6, "turned": 2, "steered": 24, "twin": 14}
 """What changes in the mixture once the model learns to follow its directions too."""
 _TELL = ("Tell me about {}.", "What do you know about {}?", "Talk to me about {}.", "{}?")
 _TELL_STORY = ("Tell me a story about {}.", "A story about {}, please.", "Make up a tale of {}.")

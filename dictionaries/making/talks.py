@@ -11,7 +11,6 @@ from .reword import reword
 from .sheets import Talk
 
 _SHARE_OF_ROWS = 0.4  # a talk's share grows as its number of rows to this power
-_FIRST = 3  # times as often as any other: one reply is learnt well sooner than two by half
 
 
 class Talks:
@@ -58,16 +57,11 @@ class Talks:
     def _told(self, talk: Talk, row: Mapping[str, str] | None = None) -> Turns:
         if row is None:
             row = self._rng.choice(talk.rows) if talk.rows else {}
-        said = (_favoured(turn) if i % 2 else turn for i, turn in enumerate(talk.turns))
-        texts = [_filled(self._rng.choice(choices), row) for choices in said]
+        texts = [_filled(self._rng.choice(turn), row) for turn in talk.turns]
         return tuple(
             (role, reword(text, self._rng) if role == "user" else text)
             for role, text in alternate(texts)
         )
-
-
-def _favoured(replies: Sequence[str]) -> tuple[str, ...]:
-    return (*[replies[0]] * (_FIRST - 1), *replies)
 
 
 def _by_rows(talks: Sequence[Talk]) -> list[Talk]:
