@@ -65,7 +65,7 @@ RIVALS = (
     Rival("nnsight", "nnsight", "rival_nnsight:Subject", ("nnsight==0.8.1",)),
     Rival("interp", "interp-engine, eager", "rival_interp:Subject", ("interp-engine==1.14.2",)),
     Rival("vllm", "vLLM for CPU, unsteered", "rival_vllm:Subject", **_VLLM),
-    Rival("vllm16", "the same in bfloat16", "rival_vllm:Half", **_VLLM, kin="vllm"),
+    Rival("vllm16", "vLLM for CPU, bfloat16, unsteered", "rival_vllm:Half", **_VLLM, kin="vllm"),
 )
 
 
