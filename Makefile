@@ -33,7 +33,7 @@ ifdef T
 	$(BIN)/python -m pytest $(T)
 else
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not e2e"
-	$(BIN)/python -m pytest $$(grep -l mark.e2e tests/test_*.py) -m "$(E2E)" # a browser wants the machine to itself
+	$(BIN)/python -m pytest -n 2 --dist loadfile $$(grep -l mark.e2e tests/test_*.py) -m "$(E2E)" # browsers want no others beside them
 endif
 
 check: .venv/.dev
