@@ -7,7 +7,7 @@ float16's as well, but for the smallest, below 6e-5, which lose their last bits.
 
 FBGEMM multiplies. A step of few rows is as fast as its weights are read, so it takes little more
 than half the time. A token's product is the same to the bit alone and in any batch: FBGEMM sums
-over the inputs in one order however many rows there are, which oneDNN and MKL do not.
+over the inputs in one order however many rows there are, which oneDNN does not.
 """
 
 from __future__ import annotations
