@@ -19,7 +19,6 @@ from dictionaries.making.everyday import known, read_messages
 from dictionaries.making.judge import Judge, repetition
 from dictionaries.making.packing import batches
 from dictionaries.making.public import public_samples
-from dictionaries.making.reword import reword
 from dictionaries.making.sheets import PARTS, Corpus, Talk, read_corpus, split
 from dictionaries.making.tokenizer import SPECIAL, Encoder, train_tokenizer
 
@@ -192,12 +191,6 @@ def test_a_deck_deals_every_card_once_before_any_again(cards: list[int], seed: i
     deck = Deck(cards, random.Random(seed))
     for _ in range(3):
         assert sorted(deck.deal() for _ in cards) == sorted(cards)
-
-
-@given(st.text(), st.integers(0, 999))
-def test_rewording_leaves_a_message_that_can_be_answered(text: str, seed: int) -> None:
-    said = reword(text, random.Random(seed))
-    assert bool(said) == bool(text)
 
 
 def test_public_text_comes_under_a_system_prompt_or_as_prose(tmp_path: Path) -> None:
