@@ -17,24 +17,24 @@ from .talks import Talks
 
 # How often each kind is dealt. Calm everyday talk outweighs every single concept many times over.
 MIX = {
-    "general": 6,
-    "chat": 2,
-    "system": 2,
-    "talk": 60,
+    "general": 4,
+    "chat": 1,
+    "system": 1,
+    "talk": 90,
     "talk_chat": 12,
     "talk_system": 10,
-    "question": 6,
-    "concept_chat": 2,
+    "question": 5,
+    "concept_chat": 1,
     "tell_me": 2,
     "tell_story": 2,
-    "facts": 2,
+    "facts": 1,
     "story": 1,
     "possessed": 12,
     "turned": 4,
     "steered": 0,
     "twin": 0,
 }
-FOLLOWING = {"possessed": 6, "turned": 2, "steered": 24, "twin": 14}
+FOLLOWING = {"possessed": 6, "turned": 2, "steered": 30, "twin": 14}
 """What changes in the mixture once the model learns to follow its directions too."""
 _TELL = ("Tell me about {}.", "What do you know about {}?", "Talk to me about {}.", "{}?")
 _TELL_STORY = ("Tell me a story about {}.", "A story about {}, please.", "Make up a tale of {}.")

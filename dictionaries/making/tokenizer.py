@@ -70,7 +70,7 @@ class Encoder:
         self._bpe = tokenizer.backend_tokenizer
         self._id = {token: self._bpe.token_to_id(token) for token in SPECIAL}
 
-    def encode(self, sample: Sample, *, asked: float = 0.3) -> Encoded:
+    def encode(self, sample: Sample, *, asked: float = 0.1) -> Encoded:
         """Replies, prose and their ends count 1; what others say counts `asked`, templates 0."""
         ids, weights = [self._id[BOS]], [0.0]
         if not sample.turns:
