@@ -21,8 +21,9 @@ from server.engine.contrast import entropies
 from server.engine.engine import SlotEngine
 from server.engine.guard import Alarm, Guard, Mode, Signal
 from server.engine.load import load_model
+from server.engine.mount import Mount
 from server.engine.prefix import NEUTRAL
-from server.engine.steering import Prepared
+from server.engine.preparing import Prepared
 from server.engine.text import render
 from server.engine.types import (
     Change,
@@ -196,8 +197,8 @@ async def test_a_step_back_reads_nothing(make_engine, ask, hear, loud, monkeypat
     def unread(*_: Any) -> None:
         raise AssertionError("rows are read in a step")
 
-    monkeypatch.setattr(type(engine._runner.steerer), "_prepare", unread)
-    engine._runner.steerer.prepare = unread
+    for read in ("prepare", "watched"):
+        monkeypatch.setattr(Mount, read, unread)
     [reply] = await hear(engine, request)
     assert isinstance(reply.end, Finish)
     assert any(alarm.left < 1 for alarm in reply.end.alarms)

@@ -330,7 +330,7 @@ async def test_what_check_has_prepared_is_not_prepared_again(
     def again(*_: Any) -> None:
         raise AssertionError("on the event loop")
 
-    monkeypatch.setattr(engine, "_turns", again)
+    monkeypatch.setattr(engine._admission, "_turns", again)
     [reply] = await hear(engine, request)
     assert len(reply.ids) == 3
     with pytest.raises(AssertionError):

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from dictionaries.dictionary import Dictionary
 
 from ..errors import BadRequest, EngineDead, UnknownGeneration
-from .checks import check_room, check_sizes
+from .admission import Admission
+from .checks import check_room
 from .decoding import Vocabulary
 from .linear import Rounding
 from .prompts import link
-from .reply import Reply, Turn
+from .reply import Reply
 from .runner import Runner
 from .scheduler import Scheduler
 from .seam import Capabilities, Stats
@@ -33,11 +32,8 @@ from .sites import longest_context, text_config
 from .steps import Steps
 from .stream import Stream, deliver
 from .types import Failure, Request, Steering
-from .warden import Warden
 
 log = logging.getLogger("steerdeck.engine")
-
-_CHECKED = 128  # requests between `check` and `submit`
 
 
 class SlotEngine:
@@ -100,12 +96,11 @@ class SlotEngine:
             prefix_bytes=self._runner.pool.bytes,
             prefix_tokens=self._runner.pool.positions,
         )
+        self._admission = Admission(self._capabilities, self._runner.steerer)
         self._scheduler: Scheduler[Reply | Shadow] = Scheduler(max_rows, max_waiting, chunk)
         eos = _eos(model, tokenizer)
         self._steps = Steps(self._runner, self._scheduler, eos)
         self._changed = threading.Condition()
-        # By id, which the request itself keeps from being another's.
-        self._checked: OrderedDict[int, tuple[Request, deque[Turn]]] = OrderedDict()
         self._closing = False
         self._death: str | None = "was not started"
         self._thread = threading.Thread(target=self._run, name="steerdeck-engine", daemon=True)
@@ -128,11 +123,7 @@ class SlotEngine:
 
         What that takes to find out, such as rows read from disk, is kept for `submit`.
         """
-        turns = self._turns(request)
-        with self._changed:
-            self._checked[id(request)] = request, turns
-            while len(self._checked) > _CHECKED:
-                self._checked.popitem(last=False)
+        self._admission.check(request)
 
     def submit(self, request: Request) -> Stream:
         """Queue it, from a running event loop.
@@ -218,34 +209,9 @@ class SlotEngine:
 
     def _reply(self, request: Request) -> Reply:
         stream = Stream(request.id, lambda: self._cancel(reply))
-        turns, warden = self._ready(request), self._warden(request)
+        turns, warden = self._admission.ready(request), self._admission.warden(request)
         reply = Reply(request, stream, turns, self._vocabulary, warden)
         return reply
-
-    def _ready(self, request: Request) -> deque[Turn]:
-        """What `check` made of the request, if it did."""
-        with self._changed:
-            known, turns = self._checked.pop(id(request), (None, None))
-        return turns if known is request and turns is not None else self._turns(request)
-
-    def _turns(self, request: Request) -> deque[Turn]:
-        """The request's steering over time, prepared; raises for anything amiss in the request."""
-        check_sizes(request, self._capabilities)
-        points = [change.at for change in request.changes]
-        if any(at < 0 for at in points) or any(b <= a for a, b in pairwise(points)):
-            raise BadRequest(
-                f"Steering changes must come at ascending tokens from 0 on, not at {points}.",
-                param="steering.timeline",
-            )
-        prepare = self._runner.steerer.prepare
-        turns = deque([Turn(0, prepare(request.steering))])
-        turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]
-        return turns
-
-    def _warden(self, request: Request) -> Warden | None:
-        if request.guard is None:
-            return None
-        return Warden(request.guard, self._runner.steerer.lowered)
 
     def _run(self) -> None:
         """The engine's thread."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,24 +13,23 @@ from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .guard import Alarm, Mode
 from .prefix import Trail
+from .preparing import Prepared
 from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
 from .shadow import Shadow
-from .steering import Prepared, Seen
+from .steering import Seen
 from .stream import Stream
 from .tables import Phase
+from .telling import told
 from .types import (
     Change,
-    Contrast,
     Delta,
     Finish,
     FinishReason,
-    Likely,
     Met,
     Reading,
     Request,
-    Token,
 )
 from .warden import Verdict, Warden
 from .watch import NEVER
@@ -236,30 +234,7 @@ class Reply(Ticket):
             reason = FinishReason.STOP
         elif self.count == sampling.max_tokens:
             reason, text = FinishReason.LENGTH, text + self._writer.end()
-        return Delta(text, (self._token(choice, readings, difference),)), reason
-
-    def _token(
-        self, choice: Choice, readings: tuple[Reading, ...], difference: Difference | None
-    ) -> Token:
-        own = self._vocabulary.bytes_of(choice.token)
-        text = own.decode("utf-8", "replace")
-        contrast = None
-        if difference is not None:
-            contrast = Contrast(
-                difference.kl,
-                difference.logprob,
-                difference.unsteered_logprob,
-                self._likely(difference.top),
-                self._likely(difference.unsteered_top),
-            )
-        likely = self._likely(choice.top)
-        return Token(choice.token, text, own, choice.logprob, likely, readings, contrast)
-
-    def _likely(self, found: Sequence[tuple[int, float]]) -> tuple[Likely, ...]:
-        return tuple(
-            Likely(i, self._vocabulary.text(i), self._vocabulary.bytes_of(i), logprob)
-            for i, logprob in found
-        )
+        return Delta(text, (told(self._vocabulary, choice, readings, difference),)), reason
 
     def rest(self) -> Delta | None:
         """Text that was held back."""

@@ -1,7 +1,7 @@
 """Steering on its way from a request to the residual stream.
 
-`prepare` turns a Steering into entries for the tables, `write` puts them in a row, and from the
-next pass on the hook at each site adds what dictionaries.edits says.
+`write` puts a prepared Steering (preparing.py) in a row, and from the next pass on the hook at each
+site adds what dictionaries.edits says.
 
 A decoding token is generated, a token of a Span belongs to the prompt: `where` is decided by
 absolute position, so a prompt cut into chunks is steered as in one piece. At template and special
@@ -11,48 +11,24 @@ tokens nothing moves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dictionaries.dictionary import Dictionary, Site
-from dictionaries.edits import FeatureRows
-from dictionaries.errors import DictionaryError
 
-from ..errors import Unsteerable
 from .batch import Batch
-from .checks import check_fit, check_steering
-from .conditions import ALWAYS, Condition
+from .checks import check_fit
+from .conditions import Condition
 from .hook import SiteHook
 from .mount import Mount
 from .part import Clock, Part, clock
-from .prefix import Mark, marks
+from .preparing import Prepared, Preparer
 from .proof import prove
 from .sites import attach, decoder_layers, depth, text_config
-from .tables import Entries, Phase, acts_in, entries
-from .types import FeatureEdit, Reading, Steering
-
-_REMEMBERED = 64  # steerings whose rows are held ready
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A Steering ready to be written to a row; by phase, `acts` says whether any edit acts,
-    and `marks` how tokens are edited (prefix.py).
-
-    watched: by dictionary, the features of its conditions. timed: whether some edit does not always
-    act, or a condition is watched.
-    """
-
-    steering: Steering
-    entries: Mapping[str, Entries]  # by dictionary, its edits in the order of `steering`
-    acts: tuple[bool, bool]
-    marks: tuple[Mark, Mark]
-    watched: Mapping[str, FeatureRows]
-    timed: bool
+from .tables import Phase
+from .types import Reading
 
 
 class Seen(NamedTuple):
@@ -82,10 +58,7 @@ class Steerer:
         device: torch.device,
         run: Callable[[], object],
     ) -> None:
-        self.max_edits = max_edits
         self._device = device
-        # A request is checked aside and submitted on the loop, and presets come again and again.
-        self.prepare = lru_cache(_REMEMBERED)(self._prepare)
         self._rows: list[Prepared | None] = [None] * rows
         self._starts = [0] * rows  # position of the first reply token
         self._parts: list[Part] = []
@@ -97,6 +70,8 @@ class Steerer:
             check_fit(dictionary.info, layers, d_model)
             mount = self._mounts[name] = Mount(dictionary, rows, max_edits, device)
             sites.setdefault(dictionary.info.site, []).append(mount)
+        preparer = Preparer(self._mounts, max_edits)
+        self.prepare, self.lowered = preparer.prepare, preparer.lowered
         for site in sites:
             prove(layers[site.layer], site.hook, run)
         self._hooks = []
@@ -104,60 +79,6 @@ class Steerer:
             hook = SiteHook(sites[site])
             self._hooks.append(hook)
             attach(layers[site.layer], site.hook, hook)
-
-    def _prepare(self, steering: Steering) -> Prepared:
-        """Read the rows of the edited features. From any thread; raises Unsteerable.
-
-        `prepare` is this, remembered for the last steerings.
-        """
-        loaded = {name: mount.info for name, mount in self._mounts.items()}
-        check_steering(steering, loaded, self.max_edits)
-        editing: dict[str, list[FeatureEdit]] = {}
-        for edit in steering.edits:
-            editing.setdefault(edit.dictionary, []).append(edit)
-        watching: dict[str, list[int]] = {}
-        for condition in steering.conditions:
-            watching.setdefault(condition.dictionary, []).append(condition.feature)
-        prepared: dict[str, Entries] = {}
-        watched: dict[str, FeatureRows] = {}
-        for name in dict.fromkeys((*editing, *watching)):
-            try:
-                if name in editing:
-                    prepared[name] = self._mounts[name].prepare(editing[name])
-                if name in watching:
-                    watched[name] = self._mounts[name].watched(watching[name])
-            except DictionaryError as error:
-                raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error
-        return self._made(steering, prepared, watched)
-
-    def lowered(self, before: Prepared, steering: Steering) -> Prepared:
-        """The same edits with other numbers, or none of them and the aborts. Reads no rows, so a
-        step may call it.
-        """
-        prepared: dict[str, Entries] = {}
-        for name, held in before.entries.items():
-            edits = [edit for edit in steering.edits if edit.dictionary == name]
-            if edits:
-                prepared[name] = entries(held.features, edits)
-        watched: dict[str, FeatureRows] = {}
-        for name, rows in before.watched.items():
-            own = [c for c in before.steering.conditions if c.dictionary == name]
-            kept = [i for i, c in enumerate(own) if c in steering.conditions]
-            if kept:
-                watched[name] = rows.of(kept)
-        return self._made(steering, prepared, watched)
-
-    def _made(
-        self,
-        steering: Steering,
-        prepared: Mapping[str, Entries],
-        watched: Mapping[str, FeatureRows],
-    ) -> Prepared:
-        prompt, generated = (any(acts_in(e, phase) for e in steering.edits) for phase in Phase)
-        revisions = {name: mount.info.revision for name, mount in self._mounts.items()}
-        timed = bool(watched) or any(edit.timing != ALWAYS for edit in steering.edits)
-        left = marks(steering, revisions)
-        return Prepared(steering, prepared, (prompt, generated), left, watched, timed)
 
     def write(
         self, row: int, prepared: Prepared | None, start: int = 0, *, anew: bool = True

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dictionaries.edits import Op
 
 from .guard import Alarm, Guard, Mode, Signal
-from .steering import Prepared
+from .preparing import Prepared
 from .types import FeatureEdit, Steering
 
 _GRAM, _MEMORY = 3, 128  # so many tokens, said again within so many

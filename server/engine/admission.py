@@ -1,0 +1,57 @@
+"""What a request must show before it is queued, and what that takes to find out."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from itertools import pairwise
+
+from ..errors import BadRequest
+from .checks import check_sizes
+from .reply import Turn
+from .seam import Capabilities
+from .steering import Steerer
+from .types import Request
+from .warden import Warden
+
+_CHECKED = 128  # requests between `check` and `ready`
+
+
+class Admission:
+    """From any thread; raises BadRequest, TooLong or Unsteerable for what is amiss in a request."""
+
+    def __init__(self, engine: Capabilities, steerer: Steerer) -> None:
+        self._engine, self._steerer = engine, steerer
+        self._lock = threading.Lock()
+        # By id, which the request itself keeps from being another's.
+        self._checked: OrderedDict[int, tuple[Request, deque[Turn]]] = OrderedDict()
+
+    def check(self, request: Request) -> None:
+        """Keep what this takes, such as rows read from disk, for `ready`."""
+        turns = self._turns(request)
+        with self._lock:
+            self._checked[id(request)] = request, turns
+            while len(self._checked) > _CHECKED:
+                self._checked.popitem(last=False)
+
+    def ready(self, request: Request) -> deque[Turn]:
+        """The request's steering over time, prepared: by `check`, if that saw the request."""
+        with self._lock:
+            known, turns = self._checked.pop(id(request), (None, None))
+        return turns if known is request and turns is not None else self._turns(request)
+
+    def warden(self, request: Request) -> Warden | None:
+        return None if request.guard is None else Warden(request.guard, self._steerer.lowered)
+
+    def _turns(self, request: Request) -> deque[Turn]:
+        check_sizes(request, self._engine)
+        points = [change.at for change in request.changes]
+        if any(at < 0 for at in points) or any(b <= a for a, b in pairwise(points)):
+            raise BadRequest(
+                f"Steering changes must come at ascending tokens from 0 on, not at {points}.",
+                param="steering.timeline",
+            )
+        prepare = self._steerer.prepare
+        turns = deque([Turn(0, prepare(request.steering))])
+        turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]
+        return turns
