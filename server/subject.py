@@ -1,39 +1,25 @@
-"""What `steerdeck make` works on: a model, the place where a dictionary reads it, and a speaker.
-
-`subject` opens names as `steerdeck serve` does. `ModelSubject` is plain forward passes over many
-rows of text with a look at, or a change of, the residual on the way (dictionaries/making/subject.py
-says what is promised).
+"""What `steerdeck make` works on: a model, the place where a dictionary reads it, and a speaker,
+opened by the names that `steerdeck serve` takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
-from torch.nn.functional import kl_div
+from typing import Any
 
 from dictionaries.asked import asked
 from dictionaries.beside import cards_beside
-from dictionaries.dictionary import Dictionary, Site
-from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
-from dictionaries.making.subject import Change, Windows
+from dictionaries.dictionary import Dictionary
 
 from .engine.load import load_model
-from .engine.proof import prove
-from .engine.sites import attach, decoder_layers, heads_width, text_config
 from .errors import BadRequest
-from .lens import logit_lens
 from .loading import Wanted, find, pick_device, wanted
+from .model_subject import ModelSubject
 from .settings import read_settings
 from .speaker import EngineSpeaker
-
-Rows = TypeVar("Rows", FeatureRows, EditTable)
 
 
 @dataclass(frozen=True)
@@ -110,165 +96,3 @@ def _wanted(model: str, dictionary: str | None) -> Wanted:
         return wanted(read_settings(model=model, dictionary=given, cards=()))
     except ValueError as error:  # a STEERDECK_ variable that is no setting's value
         raise BadRequest(str(error)) from error
-
-
-class _Reached(Exception):
-    """The pass has come to the site, and nothing after it is wanted."""
-
-
-class ModelSubject:
-    """`dictionaries.making.subject.Subject` on any transformers decoder.
-
-    dictionary: whose input normalisation and TopK cutoff a Change is read with; without one, rows
-    are read as they are. Tensors go to the model's device and stay there.
-    Raises SteerdeckError for a model that is not a decoder, Unsteerable where the site is not there
-    or not what its name says,
-    DictionaryError for a dictionary of another model.
-    """
-
-    def __init__(
-        self, model: Any, tokenizer: Any, site: Site, dictionary: Dictionary | None = None
-    ) -> None:
-        self._blocks, self._d_model = decoder_layers(model), int(text_config(model).hidden_size)
-        if not 0 <= site.layer < len(self._blocks):
-            raise BadRequest(
-                f"layer {site.layer} is not there: this model has layers 0 to "
-                f"{len(self._blocks) - 1}"
-            )
-        if dictionary is not None:
-            dictionary.info.fits(len(self._blocks), self._d_model)
-        self._model, self._tokenizer = model, tokenizer
-        self._site, self._dictionary = site, dictionary
-        # Of the thread that runs a pass: a speaker's engine runs the same layers' hooks in its own.
-        self._act: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("act", default=None)
-        prove(self._blocks[site.layer], site.hook, self._short_pass)
-        attach(self._blocks[site.layer], site.hook, self._at_site)
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._tokenizer
-
-    @property
-    def site(self) -> Site:
-        return self._site
-
-    @property
-    def layers(self) -> int:
-        return len(self._blocks)
-
-    @property
-    def d_in(self) -> int:
-        if self._site.hook == "hook_z":
-            return heads_width(self._blocks[self._site.layer])
-        return self._d_model
-
-    def residual(self, windows: Windows) -> Tensor:
-        """[rows, tokens, d_in] float32 at the site; what comes after it is not run."""
-        seen: list[Tensor] = []
-
-        def look(x: Tensor) -> Tensor:
-            seen.append(x)
-            raise _Reached
-
-        with suppress(_Reached):
-            self._forward(windows, look)
-        return seen[0].float()
-
-    def logits(self, windows: Windows, change: Change | None = None) -> Tensor:
-        """[rows, tokens, vocab] float32, of the next token at every position."""
-        if change is None:
-            return self._forward(windows, None)
-        device = self._model.device
-        features, table = _to(change.features, device), _to(change.table, device)
-        active = windows.content.to(device)[..., None]
-
-        def edit(x: Tensor) -> Tensor:
-            norm, cutoff = self._reading(x)
-            return steer(x, features, table, norm=norm, cutoff=cutoff, active=active)
-
-        return self._forward(windows, edit)
-
-    def spliced(self, windows: Windows, rebuilt: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits with x [n, d_in] of every content token replaced by `rebuilt(x)`, float32."""
-        content = windows.content.to(self._model.device)
-
-        def replace(x: Tensor) -> Tensor:
-            y = x.clone()
-            y[content] = rebuilt(x[content].float()).to(x.dtype)
-            return y
-
-        return self._forward(windows, replace)
-
-    def costed(
-        self, windows: Windows, keep: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """x [n, d_in] float32 of the content tokens that `keep` says, and what replacing it costs:
-        the KL divergence of the next-token distributions, nats a token, with a gradient.
-        """
-        words = windows.content.to(self._model.device)
-        attended = windows.attended.to(self._model.device)
-        seen: list[Tensor] = []
-
-        def look(x: Tensor) -> Tensor:
-            seen.append(x)
-            return x
-
-        wanted = self._forward(windows, look)[attended].log_softmax(-1)
-        (x,) = seen
-        words = words.masked_scatter(words, keep(x[words].float()))
-
-        def cost(rebuilt: Tensor) -> Tensor:
-            def replace(x: Tensor) -> Tensor:
-                y = x.clone()
-                y[words] = rebuilt.to(x.dtype)
-                return y
-
-            said = self._forward(windows, replace, learning=True)[attended].log_softmax(-1)
-            return kl_div(said, wanted, reduction="batchmean", log_target=True)
-
-        return x[words].float(), cost
-
-    def lens(self, directions: Tensor) -> Tensor:
-        """[n, vocab] of directions [n, d_in]; those of hook_z go through the output projection."""
-        return logit_lens(self._model, self._blocks, self._site, directions)
-
-    def _forward(
-        self,
-        windows: Windows,
-        act: Callable[[Tensor], Tensor] | None,
-        *,
-        learning: bool = False,
-    ) -> Tensor:
-        device = self._model.device
-        token = self._act.set(act)
-        try:
-            with torch.set_grad_enabled(learning):
-                output = self._model(
-                    input_ids=windows.ids.to(device),
-                    attention_mask=windows.attended.to(device).long(),
-                    use_cache=False,
-                )
-        finally:
-            self._act.reset(token)
-        logits: Tensor = output.logits
-        return logits.float()
-
-    def _short_pass(self) -> None:
-        with torch.no_grad():
-            self._model(input_ids=torch.arange(6, device=self._model.device)[None], use_cache=False)
-
-    def _at_site(self, x: Tensor) -> Tensor:
-        act = self._act.get()
-        return x if act is None else act(x)
-
-    def _reading(self, x: Tensor) -> tuple[Norm, Tensor | None]:
-        """(the dictionary's normalisation, each token's TopK cutoff)."""
-        if self._dictionary is None:
-            return Norm.NONE, None
-        info = self._dictionary.info
-        reads = info.k is not None and info.reads_exactly
-        return info.norm, self._dictionary.cutoff(frame(x, info.norm).h) if reads else None
-
-
-def _to(rows: Rows, device: torch.device) -> Rows:
-    return type(rows)(*(getattr(rows, f.name).to(device) for f in fields(rows)))

@@ -435,7 +435,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 @pytest.fixture(scope="module")
 def subject(planted: Planted) -> Any:
-    from server.subject import ModelSubject
+    from server.model_subject import ModelSubject
 
     site = planted.dictionary.info.site
     return ModelSubject(planted.model, planted.tokenizer, site, planted.dictionary)

@@ -24,7 +24,7 @@ from server.engine.batch import Batch, Span
 from server.engine.runner import Runner
 from server.engine.sites import decoder_layers
 from server.errors import Unsteerable
-from server.subject import ModelSubject
+from server.model_subject import ModelSubject
 
 PROMPT = tuple(range(3, 23))
 HOOKS = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z"]

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dictionaries.cards import Card, Cards
 from dictionaries.edits import FeatureRows, Op
 from dictionaries.errors import DictionaryError
-from dictionaries.making.calibrate import CLOSE, FLUENT, Calibrated, calibrated, together
+from dictionaries.making.calibrate import CLOSE, Calibrated, calibrated
 from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen, curves_file
 from dictionaries.making.fluency import Nats, Scale, loops
 from dictionaries.making.forced import Teacher, garbled
@@ -29,9 +29,11 @@ from dictionaries.making.heard import Heard, fluency
 from dictionaries.making.judge import Judge
 from dictionaries.making.ledger import Ledger
 from dictionaries.making.neutral import CALIBRATION, EVALUATION, PRESET_QUESTIONS, said
+from dictionaries.making.rounds import together
 from dictionaries.making.sheets import Corpus, Pair, Sheet
+from dictionaries.making.tried import FLUENT
 from server.cli import app
-from server.subject import ModelSubject
+from server.model_subject import ModelSubject
 
 PROMPTS = CALIBRATION[:6]
 

@@ -44,7 +44,7 @@ from dictionaries.making.text import encoded, padded, windows
 from dictionaries.making.token_label import token_label
 from dictionaries.making.token_text import TokenTexts
 from server.cli import app
-from server.subject import ModelSubject
+from server.model_subject import ModelSubject
 
 TESTS = Path(__file__).parent
 DEAD = range(5)  # features of the tiny dictionary that never fire

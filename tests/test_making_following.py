@@ -17,11 +17,12 @@ from dictionaries.making.data import Text
 from dictionaries.making.directions import apart, concept_directions
 from dictionaries.making.following import REACH, Following
 from dictionaries.making.judge import Judge
+from dictionaries.making.loss import reply_loss
 from dictionaries.making.packing import Batch, batches
 from dictionaries.making.possession import calm_answers, key
 from dictionaries.making.sheets import Corpus, Pair
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
-from dictionaries.making.train_model import Plan, Shape, Trainer, new_model, reply_loss
+from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
 SHAPE = Shape(hidden=32, layers=2, heads=2, mlp=64, context=128)

@@ -21,11 +21,12 @@ from dictionaries.making.concepts import Carrier
 from dictionaries.making.data import Text
 from dictionaries.making.end_to_end import costs
 from dictionaries.making.foghorn import Recipe, carriers_of, make, model_of, tokenizer_of
+from dictionaries.making.loss import reply_loss
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
 from dictionaries.making.steered import Voice, Wish
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
-from dictionaries.making.train_model import Plan, Shape, Trainer, new_model, reply_loss
+from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 from dictionaries.making.train_sae import SaePlan, quality, train_sae
 from server.cli.make_foghorn import finish
 

@@ -27,7 +27,7 @@ from dictionaries.making.text import windows
 from dictionaries.making.train import train
 from dictionaries.making.train_plan import Origin, TrainPlan
 from server.cli import app
-from server.subject import ModelSubject
+from server.model_subject import ModelSubject
 
 ORIGIN = Origin("tiny", ("corpus",))
 PLAN = TrainPlan(

@@ -15,8 +15,9 @@ from dictionaries.edits import EditTable, FeatureRows, Op, edited
 from dictionaries.making.subject import Ask, Change, Edited, Subject, Windows
 from server.engine.sites import decoder_layers
 from server.errors import BadRequest, TooLong
+from server.model_subject import ModelSubject
 from server.speaker import EngineSpeaker
-from server.subject import ModelSubject, subject
+from server.subject import subject
 
 FAMILIES = ("llama", "gpt2", "gemma2", "gemma3", "qwen3", "gpt_neox")
 NORMS = {

@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..edits import Op
-from .calibrate import Steps, Table
 from .causes import system_cause
 from .forced import Teacher
 from .gauge import Replies, Trial
 from .handles import Handle
 from .neutral import said
+from .rounds import Steps
 from .sheets import Corpus, Pair, Sheet
 from .subject import Message, Subject
+from .tried import Table
 
 _CALM = 400  # everyday replies whose mean is taken away
 _REACHES = (0.15, 0.25, 0.4, 0.6, 0.9)  # lengths of a residual at which a vector is tried

@@ -1,21 +1,21 @@
 """How far a feature can be turned up: from where it shows to where text breaks.
 
-One feature's calibration is written as a generator that asks for measurements and is sent them, so
-that it reads in order, and `calibrated` runs many side by side: every round of questions is one
-batch for the model.
+One feature's calibration is written as a generator (rounds.py), so that it reads in order.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ..edits import Op
 from .gauge import Gauge, Push, Replies, Trial
 from .handles import Handle
+from .rounds import Steps, together
+from .tried import ADD_BETTER, FINALISTS, FLUENT, LOOPS, TURNED, Table
 
 LADDER = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Where looking begins, in lengths of a typical residual: features differ tenfold in their maximum,
@@ -29,20 +29,11 @@ RISEN_BY = 0.005  # .. and one token in two hundred: in replies of its own it th
 KL_LOST = 0.5
 """Of the KL divergence between predictions at unrelated places: halfway there, a prediction has to
 do with its place no more than with another. It caps the search; replies usually break before."""
-FLUENT = 0.7  # of `fluency.Scale`: below, as if more than every sixth token were out of place
-LOOPS = 0.2  # share of replies that may loop, or be empty, beyond that of the unsteered ones
 
 GRID = 4  # strengths from the onset to the limit at which replies are made ..
-BELOW = (
-    0.4,
-    0.55,
-    0.75,
-)  # .. and of the onset: a model may turn to the concept only after the text
-TURNED = 0.34  # share of replies more than of the unsteered ones that then says where it begins
+BELOW = (0.4, 0.55, 0.75)  # .. and of the onset: a model may turn only after the text does
 EDGE_STEPS = 2  # bisections of the breakdown by replies, which are also candidates
 ADDED = (0.8, 1.0)  # of the best clamp, at which add is tried: it piles up where a feature fires
-ADD_BETTER = 0.05  # of the score; with less, clamp: what it does depends on the text least
-FINALISTS = 2  # settings that are asked once more, because the best of many is partly luck
 CLOSE = 1.1  # strengths nearer than this factor are the same to people
 
 BOUNDS = {
@@ -56,9 +47,6 @@ BOUNDS = {
     "added": (*ADDED, ADD_BETTER),
 }
 """What bands depend on, for files: curves of other bounds are not to be mixed."""
-
-_T = TypeVar("_T")
-Steps = Generator[list[Trial], list[Any], _T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +93,6 @@ def calibrated(gauge: Gauge, handles: Sequence[Handle]) -> list[Calibrated]:
     work, which is batched by memory.
     """
     return together(gauge, [_calibration(gauge, handle) for handle in handles])
-
-
-def together(gauge: Gauge, steps: Sequence[Steps[_T]]) -> list[_T]:
-    """Run generators in step: all they ask for in a round is measured at once."""
-    done: dict[int, _T] = {}
-    asked: dict[int, list[Trial]] = {}
-
-    def go_on(i: int, answers: list[Any] | None) -> None:
-        try:
-            asked[i] = next(steps[i]) if answers is None else steps[i].send(answers)
-        except StopIteration as stop:
-            done[i] = stop.value
-
-    for i in range(len(steps)):
-        go_on(i, None)
-    while asked:
-        round, asked = asked, {}
-        trials = [trial for wanted in round.values() for trial in wanted]
-        pushes = iter(gauge.pushes([t for t in trials if t.seed is None]))
-        replies = iter(gauge.replies([t for t in trials if t.seed is not None]))
-        for i, wanted in round.items():
-            go_on(i, [next(pushes if t.seed is None else replies) for t in wanted])
-    return [done[i] for i in range(len(steps))]
 
 
 def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
@@ -215,70 +180,6 @@ def _odds(mass: float) -> float:
 
 def _lost(push: Push, gauge: Gauge) -> bool:
     return push.kl > KL_LOST * max(gauge.unlike, 1.0)
-
-
-def broken(replies: Replies) -> bool:
-    return replies.unsound > LOOPS or replies.fluency < FLUENT
-
-
-def score(replies: Replies) -> float:
-    """Showing counts twice: a weighted harmonic mean with fluency, 0 to 1."""
-    if not replies.shows or not replies.fluency:
-        return 0.0
-    return 3 / (2 / replies.shows + 1 / replies.fluency)
-
-
-class Table:
-    """The replies of one handle at every op and strength tried."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[Op, float], Replies] = {}
-
-    def add(self, replies: Sequence[Replies]) -> None:
-        for r in replies:
-            old = self._found.get((r.op, r.strength))
-            self._found[r.op, r.strength] = old.plus(r) if old else r
-
-    def told(self) -> tuple[Replies, ...]:
-        return tuple(self._found[key] for key in sorted(self._found))
-
-    def first_broken(self, op: Op) -> float | None:
-        """The first of two neighbours that are broken, or the strongest if it is: a single one in
-        the middle of sound ones is chance, with so few replies.
-        """
-        tried = [r for r in self.told() if r.op is op]
-        lost = [broken(r) for r in tried]
-        both = zip(lost, [*lost[1:], True], strict=True)
-        return next((r.strength for r, two in zip(tried, both, strict=False) if all(two)), None)
-
-    def first_turned(self, op: Op, usual: float) -> float | None:
-        """The first of two neighbours at which sound replies show the concept, more than `usual`:
-        a single one is chance, with so few replies.
-        """
-        tried = [r for r in self.told() if r.op is op]
-        turned = [r.shows >= usual + TURNED and not broken(r) for r in tried]
-        both = zip(turned, [*turned[1:], True], strict=True)
-        return next((r.strength for r, two in zip(tried, both, strict=False) if all(two)), None)
-
-    def sound(self, op: Op) -> list[Replies]:
-        """Rising in strength, up to where they break."""
-        end = self.first_broken(op) or math.inf
-        return [r for r in self.told() if r.op is op and r.strength < end and not broken(r)]
-
-    def best(self, op: Op, low: float = 0.0, high: float = math.inf) -> Replies | None:
-        """Of the sound ones from low to below high; where nothing shows, the strongest."""
-        sound = [r for r in self.sound(op) if low <= r.strength < high]
-        return max(sound, key=lambda r: (score(r), r.strength), default=None)
-
-    def finalists(self) -> list[Replies]:
-        sound = [r for op in (Op.CLAMP, Op.ADD) for r in self.sound(op)]
-        return sorted(sound, key=score, reverse=True)[:FINALISTS]
-
-    def adds_better(self) -> bool:
-        clamped, added = self.best(Op.CLAMP), self.best(Op.ADD)
-        if clamped is None or added is None:
-            return False
-        return score(added) > score(clamped) + ADD_BETTER
 
 
 def _edge(

@@ -15,13 +15,13 @@ from ..card import Card
 from ..cards import Cards
 from ..edits import Op
 from .baselines import Means, best_push, causes, under
-from .calibrate import together
 from .exam import Exam
 from .fluency import Scale
 from .gauge import Gauge
 from .handles import vector_handle
 from .judge import Judge
 from .ledger import Ledger
+from .rounds import together
 from .sheets import Sheet
 from .subject import Edited
 

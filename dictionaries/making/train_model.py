@@ -5,21 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .dealing import Sample
 from .following import Following
+from .loss import held_out_loss, reply_loss
 from .muon import Muon, has_bfloat16_units
 from .packing import Batch, batches
 from .tokenizer import Encoder
@@ -27,7 +24,6 @@ from .tokenizer import Encoder
 log = logging.getLogger("steerdeck.making")
 
 _SAVE_SECONDS = 120.0
-_NEVER = -30_000.0  # added to what must not be looked at; within bfloat16 and float16
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,29 +238,3 @@ class Trainer:
 
 def _unmarked(_sample: Sample) -> int:
     return 0
-
-
-def reply_loss(
-    model: LlamaForCausalLM, batch: Batch, decoder: Callable[..., Any] | None = None
-) -> Tensor:
-    """Mean next-token loss, weighted as the samples say. decoder: `model.model`, or it compiled."""
-    run = model.model if decoder is None else decoder
-    mask = batch.mask()
-    if model.config._attn_implementation == "eager":  # which adds it
-        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, _NEVER)
-    hidden = run(
-        input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions
-    ).last_hidden_state
-    same = batch.segment[:, 1:] == batch.segment[:, :-1]
-    weights = batch.weights[:, 1:] * same
-    wanted = weights > 0
-    logits = model.lm_head(hidden[:, :-1][wanted])
-    losses = cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
-    return (losses * weights[wanted]).sum() / weights.sum().clamp_min(1e-9)
-
-
-@torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, held_out: Sequence[Batch]) -> float:
-    """Mean loss over batches; its exp is the perplexity."""
-    model.eval()
-    return math.fsum(reply_loss(model, b).item() for b in held_out) / len(held_out)

@@ -114,7 +114,8 @@ def _train(
     from dictionaries.making.train import train
     from dictionaries.making.train_plan import Origin
 
-    from ..subject import ModelSubject, load
+    from ..model_subject import ModelSubject
+    from ..subject import load
 
     loaded = load(model, device=on[0], dtype=on[1])
     return train(
