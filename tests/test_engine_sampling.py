@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from server.engine.sampling import CANDIDATES, Sampler, choose, invert
+from server.engine.sampling import CANDIDATES, Sampler, choose, in_order, invert
 from server.engine.types import Sampling
 
 VOCAB = 600  # more than the candidates that are looked at first
@@ -89,6 +89,21 @@ def test_the_filters_keep_what_their_definitions_keep(options: dict[str, Any]) -
 def test_some_of_those_need_more_than_the_first_candidates() -> None:
     for options in ({"temperature": 3.0}, {"top_k": 400, "temperature": 3.0}):
         assert (defined(logits()[0], Sampling(**options)) > 1e-9).sum() > CANDIDATES
+
+
+def test_scores_come_in_torchs_stable_order() -> None:
+    """Equal ones by place, both zeros equal, infinities at the ends."""
+    generator = torch.Generator().manual_seed(4)
+    scores = (3 * torch.randn(4, 3000, generator=generator)).round()
+    scores[1] = torch.randn(3000, generator=generator)
+    scores[2, 7:2000:5] = -0.0
+    scores[3, 11], scores[3, 12] = -torch.inf, torch.inf
+    before = scores.clone()
+    values, places = in_order(scores)
+    expected = scores.sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(places, expected.indices)
+    assert torch.equal(scores, before)
 
 
 def test_rows_are_sampled_as_if_alone() -> None:

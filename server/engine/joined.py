@@ -8,7 +8,6 @@ than three narrow ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -37,14 +36,33 @@ def shared(product: Product, widths: Sequence[int]) -> list[Product]:
     """
     if len(widths) == 1:
         return [product]
-    return list(map(partial(partial, _Kept(product, widths).part), range(len(widths))))
+    kept = _Kept(product, widths)
+    return [_Part(kept, index) for index in range(len(widths))]
+
+
+def whole(layers: Sequence[Any]) -> Product | None:
+    """What makes the outputs of all of these layers side by side; None if nothing does."""
+    parts = [layer.forward for layer in layers]
+    first = parts[0]
+    if not isinstance(first, _Part) or len(first.kept.widths) != len(parts):
+        return None
+    same = all(isinstance(p, _Part) and p.kept is first.kept for p in parts)
+    return first.kept.product if same and [p.index for p in parts] == [*range(len(parts))] else None
+
+
+class _Part:
+    def __init__(self, kept: _Kept, index: int) -> None:
+        self.kept, self.index = kept, index
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.kept.part(self.index, x)
 
 
 class _Kept:
     """Safe for several threads, each with numbers of its own."""
 
     def __init__(self, product: Product, widths: Sequence[int]) -> None:
-        self._product, self._widths = product, list(widths)
+        self.product, self.widths = product, list(widths)
         self._last: tuple[Any, Any, list[Tensor | None]] = _NOTHING
 
     def part(self, index: int, x: Tensor) -> Tensor:
@@ -54,7 +72,7 @@ class _Kept:
         known, _, parts = self._last
         part = parts[index] if known == asked else None
         if part is None:
-            made = torch.split(self._product(x), self._widths, -1)
+            made = torch.split(self.product(x), self.widths, -1)
             part, parts = made[index], list(made)
             self._last = asked, x, parts
         parts[index] = None

@@ -20,6 +20,7 @@ from .linear import Rounding, halve, pack
 from .pool import Pool
 from .steering import Steerer
 from .threads import fastest
+from .written import write_out
 
 if TYPE_CHECKING:
     from .compiled.swap import Compilation
@@ -168,6 +169,7 @@ class Runner:
             )
         if weights == "int8":
             self._prove_quantized(plain, one, two)
+        write_out(self.model, self._short_pass)
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, len(one))
 

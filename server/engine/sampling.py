@@ -129,12 +129,29 @@ def invert(
     tokens, exact = _invert(top, order, total, samplings, numbers, scaled.shape[-1])
     again = [i for i, settled in enumerate(exact) if not settled]
     if again:
-        top, order = scaled[again].sort(dim=-1, descending=True, stable=True)
+        top, order = in_order(scaled[again])
         own, drawn = [samplings[i] for i in again], numbers[again]
         redone, _ = _invert(top, order, total[again], own, drawn, scaled.shape[-1])
         for i, token in zip(again, redone, strict=True):
             tokens[i] = token
     return tokens
+
+
+def in_order(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Float32 scores [rows, n] and their places, greatest first, equal ones by place.
+
+    torch's stable sort. On a CPU numpy sorts whole numbers six times as fast as torch numbers with
+    places: so each score becomes one, in whose lower half its place stands.
+    """
+    if scores.device.type != "cpu":
+        return scores.sort(dim=-1, descending=True, stable=True)
+    values = scores.numpy() + np.float32(0)  # of two zeros one
+    bits = values.view(np.uint32)
+    falling = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
+    keys = falling.astype(np.uint64) << 32 | np.arange(values.shape[1], dtype=np.uint64)
+    keys.sort(axis=-1)
+    order = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return torch.from_numpy(np.take_along_axis(values, order, 1)), torch.from_numpy(order)
 
 
 def _invert(

@@ -1,0 +1,197 @@
+"""Parts of decoder layers, written out for a CPU: the same arithmetic in fewer calls.
+
+A step of few rows waits for its calls as long as for half of its products: a norm makes eight of
+them, queries and keys are turned one after the other in fourteen, and what one product made is cut
+in three and copied. Here a layer's queries, keys and values stay together until they are turned,
+gate and up until they are multiplied.
+
+All of it gives the bits that transformers' own code gives. Every part is compared with it on what a
+pass of this model hands it, and a part that differs stays as it is. So do those of classes that are
+not known: what they make of a prompt of eleven tokens need not be what they do with a long one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from .attention import slot_attention
+from .joined import Product, whole
+
+log = logging.getLogger("steerdeck.engine")
+
+_FAMILIES = "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3"
+_NORMS = {f"{family}RMSNorm" for family in _FAMILIES if not family.startswith("Gemma")}
+_MLPS = {f"{family}MLP" for family in _FAMILIES}
+_ATTENTIONS = {f"{family}Attention" for family in _FAMILIES}
+
+_TOKENS = 6, 1  # of the passes on which parts are compared
+_TOLD = "scaling", "sliding_window", "softcap", "s_aux"  # what attention is told of a layer
+
+_WATCHING = "steerdeck-watching"
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+_SEEN: ContextVar[list[dict[str, Any]]] = ContextVar("steerdeck_seen")
+
+
+def write_out(model: Any, run: Callable[[int], object]) -> int:
+    """Put written parts in place of a model's own where they give the same; returns how many.
+
+    run: a pass of that many tokens. What it leaves in the slots' row 0 is to be cleared. Hooks on
+    modules run as ever.
+    """
+    if model.device.type != "cpu":
+        return 0
+    written: dict[Any, Callable[..., Any]] = {}
+    for tokens in _TOKENS:
+        for module, call in _calls(model, run, tokens).items():
+            try:
+                if tokens == _TOKENS[0]:
+                    written[module] = _written(module, call)
+                same = _same(module.forward, written[module], call)
+            except Exception:  # a part that is built in another way than its name says
+                same = False
+            if not same:
+                written.pop(module, None)
+    for module, forward in written.items():
+        module.forward = forward
+    if written:
+        log.info("%d parts of layers are written out", len(written))
+    return len(written)
+
+
+def _calls(model: nn.Module, run: Callable[[int], object], tokens: int) -> dict[Any, _Call]:
+    """What such a pass hands to the modules that are known."""
+    seen: dict[Any, _Call] = {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[module] = args, kwargs
+
+    handles = [
+        module.register_forward_pre_hook(watch, with_kwargs=True)
+        for module in model.modules()
+        if type(module).__name__ in (*_NORMS, *_MLPS, *_ATTENTIONS)
+        and type(module).__module__.startswith("transformers.models.")
+    ]
+    try:
+        run(tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _written(module: Any, call: _Call) -> Callable[..., Any]:
+    name = type(module).__name__
+    if name in _NORMS:
+        return _norm(module)
+    return _Mlp(module) if name in _MLPS else _Attention(module, _told(module, call))
+
+
+def _same(own: Callable[..., Any], written: Callable[..., Any], call: _Call) -> bool:
+    args, kwargs = call
+    with torch.no_grad():
+        expected, got = (forward(*args, **kwargs) for forward in (own, written))
+    if isinstance(expected, tuple):
+        expected, got = expected[0], got[0]
+    return expected.dtype == got.dtype and torch.equal(expected, got)
+
+
+def _norm(module: Any) -> Callable[[Tensor], Tensor]:
+    weight, eps, terms = module.weight, module.variance_epsilon, float(module.weight.numel())
+
+    def forward(x: Tensor) -> Tensor:
+        scale = torch.mul(x, x).sum(-1, keepdim=True).div_(terms).add_(eps).rsqrt_()
+        return torch.mul(x, scale).mul_(weight)
+
+    return forward
+
+
+class _Mlp:
+    """act(gate(x)) * up(x), through `down`."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._both = _side_by_side([module.gate_proj, module.up_proj])
+        self._width: int = module.gate_proj.out_features
+
+    def __call__(self, x: Tensor) -> Tensor:
+        both, width = self._both(x), self._width
+        # Of numbers that do not lie in one piece torch computes some by other code.
+        gate = both[..., :width].contiguous()
+        product = self._module.act_fn(gate).mul_(both[..., width:])
+        down: Tensor = self._module.down_proj(product)
+        return down
+
+
+class _Attention:
+    """An attention module's forward over the slots of the pass under way.
+
+    how: what the module tells the attention function beside queries, keys and values.
+    """
+
+    def __init__(self, module: Any, how: dict[str, Any]) -> None:
+        self._module, self._how = module, how
+        projections = module.q_proj, module.k_proj, module.v_proj
+        self._product = _side_by_side(projections)
+        self._dim: int = module.head_dim
+        self._queries, keys = (one.out_features // self._dim for one in projections[:2])
+        self._turned = self._queries + keys
+        self._normed = hasattr(module, "q_norm")
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Tensor, None]:
+        query, key, value = self.heads(hidden_states, *position_embeddings)
+        out, _none = slot_attention(self._module, query, key, value, None, **self._how)
+        return self._module.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), None
+
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [1, heads, tokens, dim] of x [1, tokens, d_model]."""
+        queries, turned, half = self._queries, self._turned, self._dim // 2
+        made = self._product(x).view(x.shape[1], -1, self._dim)  # [tokens, heads of all, dim]
+        both = made[:, :turned]
+        if self._normed:
+            q_norm, k_norm = self._module.q_norm, self._module.k_norm
+            both = torch.cat([q_norm(made[:, :queries]), k_norm(made[:, queries:turned])], 1)
+        half_turned = torch.cat((-both[..., half:], both[..., :half]), -1)
+        both = torch.mul(both, cos[0, :, None]).add_(half_turned.mul_(sin[0, :, None]))
+        heads = both.transpose(0, 1)[None]
+        return heads[:, :queries], heads[:, queries:], made[:, turned:].transpose(0, 1)[None]
+
+
+def _told(module: Any, call: _Call) -> dict[str, Any]:
+    """What a module tells its attention function beside queries, keys and values."""
+    args, kwargs = call
+    seen: list[dict[str, Any]] = []
+    token = _SEEN.set(seen)
+    AttentionInterface.register(_WATCHING, _watching)
+    usual, module.config._attn_implementation = module.config._attn_implementation, _WATCHING
+    try:
+        with torch.no_grad():
+            module.forward(*args, **kwargs)
+    finally:
+        module.config._attn_implementation = usual
+        _SEEN.reset(token)
+    return {name: seen[0][name] for name in _TOLD if name in seen[0]}
+
+
+def _watching(_module: nn.Module, query: Tensor, *_: Any, **how: Any) -> tuple[Tensor, None]:
+    """An attention function that only notes how it is asked."""
+    _SEEN.get().append(how)
+    return query.transpose(1, 2), None
+
+
+def _side_by_side(layers: list[Any] | tuple[Any, ...]) -> Product:
+    """All their outputs, by one product if there is one."""
+    joined = whole(layers)
+    return joined or (lambda x: torch.cat([layer(x) for layer in layers], -1))

@@ -1,0 +1,142 @@
+"""Parts of layers that are written out give the very bits of transformers' own, or stay away."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from tiny import LAYERS, SMALL, tiny_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GemmaConfig, MistralConfig, Qwen2Config
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from server.engine import runner as running
+from server.engine import written
+from server.engine.batch import Batch, Span
+from server.engine.runner import Runner
+
+OTHERS = {
+    "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
+    "qwen2": Qwen2Config(**SMALL),
+    "gemma": GemmaConfig(**SMALL, head_dim=8),
+}
+# Attention and MLP of every layer, and the norms but Gemma's: two a layer, the last, and Qwen3's
+# two of each attention.
+PARTS = {
+    "llama": 4 * LAYERS + 1,
+    "mistral": 4 * LAYERS + 1,
+    "qwen2": 4 * LAYERS + 1,
+    "qwen3": 6 * LAYERS + 1,
+    "gemma": 2 * LAYERS,
+    "gemma2": 2 * LAYERS,
+    "gemma3": 2 * LAYERS,
+    "gpt2": 0,
+    "gpt_neox": 0,
+}
+IDS = [(7 * i) % 200 for i in range(30)]
+
+
+def model_of(family: str) -> Any:
+    if family not in OTHERS:
+        return tiny_model(family)
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(OTHERS[family], dtype=torch.float32).eval()
+
+
+def run(model: Any, monkeypatch: Any, *, plain: bool = False, **options: Any) -> list[Tensor]:
+    """Logits of a prompt in chunks, beside another, and of both decoding."""
+    if plain:
+        monkeypatch.setattr(running, "write_out", lambda *_: 0)
+    made = Runner(model, {}, rows=3, capacity=64, max_edits=2, threads=1, **options)
+    monkeypatch.undo()
+
+    def span(row: int, start: int, stop: int, end: bool) -> Span:
+        ids = tuple(IDS[start:stop])
+        return Span(row, start, ids, (True,) * len(ids), end)
+
+    batches = [
+        Batch(0, [], [], [], (span(0, 0, 13, True),)),
+        Batch(0, [], [], [], (span(0, 13, 24, True), span(1, 0, 9, True))),
+        Batch(0, [5], [24], [True], (span(1, 9, 10, True),)),
+        Batch(0, [8, 9], [25, 10], [True, True], ()),
+    ]
+    return [made._logits(batch).clone() for batch in batches]
+
+
+def parts(model: Any) -> Counter[str]:
+    """Of which classes modules have another forward than their class, but for linear layers."""
+    own = [m for m in model.modules() if "forward" in vars(m)]
+    return Counter(type(m).__name__ for m in own if not isinstance(m, torch.nn.Linear))
+
+
+@pytest.mark.parametrize("family", PARTS)
+def test_a_model_gives_the_same_bits_with_its_parts_written_out(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over prompts longer than the window and tokens beside them."""
+    model = model_of(family)
+    expected = run(copy.deepcopy(model), monkeypatch, plain=True)
+    got = run(model, monkeypatch)
+    assert parts(model).total() == PARTS[family]
+    assert all(map(torch.equal, expected, got))
+
+
+@pytest.mark.parametrize("weights", [None, "float16", "int8"])
+def test_so_it_does_over_products_that_were_joined(
+    weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide enough that layers are packed: queries, keys and values are then made by one product."""
+    config = Qwen2Config(**{**SMALL, "hidden_size": 512, "intermediate_size": 616})
+    torch.manual_seed(2)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    expected = run(copy.deepcopy(model), monkeypatch, plain=True, weights=weights)
+    got = run(model, monkeypatch, weights=weights)
+    assert parts(model).total() == PARTS["qwen2"]
+    assert all(map(torch.equal, expected, got))
+    if weights is not None:
+        attention = model.model.layers[0].self_attn
+        asked: list[int] = []
+        attention.q_proj.forward = lambda x: asked.append(1)
+        attention(torch.randn(1, 2, 512), (torch.ones(1, 2, 128), torch.zeros(1, 2, 128)))
+        assert not asked
+
+
+def test_a_part_that_differs_by_a_bit_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = written._norm
+
+    def off(module: Any) -> Any:
+        norm = whole(module)
+        return lambda x: norm(x).nextafter(torch.tensor(9.0)) if x.shape[1] == 1 else norm(x)
+
+    model = tiny_model("llama")
+    expected = run(copy.deepcopy(model), monkeypatch, plain=True)
+    monkeypatch.setattr(written, "_norm", off)
+    assert all(map(torch.equal, expected, run(model, monkeypatch)))
+    assert parts(model) == {"LlamaAttention": LAYERS, "LlamaMLP": LAYERS}
+
+
+def test_a_class_that_is_not_transformers_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name may be the same: what it makes of eleven tokens is not all that it does."""
+    alike = type("LlamaMLP", (LlamaMLP,), {})
+    model = tiny_model("llama")
+    for layer in model.model.layers:
+        layer.mlp.__class__ = alike
+    run(model, monkeypatch)
+    assert "LlamaMLP" not in parts(model)
+    assert parts(model)["LlamaAttention"] == LAYERS
+
+
+def test_a_part_that_cannot_be_written_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of a later transformers might not: the model is run all the same."""
+
+    def no(*_: Any) -> None:
+        raise AttributeError("head_dim")
+
+    model = tiny_model("llama")
+    expected = run(copy.deepcopy(model), monkeypatch, plain=True)
+    monkeypatch.setattr(written._Attention, "__init__", no)
+    assert all(map(torch.equal, expected, run(model, monkeypatch)))
+    assert parts(model) == {"LlamaMLP": LAYERS, "LlamaRMSNorm": 2 * LAYERS + 1}
