@@ -14,6 +14,7 @@ import pytest
 from server.engine.compiled import store
 from server.engine.compiled.call import Uncompilable
 from server.engine.compiled.store import Store, environment
+from server.engine.sites import decoder_layers
 from server.engine.types import Change, Request, Steering
 
 pytestmark = pytest.mark.timeout(600)  # a compiler on a busy machine
@@ -84,6 +85,22 @@ async def test_the_same_code_serves_in_eight_bits(
         (i for r in compiled for i in r.ids), (i for r in eager for i in r.ids), strict=True
     )
     assert sum(a == b for a, b in pairs) > 40  # of 60 tokens
+
+
+def test_layers_that_read_the_same_are_one_product(folder, make_engine, monkeypatch) -> None:
+    """Queries, keys and values; the output; gate and up; down: each once a pass."""
+    monkeypatch.setattr("server.engine.linear.WORTH", 0)
+    runner = make_engine(weights="int8", compiled=folder)._runner
+    compiled = decoder_layers(runner.model)[0].forward
+    made: list[int] = []
+
+    def counted(which: int, product: Any) -> Any:
+        return lambda x: [made.append(which), product(x)][1]
+
+    products = [counted(*one) for one in enumerate(compiled._opaque.products)]
+    compiled._opaque = compiled._opaque._replace(products=tuple(products))
+    runner._short_pass()
+    assert sorted(made) == [0, 1, 2, 3]
 
 
 def test_a_layer_that_is_steered_in_its_inside_stays_as_it_is(

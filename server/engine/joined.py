@@ -50,6 +50,14 @@ def whole(layers: Sequence[Any]) -> Product | None:
     return first.kept.product if same and [p.index for p in parts] == [*range(len(parts))] else None
 
 
+def together(layers: Sequence[Any]) -> Product:
+    """All their outputs side by side, by one product if there is one."""
+    if len(layers) == 1:
+        product: Product = layers[0].forward
+        return product
+    return whole(layers) or (lambda x: torch.cat([layer(x) for layer in layers], -1))
+
+
 class _Part:
     def __init__(self, kept: _Kept, index: int) -> None:
         self.kept, self.index = kept, index

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from .attention import slot_attention
-from .joined import Product, whole
+from .joined import together
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -117,7 +117,7 @@ class _Mlp:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._both = _side_by_side([module.gate_proj, module.up_proj])
+        self._both = together([module.gate_proj, module.up_proj])
         self._width: int = module.gate_proj.out_features
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class _Attention:
     def __init__(self, module: Any, how: dict[str, Any]) -> None:
         self._module, self._how = module, how
         projections = module.q_proj, module.k_proj, module.v_proj
-        self._product = _side_by_side(projections)
+        self._product = together(projections)
         self._dim: int = module.head_dim
         self._queries, keys = (one.out_features // self._dim for one in projections[:2])
         self._turned = self._queries + keys
@@ -189,9 +189,3 @@ def _watching(_module: nn.Module, query: Tensor, *_: Any, **how: Any) -> tuple[T
     """An attention function that only notes how it is asked."""
     _SEEN.get().append(how)
     return query.transpose(1, 2), None
-
-
-def _side_by_side(layers: list[Any] | tuple[Any, ...]) -> Product:
-    """All their outputs, by one product if there is one."""
-    joined = whole(layers)
-    return joined or (lambda x: torch.cat([layer(x) for layer in layers], -1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import AttentionInterface
 
 from ..attention import NAME, register
+from ..joined import groups
 from ..linear import width
 from ..sites import decoder_layers
 from .call import Call, Job, Kind, small, tensors, varying
@@ -58,8 +60,10 @@ class _Flat(nn.Module):
 
 def compile_kind(layer: nn.Module, kind: Kind, target: Path) -> None:
     opaque = linears(layer)
-    for which, linear in enumerate(opaque):
-        linear.forward = _call_back(which, width(linear))
+    for which, group in enumerate(groups(layer, opaque)):
+        parts = _call_back(which, [width(linear) for linear in group])
+        for linear, part in zip(group, parts, strict=True):
+            linear.forward = part
     own = small(layer, opaque)
     call = kind.calls[0]
     tokens = Dim("tokens", min=1, max=2**20)
@@ -75,8 +79,18 @@ def compile_kind(layer: nn.Module, kind: Kind, target: Path) -> None:
         )
 
 
-def _call_back(which: int, width: int) -> Any:
-    return lambda x: torch.ops.steerdeck.linear(x, which, width)
+def _call_back(which: int, widths: list[int]) -> list[Any]:
+    """The forwards of linear layers that are asked one after another for the same numbers."""
+    made: list[Any] = [None, ()]  # of which numbers, and everybody's outputs
+
+    def part(index: int, x: Tensor) -> Tensor:
+        if made[0] is not x:
+            product = torch.ops.steerdeck.linear(x, which, sum(widths))
+            made[:] = x, torch.split(product, widths, -1)
+        output: Tensor = made[1][index]
+        return output
+
+    return [partial(part, index) for index in range(len(widths))]
 
 
 def main(folder: Path) -> None:

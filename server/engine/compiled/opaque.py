@@ -1,13 +1,13 @@
 """What stays as it is in a compiled layer: its linear layers and its attention, as two operators.
 
 Compiled code calls them back, so weights are in it neither as constants nor as arguments, packed
-ones keep their packing (`linear.py`), and rows, slots and masks are attention's own business: the
-code depends on nothing but the number of tokens, and that may be any.
+ones keep their packing (`linear.py`) and joined ones their product (`joined.py`), and rows, slots
+and masks are attention's own business: the code depends on nothing but the number of tokens, and
+that may be any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -17,12 +17,13 @@ from torch.library import Library
 from transformers.pytorch_utils import Conv1D
 
 from ..attention import slot_attention
+from ..joined import Product
 
 
 class Opaque(NamedTuple):
-    """The parts of one layer, in the order of its modules."""
+    """The parts of one layer. products: of `groups`, all outputs of each side by side."""
 
-    linears: tuple[Callable[[Tensor], Tensor], ...]
+    products: tuple[Product, ...]
     attention: nn.Module | None
 
 
@@ -41,7 +42,7 @@ def linears(layer: nn.Module) -> list[Any]:
 
 
 def _linear(x: Tensor, which: int, width: int) -> Tensor:
-    return RUNNING.get().linears[which](x)
+    return RUNNING.get().products[which](x)
 
 
 def _attention(

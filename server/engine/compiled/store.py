@@ -21,7 +21,7 @@ from .call import Job, Kind, Uncompilable
 
 log = logging.getLogger("steerdeck.engine")
 
-_SOURCES = ("call.py", "compiler.py", "opaque.py")
+_SOURCES = ("call.py", "compiler.py", "opaque.py", "../joined.py")
 
 
 class Store:

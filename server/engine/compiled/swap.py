@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..attention import STEP, SlotStep
 from ..batch import Batch, Span
 from ..cache import SlotCache
+from ..joined import groups, together
 from ..sites import attention_of, decoder_layers
 from .call import Call, Kind, Uncompilable, kind_key, leaves, small, tensors, varying
 from .opaque import RUNNING, Opaque, linears
@@ -38,7 +39,8 @@ class Compiled:
     def __init__(self, layer: Any, code: Any, kind: Kind) -> None:
         self.plain: Callable[..., Tensor] = layer.forward
         opaque = linears(layer)
-        self._opaque = Opaque(tuple(one.forward for one in opaque), attention_of(layer))
+        products = map(together, groups(layer, opaque))
+        self._opaque = Opaque(tuple(products), attention_of(layer))
         named = small(layer, opaque)
         self._own = [named[name] for name in kind.small]
         self._run = code.run
