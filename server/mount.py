@@ -56,7 +56,7 @@ def _installed() -> Iterator[None]:
         yield
     except ModuleNotFoundError as exc:
         raise NoPage(
-            f"the page needs the package {exc.name}: pip install 'steerdeck[ui]', "
+            f"the page needs the package {exc.name}: pip install '.[ui]' in a clone, "
             "or serve the API alone with --no-ui"
         ) from exc
 

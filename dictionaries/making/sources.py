@@ -183,7 +183,7 @@ def _of_hub(source: str, field: str) -> Iterator[Document]:
         import datasets
     except ModuleNotFoundError as error:
         raise DictionaryError(
-            f"{source} needs the package {error.name}: pip install 'steerdeck[making]'."
+            f"{source} needs the package {error.name}: pip install '.[making]' in a clone."
         ) from error
     try:
         rows = datasets.load_dataset(name, config, split=split, streaming=True)

@@ -40,7 +40,7 @@ def chat(
 
       steerdeck chat "Who are you?" --preset golden-gate-bridge
 
-      steerdeck chat "Hello" --steer fog:1.5 --steer 12:0.5:add --seed 1
+      steerdeck chat "Hello" --steer san-francisco-fog:15 --steer 12:0.5:add --seed 1
 
       steerdeck chat   (a conversation; Ctrl-D ends it)
     """
@@ -61,7 +61,7 @@ def chat(
 
 
 def read_edit(text: str) -> dict[str, Any]:
-    """`fog:1.5:add` -> an edit. A feature may hold slashes but no colon."""
+    """`san-francisco-fog:15:add` -> an edit. A feature may hold slashes but no colon."""
     feature, _, rest = text.partition(":")
     strength, _, op = rest.partition(":")
     edit: dict[str, Any] = {"feature": int(feature) if feature.isdigit() else feature}
@@ -73,7 +73,7 @@ def read_edit(text: str) -> dict[str, Any]:
         try:
             edit["strength"] = float(strength or "1")
         except ValueError:
-            fail(f"--steer {text}: {strength!r} is no number; write FEATURE:STRENGTH, as fog:1.5")
+            fail(f"--steer {text}: {strength!r} is no number; write FEATURE:STRENGTH, as fog:15")
     return edit
 
 

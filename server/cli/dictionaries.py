@@ -135,11 +135,11 @@ def _sentences() -> Iterator[None]:
     try:
         from dictionaries.errors import DictionaryError
     except ModuleNotFoundError as exc:
-        fail(f"this needs the package {exc.name}: pip install 'steerdeck[dictionaries]'")
+        fail(f"this needs the package {exc.name}: pip install '.[dictionaries]' in a clone")
     try:
         yield
     except ModuleNotFoundError as exc:
-        fail(f"this needs the package {exc.name}: pip install 'steerdeck[dictionaries]'")
+        fail(f"this needs the package {exc.name}: pip install '.[dictionaries]' in a clone")
     except DictionaryError as exc:
         fail(str(exc))
 

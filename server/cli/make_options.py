@@ -60,7 +60,7 @@ def making(threads: int | None = None) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as exc:
-        fail(f"this needs the package {exc.name}: pip install 'steerdeck[making]'")
+        fail(f"this needs the package {exc.name}: pip install '.[making]' in a clone")
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from here", 130)
     except Exception as exc:

@@ -166,7 +166,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], url: str) -> 
         from ..errors import SteerdeckError
         from ..service import Service
     except ModuleNotFoundError as exc:
-        fail(f"serving needs the package {exc.name}: pip install 'steerdeck[server,ui]'")
+        fail(f"serving needs the package {exc.name}: pip install '.[server,ui]' in a clone")
     from .progress import shown
 
     logs.set_up(settings.log_format, settings.log_level, middleware.request_id.get)
@@ -193,7 +193,7 @@ async def _serve_page(api_url: str, sockets: list[socket.socket], url: str) -> N
         from .. import logs, mount
         from ..errors import SteerdeckError
     except ModuleNotFoundError as exc:
-        fail(f"the page needs the package {exc.name}: pip install 'steerdeck[ui]'")
+        fail(f"the page needs the package {exc.name}: pip install '.[ui]' in a clone")
     logs.set_up("text", "info", lambda: "-")
     try:
         app = mount.page_alone(api_url)
