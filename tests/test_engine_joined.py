@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from server.engine.joined import groups, shared
+from server.engine.joined import groups, joined, shared, together
 from server.engine.linear import side_by_side
 
 WIDTHS = [3, 5, 2]
@@ -56,9 +57,37 @@ def test_what_is_kept_is_nobody_elses() -> None:
         torch.testing.assert_close(key(other), product.alone(1, other))
 
 
+def test_joined_layers_are_known_by_what_they_share() -> None:
+    product = Counted()
+    layers = [nn.Linear(4, n) for n in WIDTHS]
+    with pytest.raises(ValueError, match="not joined"):
+        joined(layers)
+    for layer, part in zip(layers, shared(product, WIDTHS), strict=True):
+        layer.forward = part
+    assert joined(layers) is product is together(layers)
+    for others in ([*layers[:2], nn.Linear(4, 2)], layers[::-1], layers[1:], layers[:2]):
+        with pytest.raises(ValueError, match="not joined"):
+            joined(others)
+        x = torch.randn(2, 4)
+        side_by_side = torch.cat([layer(x) for layer in others], -1)
+        torch.testing.assert_close(together(others)(x), side_by_side)
+
+
 def test_a_single_layer_has_its_product_to_itself() -> None:
     product = Counted()
     assert shared(product, [10]) == [product]
+
+
+@pytest.mark.parametrize("other", ["the same", "bfloat16"])
+def test_layers_that_cannot_be_one_product_are_alone(make_model, other: str) -> None:
+    """A model may use one layer for keys and values, or hold them in numbers of another type."""
+    attention = copy.deepcopy(make_model().model.layers[0].self_attn)
+    if other == "the same":
+        attention.v_proj = attention.k_proj
+    else:
+        attention.v_proj.bfloat16()
+    linears = list(dict.fromkeys(m for m in attention.modules() if isinstance(m, nn.Linear)))
+    assert [len(group) for group in groups(attention, linears)] == [1] * len(linears)
 
 
 def test_the_weights_of_a_group_stand_side_by_side_with_their_biases() -> None:

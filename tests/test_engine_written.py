@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import LAYERS, SMALL, tiny_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GemmaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from server.engine import runner as running
@@ -22,6 +22,7 @@ OTHERS = {
     "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
     "qwen2": Qwen2Config(**SMALL),
     "gemma": GemmaConfig(**SMALL, head_dim=8),
+    "all heads with keys": LlamaConfig(**{**SMALL, "num_key_value_heads": 4}, head_dim=64),
 }
 # Attention and MLP of every layer, and the norms but Gemma's: two a layer, the last, and Qwen3's
 # two of each attention.
@@ -33,6 +34,7 @@ PARTS = {
     "gemma": 2 * LAYERS,
     "gemma2": 2 * LAYERS,
     "gemma3": 2 * LAYERS,
+    "all heads with keys": 4 * LAYERS + 1,
     "gpt2": 0,
     "gpt_neox": 0,
 }
@@ -46,12 +48,16 @@ def model_of(family: str) -> Any:
     return AutoModelForCausalLM.from_config(OTHERS[family], dtype=torch.float32).eval()
 
 
-def run(model: Any, monkeypatch: Any, *, plain: bool = False, **options: Any) -> list[Tensor]:
+def run(
+    model: Any, monkeypatch: Any, *, plain: bool = False, weights: Any = "float16", worth: int = 0
+) -> list[Tensor]:
     """Logits of a prompt in chunks, beside another, and of both decoding."""
-    if plain:
-        monkeypatch.setattr(running, "write_out", lambda *_: 0)
-    made = Runner(model, {}, rows=3, capacity=64, max_edits=2, threads=1, **options)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("server.engine.linear.WORTH", worth)
+        if plain:
+            patch.setattr(running, "write_out", lambda *_: 0)
+        options = {"rows": 3, "capacity": 64, "max_edits": 2, "threads": 1}
+        made = Runner(model, {}, weights=weights, **options)
 
     def span(row: int, start: int, stop: int, end: bool) -> Span:
         ids = tuple(IDS[start:stop])
@@ -69,7 +75,8 @@ def run(model: Any, monkeypatch: Any, *, plain: bool = False, **options: Any) ->
 def parts(model: Any) -> Counter[str]:
     """Of which classes modules have another forward than their class, but for linear layers."""
     own = [m for m in model.modules() if "forward" in vars(m)]
-    return Counter(type(m).__name__ for m in own if not isinstance(m, torch.nn.Linear))
+    names = Counter(type(m).__name__ for m in own)
+    return Counter({name: n for name, n in names.items() if name not in ("Linear", "Conv1D")})
 
 
 @pytest.mark.parametrize("family", PARTS)
@@ -84,42 +91,60 @@ def test_a_model_gives_the_same_bits_with_its_parts_written_out(
     assert all(map(torch.equal, expected, got))
 
 
-@pytest.mark.parametrize("weights", [None, "float16", "int8"])
-def test_so_it_does_over_products_that_were_joined(
-    weights: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("weights", "parts_written"), [("int8", 13), ("float16", 13), (None, 7)])
+def test_so_it_does_where_products_are_joined(
+    weights: Any, parts_written: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wide enough that layers are packed: queries, keys and values are then made by one product."""
-    config = Qwen2Config(**{**SMALL, "hidden_size": 512, "intermediate_size": 616})
+    """Where they are not (weights kept twice), attention and MLP stay: nothing would be saved."""
+    config = Qwen2Config(**{**SMALL, "intermediate_size": 72})  # no whole number of registers
     torch.manual_seed(2)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     expected = run(copy.deepcopy(model), monkeypatch, plain=True, weights=weights)
     got = run(model, monkeypatch, weights=weights)
-    assert parts(model).total() == PARTS["qwen2"]
+    assert parts(model).total() == parts_written
     assert all(map(torch.equal, expected, got))
-    if weights is not None:
-        attention = model.model.layers[0].self_attn
-        asked: list[int] = []
-        attention.q_proj.forward = lambda x: asked.append(1)
-        attention(torch.randn(1, 2, 512), (torch.ones(1, 2, 128), torch.zeros(1, 2, 128)))
-        assert not asked
+
+
+def test_queries_keys_and_values_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    run(model, monkeypatch)
+
+    def alone(_: Tensor) -> Tensor:
+        raise AssertionError("asked by itself")
+
+    layer = model.model.layers[0]
+    for linear in (layer.self_attn.q_proj, layer.self_attn.v_proj, layer.mlp.up_proj):
+        linear.forward = alone
+    x = torch.randn(1, 1, 32)
+    layer.mlp(x)
+    layer.self_attn.forward.heads(x, torch.ones(1, 1, 8), torch.zeros(1, 1, 8))
+
+
+def test_norms_that_round_on_the_way_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama").bfloat16()
+    expected = run(copy.deepcopy(model), monkeypatch, plain=True, weights=None)
+    assert all(map(torch.equal, expected, run(model, monkeypatch, weights=None)))
+    assert "LlamaRMSNorm" not in parts(model)
+    with pytest.raises(TypeError):  # not by chance: its bits may agree on few tokens
+        written._Norm(model.model.norm)
 
 
 def test_a_part_that_differs_by_a_bit_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = written._norm
+    right = written._Norm
 
     def off(module: Any) -> Any:
-        norm = whole(module)
+        norm = right(module)
         return lambda x: norm(x).nextafter(torch.tensor(9.0)) if x.shape[1] == 1 else norm(x)
 
     model = tiny_model("llama")
     expected = run(copy.deepcopy(model), monkeypatch, plain=True)
-    monkeypatch.setattr(written, "_norm", off)
+    monkeypatch.setattr(written, "_Norm", off)
     assert all(map(torch.equal, expected, run(model, monkeypatch)))
     assert parts(model) == {"LlamaAttention": LAYERS, "LlamaMLP": LAYERS}
 
 
 def test_a_class_that_is_not_transformers_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name may be the same: what it makes of eleven tokens is not all that it does."""
+    """Its name may be the same: what it makes of six tokens is not all that it does."""
     alike = type("LlamaMLP", (LlamaMLP,), {})
     model = tiny_model("llama")
     for layer in model.model.layers:

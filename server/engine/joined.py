@@ -25,9 +25,17 @@ def groups(model: nn.Module, layers: Sequence[Any]) -> list[list[Any]]:
     for module in model.modules():
         for names in _TOGETHER:
             several = [getattr(module, name, None) for name in names]
-            if all(isinstance(one, nn.Linear) and id(one) in rest for one in several):
+            if _alike(several) and all(id(one) in rest for one in several):
                 found.append([rest.pop(id(one)) for one in several])
     return found + [[layer] for layer in rest.values()]
+
+
+def _alike(layers: Sequence[Any]) -> bool:
+    """Whether they are linear layers, each another, with weights of one type."""
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        return False
+    dtypes = {layer.weight.dtype for layer in layers}
+    return len(dtypes) == 1 and len(set(layers)) == len(layers)
 
 
 def shared(product: Product, widths: Sequence[int]) -> list[Product]:
@@ -36,18 +44,17 @@ def shared(product: Product, widths: Sequence[int]) -> list[Product]:
     """
     if len(widths) == 1:
         return [product]
-    kept = _Kept(product, widths)
-    return [_Part(kept, index) for index in range(len(widths))]
+    return _Kept(product, widths).parts
 
 
-def whole(layers: Sequence[Any]) -> Product | None:
-    """What makes the outputs of all of these layers side by side; None if nothing does."""
+def joined(layers: Sequence[Any]) -> Product:
+    """The product that makes all outputs of these layers. Raises ValueError if there is none."""
     parts = [layer.forward for layer in layers]
-    first = parts[0]
-    if not isinstance(first, _Part) or len(first.kept.widths) != len(parts):
-        return None
-    same = all(isinstance(p, _Part) and p.kept is first.kept for p in parts)
-    return first.kept.product if same and [p.index for p in parts] == [*range(len(parts))] else None
+    kept = getattr(parts[0], "kept", None)
+    if kept is None or parts != kept.parts:
+        raise ValueError("they are not joined")
+    product: Product = kept.product
+    return product
 
 
 def together(layers: Sequence[Any]) -> Product:
@@ -55,38 +62,39 @@ def together(layers: Sequence[Any]) -> Product:
     if len(layers) == 1:
         product: Product = layers[0].forward
         return product
-    return whole(layers) or (lambda x: torch.cat([layer(x) for layer in layers], -1))
+    try:
+        return joined(layers)
+    except ValueError:
+        return lambda x: torch.cat([layer(x) for layer in layers], -1)
 
 
 class _Part:
     def __init__(self, kept: _Kept, index: int) -> None:
-        self.kept, self.index = kept, index
+        self.kept, self._index = kept, index
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.kept.part(self.index, x)
+        return self.kept.part(self._index, x)
 
 
 class _Kept:
     """Safe for several threads, each with numbers of its own."""
 
     def __init__(self, product: Product, widths: Sequence[int]) -> None:
-        self.product, self.widths = product, list(widths)
-        self._last: tuple[Any, Any, list[Tensor | None]] = _NOTHING
+        self.product, self._widths = product, list(widths)
+        self.parts: list[Product] = [_Part(self, index) for index in range(len(widths))]
+        self._last = _NOTHING
 
     def part(self, index: int, x: Tensor) -> Tensor:
-        # Compiled code may hand over the same numbers as another object. x is held until all have
-        # asked, so nothing else can lie where it lies.
-        asked = x.data_ptr(), x.shape, x.stride()
-        known, _, parts = self._last
-        part = parts[index] if known == asked else None
+        known, parts = self._last
+        part = parts[index] if known is x else None
         if part is None:
-            made = torch.split(self.product(x), self.widths, -1)
+            made = torch.split(self.product(x), self._widths, -1)
             part, parts = made[index], list(made)
-            self._last = asked, x, parts
+            self._last = x, parts
         parts[index] = None
         if not any(one is not None for one in parts):
             self._last = _NOTHING
         return part.contiguous()
 
 
-_NOTHING: tuple[Any, Any, list[Tensor | None]] = (None, None, [])
+_NOTHING: tuple[Tensor | None, list[Tensor | None]] = (None, [])

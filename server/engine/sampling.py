@@ -140,18 +140,22 @@ def invert(
 def in_order(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Float32 scores [rows, n] and their places, greatest first, equal ones by place.
 
-    torch's stable sort. On a CPU numpy sorts whole numbers six times as fast as torch numbers with
-    places: so each score becomes one, in whose lower half its place stands.
+    torch's stable sort. On a CPU numpy sorts whole numbers in half the time that torch takes for
+    numbers with places, so each score becomes one, in whose lower half its place stands.
     """
     if scores.device.type != "cpu":
         return scores.sort(dim=-1, descending=True, stable=True)
-    values = scores.numpy() + np.float32(0)  # of two zeros one
-    bits = values.view(np.uint32)
+    order = torch.stack([torch.from_numpy(_places(row)) for row in scores.numpy()])
+    return scores.gather(-1, order), order
+
+
+def _places(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Of scores [n], the greatest first."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # of two zeros one
     falling = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
-    keys = falling.astype(np.uint64) << 32 | np.arange(values.shape[1], dtype=np.uint64)
-    keys.sort(axis=-1)
-    order = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    return torch.from_numpy(np.take_along_axis(values, order, 1)), torch.from_numpy(order)
+    keys = falling.astype(np.uint64) << 32 | np.arange(len(scores), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def _invert(

@@ -5,15 +5,15 @@ them, queries and keys are turned one after the other in fourteen, and what one 
 in three and copied. Here a layer's queries, keys and values stay together until they are turned,
 gate and up until they are multiplied.
 
-All of it gives the bits that transformers' own code gives. Every part is compared with it on what a
-pass of this model hands it, and a part that differs stays as it is. So do those of classes that are
-not known: what they make of a prompt of eleven tokens need not be what they do with a long one.
+All of it gives the bits that transformers' own code gives. Every part is compared with it on what
+two passes of this model hand it, and a part that differs stays as it is. So do those of classes
+that are not known: what they make of six tokens need not be what they do with more.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from .attention import slot_attention
-from .joined import together
+from .joined import joined
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -42,42 +42,52 @@ _SEEN: ContextVar[list[dict[str, Any]]] = ContextVar("steerdeck_seen")
 def write_out(model: Any, run: Callable[[int], object]) -> int:
     """Put written parts in place of a model's own where they give the same; returns how many.
 
-    run: a pass of that many tokens. What it leaves in the slots' row 0 is to be cleared. Hooks on
-    modules run as ever.
+    run: a pass of that many tokens. What it leaves in the slots' row 0 is to be cleared. Hooks run
+    as ever but for those on linear layers that are joined, which nobody calls by themselves.
     """
-    if model.device.type != "cpu":
-        return 0
-    written: dict[Any, Callable[..., Any]] = {}
-    for tokens in _TOKENS:
-        for module, call in _calls(model, run, tokens).items():
-            try:
-                if tokens == _TOKENS[0]:
-                    written[module] = _written(module, call)
-                same = _same(module.forward, written[module], call)
-            except Exception:  # a part that is built in another way than its name says
-                same = False
-            if not same:
-                written.pop(module, None)
-    for module, forward in written.items():
-        module.forward = forward
-    if written:
-        log.info("%d parts of layers are written out", len(written))
-    return len(written)
+    modules = [] if model.device.type != "cpu" else list(filter(_known, model.modules()))
+    parts: dict[Any, Any] = dict.fromkeys(modules)
+    for tokens in _TOKENS if modules else ():
+        calls = _calls(modules, run, tokens)
+        if tokens == _TOKENS[0]:
+            parts = {m: _if_it_can(_written, m, call) for m, call in calls.items()}
+        parts = {
+            m: part
+            for m, part in parts.items()
+            if m in calls and _if_it_can(_same, m.forward, part, calls[m])
+        }
+    for module, part in parts.items():
+        module.forward = part
+    if parts:
+        log.info("%d parts of layers are written out", len(parts))
+    return len(parts)
 
 
-def _calls(model: nn.Module, run: Callable[[int], object], tokens: int) -> dict[Any, _Call]:
-    """What such a pass hands to the modules that are known."""
+def _known(module: nn.Module) -> bool:
+    kind = type(module)
+    named = kind.__name__ in (*_NORMS, *_MLPS, *_ATTENTIONS)
+    return named and kind.__module__.startswith("transformers.models.")
+
+
+def _if_it_can(make: Callable[..., Any], *given: Any) -> Any:
+    """None for a part that is built in another way than its name says."""
+    try:
+        return make(*given)
+    except Exception as error:
+        log.debug("%s of %s: %r", make.__name__, type(given[0]).__name__, error)
+        return None
+
+
+def _calls(
+    modules: Sequence[nn.Module], run: Callable[[int], object], tokens: int
+) -> dict[Any, _Call]:
+    """What such a pass hands to each of these."""
     seen: dict[Any, _Call] = {}
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen[module] = args, kwargs
 
-    handles = [
-        module.register_forward_pre_hook(watch, with_kwargs=True)
-        for module in model.modules()
-        if type(module).__name__ in (*_NORMS, *_MLPS, *_ATTENTIONS)
-        and type(module).__module__.startswith("transformers.models.")
-    ]
+    handles = [m.register_forward_pre_hook(watch, with_kwargs=True) for m in modules]
     try:
         run(tokens)
     finally:
@@ -89,7 +99,7 @@ def _calls(model: nn.Module, run: Callable[[int], object], tokens: int) -> dict[
 def _written(module: Any, call: _Call) -> Callable[..., Any]:
     name = type(module).__name__
     if name in _NORMS:
-        return _norm(module)
+        return _Norm(module)
     return _Mlp(module) if name in _MLPS else _Attention(module, _told(module, call))
 
 
@@ -102,14 +112,19 @@ def _same(own: Callable[..., Any], written: Callable[..., Any], call: _Call) -> 
     return expected.dtype == got.dtype and torch.equal(expected, got)
 
 
-def _norm(module: Any) -> Callable[[Tensor], Tensor]:
-    weight, eps, terms = module.weight, module.variance_epsilon, float(module.weight.numel())
+class _Norm:
+    """x / sqrt(mean(x^2) + eps) * weight, all of it float32."""
 
-    def forward(x: Tensor) -> Tensor:
-        scale = torch.mul(x, x).sum(-1, keepdim=True).div_(terms).add_(eps).rsqrt_()
-        return torch.mul(x, scale).mul_(weight)
+    def __init__(self, module: Any) -> None:
+        if module.weight.dtype != torch.float32:
+            raise TypeError("elsewhere it rounds on the way")
+        self._weight, self._eps = module.weight, module.variance_epsilon
+        self._terms = float(module.weight.numel())
 
-    return forward
+    def __call__(self, x: Tensor) -> Tensor:
+        squares = torch.mul(x, x).sum(-1, keepdim=True)
+        scale = squares.div_(self._terms).add_(self._eps).rsqrt_()
+        return torch.mul(x, scale).mul_(self._weight)
 
 
 class _Mlp:
@@ -117,7 +132,7 @@ class _Mlp:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._both = together([module.gate_proj, module.up_proj])
+        self._both = joined([module.gate_proj, module.up_proj])
         self._width: int = module.gate_proj.out_features
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -138,7 +153,7 @@ class _Attention:
     def __init__(self, module: Any, how: dict[str, Any]) -> None:
         self._module, self._how = module, how
         projections = module.q_proj, module.k_proj, module.v_proj
-        self._product = together(projections)
+        self._product = joined(projections)
         self._dim: int = module.head_dim
         self._queries, keys = (one.out_features // self._dim for one in projections[:2])
         self._turned = self._queries + keys
