@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .bundle import TEMPERATURE, TOP_P
 from .neutral import said
 from .sheets import Corpus
 from .subject import Ask, Speaker
@@ -27,11 +28,9 @@ def known(corpus: Corpus, messages: Sequence[str]) -> list[str]:
     return [message for message in messages if _plain(message) in held]
 
 
-def answers(
-    speaker: Speaker, messages: Sequence[str], *, seed: int = 0, temperature: float = 0.4
-) -> list[str]:
-    """One reply each: the first that comes, not the best of several."""
-    return speaker([Ask(said(m), (), seed, 60, temperature) for m in messages])
+def answers(speaker: Speaker, messages: Sequence[str], *, seed: int = 0) -> list[str]:
+    """One reply each, sampled as in a chat: the first that comes, not the best of several."""
+    return speaker([Ask(said(m), (), seed, 60, TEMPERATURE, TOP_P) for m in messages])
 
 
 def markdown(messages: Sequence[str], replies: Sequence[str]) -> str:
