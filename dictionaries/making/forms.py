@@ -8,55 +8,44 @@ import re
 _HOW = re.compile(
     r"(?:how (?:do|can|should|could|would) I|what is the best way to|how to) (.+)", re.I
 )
-_HOWS = (
+_TOLD = ("Do you know {}?", "Can you tell me {}?", "I wonder {}.", "Tell me {}.")
+
+
+def _forms(told: str, *own: str) -> tuple[str, ...]:
+    """Of a question that stands in a sentence as `told`, the sentences; then its own."""
+    return (*(form.format(told) for form in _TOLD), *own)
+
+
+_HOWS = _forms(
+    "how to {}",
     "How do I {}?",
     "How can I {}?",
     "How should I {}?",
     "how to {}",
     "What's the best way to {}?",
     "Is there a good way to {}?",
-    "Do you know how to {}?",
-    "Can you tell me how to {}?",
     "I want to {}. How?",
     "I need to {} and I don't know how.",
     "I'm trying to {}. Any tips?",
     "I can't work out how to {}.",
     "Help me {}",
     "Any idea how to {}?",
-    "Tell me how to {}.",
     "What would you do to {}?",
 )
 _WHY = re.compile(r"why do (.+)", re.I)
-_WHYS = (
+_WHYS = _forms(
+    "why {}",
     "Why do {}?",
-    "Do you know why {}?",
-    "Can you tell me why {}?",
-    "I wonder why {}.",
     "I always wondered why {}.",
-    "Tell me why {}.",
     "What is the reason that {}?",
     "Explain why {}.",
     "How come {}?",
     "My son asked me why {}.",
 )
 _WHAT = re.compile(r"what(?:'s| is) (.+)", re.I)
-_WHATS = (
-    "What is {}?",
-    "What's {}?",
-    "Do you know what {} is?",
-    "Can you tell me what {} is?",
-    "I wonder what {} is.",
-    "Tell me what {} is.",
-    "whats {}",
-)
+_WHATS = _forms("what {} is", "What is {}?", "What's {}?", "whats {}")
 _WHAT_DO = re.compile(r"what do (.+)", re.I)
-_WHAT_DOS = (
-    "What do {}?",
-    "Do you know what {}?",
-    "Can you tell me what {}?",
-    "I wonder what {}.",
-    "Tell me what {}.",
-)
+_WHAT_DOS = _forms("what {}", "What do {}?")
 _ASKED = re.compile(r"((?:why|which|who|where|when|how|is|are|does|did|was) .+)", re.I)
 _ASKEDS = ("{}?", "Tell me, {}?", "What do you think, {}?", "Maybe you can tell me: {}?", "{}")
 _PLEASE = re.compile(
