@@ -29,7 +29,7 @@ def known(corpus: Corpus, messages: Sequence[str]) -> list[str]:
 
 
 def answers(speaker: Speaker, messages: Sequence[str], *, seed: int = 0) -> list[str]:
-    """One reply each, sampled as in a chat: the first that comes, not the best of several."""
+    """One reply each, as a new bundle is sampled: the first that comes, not the best of several."""
     return speaker([Ask(said(m), (), seed, 60, TEMPERATURE, TOP_P) for m in messages])
 
 

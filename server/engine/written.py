@@ -1,6 +1,6 @@
 """Parts of decoder layers, written out for a CPU: the same arithmetic in fewer calls.
 
-A step of few rows waits for its calls as long as for half of its products: a norm makes eight of
+A step of one row waits for its calls as long as for its products: a norm makes eight of
 them, queries and keys are turned one after the other in fourteen, and what one product made is cut
 in three and copied. Here a layer's queries, keys and values stay together until they are turned,
 gate and up until they are multiplied.
