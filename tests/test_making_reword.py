@@ -53,7 +53,8 @@ def test_a_message_comes_in_many_wordings_that_ask_the_same(message: str, kept: 
 
 def test_a_question_is_put_into_other_forms() -> None:
     said = {re.sub(r"\W+", " ", w.lower()).strip() for w in wordings("How do I cook rice?", 900)}
-    assert {"help me cook rice", "do you know how to cook rice", "i wonder how to cook rice"} <= said
+    known = {"help me cook rice", "do you know how to cook rice", "i wonder how to cook rice"}
+    assert known <= said
 
 
 def test_now_and_then_a_hand_slips_by_one_letter() -> None:
