@@ -52,6 +52,37 @@ def test_a_crowd_that_comes_at_once_does_not_wait_for_a_step_without_prompts() -
     assert LEAST < pace.chunk(8) < 256
 
 
+@pytest.mark.parametrize("base", [0.02, 0.1])
+def test_a_crowd_is_let_in_at_the_pace_of_the_crowd(base) -> None:
+    """Of a machine on which a row, or a prompt token, makes a step longer by `token` seconds."""
+    token, prompt, rows = 0.002, 32, 32
+    pace = Pace(256)
+    pace.took(0, 256, base + 256 * token)
+    decoding, left, steps = 8, 24 * prompt, 0
+    while left:
+        taken = min(left, pace.chunk(decoding, rows - decoding))
+        seconds = base + token * (decoding + taken)
+        assert seconds <= 2 * (base + token * rows)
+        pace.took(decoding, taken, seconds)
+        left, steps = left - taken, steps + 1
+        decoding = rows - -(-left // prompt)
+    assert steps <= 24 * prompt / ((SLOWER - 1) * base / token + rows / 2)
+
+
+def test_what_rows_take_is_told_from_what_prompts_take() -> None:
+    """So many rows more do not make a prompt token seem slower, nor rows that left quicker."""
+    base, token = 0.03, 0.001
+    pace = Pace(256)
+    for decoding in (8, 8, 8):
+        pace.took(decoding, 0, base + token * decoding)
+        pace.took(decoding, 16, base + token * (decoding + 16))
+    for decoding in (32, 2, 20):
+        fits = (SLOWER - 1) * (base + token * decoding) / token
+        assert pace.chunk(decoding) == pytest.approx(fits, abs=1)
+        run(pace, 5, base + token * decoding, token, decoding)
+        assert pace.chunk(decoding) == pytest.approx(fits, abs=1)
+
+
 def test_a_step_that_a_busy_moment_made_long_is_forgotten() -> None:
     pace = Pace(256)
     for _ in range(5):

@@ -101,6 +101,10 @@ class Rows(RuleBasedStateMachine):
         rank = {ticket: i for i, ticket in enumerate(self.living)}
         unfinished = [*running[self.scheduler.decoding :], *waiting]
         assert unfinished == sorted(unfinished, key=rank.__getitem__)
+        free = ROWS - len(running)
+        assert self.scheduler.coming == sum(1 for t in running if t.done < t.length) + min(
+            len(waiting), free
+        )
 
     @invariant()
     def rows_are_compact_and_hold_what_they_should(self) -> None:

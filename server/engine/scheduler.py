@@ -80,6 +80,11 @@ class Scheduler(Generic[T]):
         """Rows that are waited for."""
         return sum(map(len, self.waiting))
 
+    @property
+    def coming(self) -> int:
+        """Rows that do not decode yet: their prompt is not finished, or they wait and fit."""
+        return min(len(self.running) + self.queued, self.max_rows) - self.decoding
+
     def add(self, *groups: Sequence[T]) -> None:
         """Queue them all, or raise Busy. A group gets its rows at once: at most `max_rows`."""
         wanted = sum(map(len, groups))

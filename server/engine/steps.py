@@ -62,7 +62,7 @@ class Steps:
         for ticket in running[self.scheduler.decoding :]:
             if isinstance(ticket, Reply) and ticket.start_over_if_asked():
                 self.reuse.begin(ticket)
-        self.scheduler.chunk = self._pace.chunk(self.scheduler.decoding)
+        self.scheduler.chunk = self._pace.chunk(self.scheduler.decoding, self.scheduler.coming)
         step = self.scheduler.next_step()
         jobs = [Job(ticket) for ticket in running[: step.decoding]]
         jobs += [Job(running[chunk.row], chunk) for chunk in step.chunks]
