@@ -17,7 +17,7 @@ from dictionaries.edits import FeatureRows, Norm, Op
 from dictionaries.making.subject import Ask, Edited
 
 from .engine.engine import SlotEngine
-from .engine.text import Prompt, encode_raw, render
+from .engine.text import render
 from .engine.types import Delta, Failure, FeatureEdit, Request, Sampling, Steering
 from .errors import BadRequest, GenerationFailed
 
@@ -82,7 +82,7 @@ class EngineSpeaker:
         return "".join(said).strip()
 
     def _request(self, ask: Ask) -> Request:
-        prompt = self._prompt(ask)
+        prompt = render(self._tokenizer, cast(Sequence[Mapping[str, str]], ask.messages))
         return Request(
             f"ask-{next(self._names)}",
             prompt.ids,
@@ -95,11 +95,6 @@ class EngineSpeaker:
             ),
             Steering(tuple(self._edit(edited) for edited in ask.edits)),
         )
-
-    def _prompt(self, ask: Ask) -> Prompt:
-        if self._tokenizer.chat_template:
-            return render(self._tokenizer, cast(Sequence[Mapping[str, str]], ask.messages))
-        return encode_raw(self._tokenizer, "\n".join(m["content"] for m in ask.messages))
 
     def _edit(self, edited: Edited) -> FeatureEdit:
         edit = edited.op.edit(edited.strength)

@@ -10,6 +10,7 @@ begin one of another role.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,20 +32,18 @@ class Prompt:
 
 
 def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Prompt:
-    """By the tokenizer's chat template, ending where the assistant's reply begins.
+    """By the tokenizer's chat template, ending where the assistant's reply begins; without one, the
+    contents in lines, of which the reply is the next part.
 
-    Raises BadRequest if there is no template or it refuses these messages.
+    Raises BadRequest if the template refuses these messages.
     """
-    if not tokenizer.chat_template:
-        raise BadRequest(
-            "This model has no chat template: send a raw prompt to /v1/completions.",
-            param="messages",
-        )
-    whole, spans = contents(partial(_templated, tokenizer), messages)
+    plain = not tokenizer.chat_template
+    whole, spans = contents(_in_lines if plain else partial(_templated, tokenizer), messages)
     if len(spans) == len(messages):
         own = zip(messages, spans, strict=True)
         spans = [part for one in own for part in _without_calls(tokenizer, whole, *one)]
-    return _encode(tokenizer, whole, spans, cuts=_forged(tokenizer, whole, spans))
+    cuts = _forged(tokenizer, whole, spans)
+    return _encode(tokenizer, whole, spans, cuts=cuts, add_special_tokens=plain)
 
 
 def encode_raw(tokenizer: Any, text: str) -> Prompt:
@@ -63,6 +62,10 @@ def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
         raise BadRequest(
             f"The model's chat template refuses these messages: {error}.", param="messages"
         ) from error
+
+
+def _in_lines(messages: Sequence[Mapping[str, str]]) -> str:
+    return "\n".join(message["content"] for message in messages)
 
 
 def _without_calls(
@@ -98,17 +101,21 @@ def _encode(
     cuts: Sequence[int] = (),
     add_special_tokens: bool = False,
 ) -> Prompt:
-    """Encoded piece by piece, where there are cuts: no token reaches over one."""
+    """Encoded piece by piece, where there are cuts: no token reaches over one. spans: in order."""
     never = frozenset(tokenizer.all_special_ids)
     ids: list[int] = []
     steerable: list[bool] = []
+    rest = deque(spans)
     for begin, end in pairwise((0, *cuts, len(text))):
         piece = tokenizer(
-            text[begin:end], add_special_tokens=add_special_tokens, return_offsets_mapping=True
+            text[begin:end],
+            add_special_tokens=add_special_tokens and begin == 0,
+            return_offsets_mapping=True,
         )
         for token, (start, stop) in zip(piece["input_ids"], piece["offset_mapping"], strict=True):
-            a, b = begin + start, begin + stop
-            written = start < stop and any(a < span.stop and b > span.start for span in spans)
+            while rest and rest[0].stop <= begin + start:
+                rest.popleft()
+            written = start < stop and bool(rest) and rest[0].start < begin + stop
             ids.append(token)
             steerable.append(token not in never and written)
     return Prompt(tuple(ids), tuple(steerable))
