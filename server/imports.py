@@ -57,7 +57,7 @@ def _neuronpedia(deck: Deck, body: dict[str, Any]) -> dict[str, Any]:
     for position, feature in enumerate(_list(body["features"], "features")):
         where = f"features[{position}]"
         index = feature.get("index", feature.get("feature")) if isinstance(feature, dict) else None
-        if isinstance(index, str) and index.isdigit():
+        if isinstance(index, str) and re.fullmatch(r"[0-9]{1,12}", index):
             index = int(index)
         if not isinstance(index, int):
             raise BadRequest(f"{where}: an object with an index (a number) is needed")
@@ -74,7 +74,7 @@ def _dictionary(deck: Deck, source: str, where: str) -> str:
     """The loaded dictionary a Neuronpedia source means: its name, or the only one of its layer."""
     if source in deck.dictionaries:
         return source
-    layer = re.match(r"\d+", source)
+    layer = re.match(r"[0-9]{1,6}", source)
     same = [
         name
         for name, opened in deck.dictionaries.items()
@@ -96,7 +96,7 @@ def _goodfire(body: dict[str, Any]) -> dict[str, Any]:
     edits = []
     for position, entry in enumerate(_list(body["interventions"], "interventions")):
         where = f"interventions[{position}]"
-        if not isinstance(entry, dict) or entry.get("mode") not in GOODFIRE_OPS:
+        if not isinstance(entry, dict) or entry.get("mode") not in tuple(GOODFIRE_OPS):
             raise BadRequest(f"{where}.mode: send one of {', '.join(GOODFIRE_OPS)}")
         value = _number(entry.get("value"), f"{where}.value")
         group = entry.get("features")
@@ -136,9 +136,13 @@ def _list(value: object, name: str) -> list[Any]:
 
 
 def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise BadRequest(f"{name}: a number is needed")
-    return float(value)
+    return number
 
 
 def _snake(name: str) -> str:

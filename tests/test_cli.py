@@ -150,6 +150,7 @@ class TestChat:
         [
             ("fog", {"feature": "fog", "strength": 1.0}),
             ("12", {"feature": 12, "strength": 1.0}),
+            ("²", {"feature": "²", "strength": 1.0}),
             ("deck/12:-0.5", {"feature": "deck/12", "strength": -0.5}),
             ("fog:2:add", {"feature": "fog", "strength": 2.0, "op": "add"}),
             ("fog::add", {"feature": "fog", "strength": 1.0, "op": "add"}),

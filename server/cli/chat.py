@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from typing import Annotated, Any
@@ -64,7 +65,9 @@ def read_edit(text: str) -> dict[str, Any]:
     """`san-francisco-fog:15:add` -> an edit. A feature may hold slashes but no colon."""
     feature, _, rest = text.partition(":")
     strength, _, op = rest.partition(":")
-    edit: dict[str, Any] = {"feature": int(feature) if feature.isdigit() else feature}
+    edit: dict[str, Any] = {
+        "feature": int(feature) if re.fullmatch("[0-9]{1,12}", feature) else feature
+    }
     if op or (rest and not strength):
         edit["op"] = op
     if strength == "ablate":
