@@ -54,10 +54,11 @@ def wanted(settings: Settings) -> Wanted:
     if found is None:
         name = bare(settings.model).rstrip("/").rpartition("/")[2]
         return Wanted(name, settings.model, given, _padded(cards, given))
-    presets: tuple[Mapping[str, Any], ...] = ()
     if not given:
-        given, presets = ((found.name, found.dictionary),), found.presets
+        given = ((found.name, found.dictionary),)
         cards = cards or ((Path(found.cards),) if found.cards else ())
+    # A preset's features are those of the first dictionary, if it does not say whose.
+    presets = found.presets if given[0][1] == found.dictionary else ()
     return Wanted(found.name, found.model, given, _padded(cards, given), presets)
 
 

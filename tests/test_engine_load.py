@@ -32,6 +32,14 @@ def test_a_saved_model_comes_back_ready_for_inference(saved, make_model, tokeniz
     assert half.dtype == torch.bfloat16
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+@pytest.mark.parametrize("device", ["gpu", "cuda:7"])
+def test_a_device_that_is_not_there_is_told_in_a_sentence(saved, device: str) -> None:
+    with pytest.raises(SteerdeckError, match=rf"cannot be put on {device}: .*cpu, cuda") as refused:
+        load_model(saved, device=device)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_folder_that_holds_no_model_is_refused_with_its_name(
     saved, tmp_path, monkeypatch
 ) -> None:

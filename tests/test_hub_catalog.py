@@ -151,5 +151,9 @@ def test_a_name_of_the_catalog_names_a_dictionary_too() -> None:
     assert want.dictionaries == (("gemma-2-2b-it", found.dictionary),)
     assert want.presets == (), "they were published for its own model"
     presets = wanted(Settings(model="gemma-2-2b-it")).presets
+    beside = Settings(model="gemma-2-2b-it", dictionary="gemma-2-2b-it,/my/sae")
+    assert wanted(beside).presets == presets
+    before = Settings(model="gemma-2-2b-it", dictionary="/my/sae,gemma-2-2b-it")
+    assert wanted(before).presets == ()
     assert [p["name"] for p in presets][:2] == ["san-francisco", "dogs"]
     assert wanted(Settings(model=f"org/tiny@{COMMIT}")).name == "tiny"

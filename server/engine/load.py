@@ -40,6 +40,16 @@ def load_model(
         raise SteerdeckError(f"{path} could not be loaded as a language model: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise SteerdeckError(f"{path} has no tokenizer.json: a fast tokenizer is needed.")
-    model.to(device).eval().requires_grad_(False)
+    try:
+        model.to(device)
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what torch raises where there is none, or no room
+        raise SteerdeckError(
+            f"the model cannot be put on {device}: {str(error).splitlines()[0]} "
+            "(auto, cpu, cuda, cuda:1 and mps are devices)"
+        ) from error
+    model.eval().requires_grad_(False)
     log.info("loaded %s (%.0fM parameters)", path, model.num_parameters() / 1e6)
     return model, tokenizer
