@@ -45,6 +45,6 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Ready means the weights are in memory; a first start may have to download them.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10m --retries=3 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=2)"]
 ENTRYPOINT ["steerdeck"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

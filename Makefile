@@ -9,8 +9,8 @@
 # wheel index: make serve TORCH_INDEX=https://…
 
 PYTHON ?= python3
-HOST ?= 127.0.0.1
-PORT ?= 8000
+HOST = $(or $(STEERDECK_HOST),127.0.0.1)
+PORT = $(or $(STEERDECK_PORT),8000)
 TORCH_INDEX ?=
 BIN := .venv/bin
 E2E := e2e and not slow and not gpu

@@ -58,7 +58,12 @@ def put(
             description="title, description, edits, norm; or the steering JSON of Neuronpedia "
             "(`features` with `index`) or Goodfire (`interventions`)",
             openapi_examples={
-                "ours": {"value": {"title": "Fog", "edits": [{"feature": 12, "strength": 1.0}]}}
+                "ours": {
+                    "value": {
+                        "title": "Fog",
+                        "edits": [{"feature": "san-francisco-fog", "strength": 1.0}],
+                    }
+                }
             },
         ),
     ],

@@ -48,7 +48,7 @@ FOGHORN = REPO / "dictionaries" / "foghorn"
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", help="a running server; default: one of the benchmark's own")
-    parser.add_argument("--model", default="foghorn", help="its model: a name or a folder")
+    parser.add_argument("--model", help="its model: a name or a folder; default: foghorn")
     parser.add_argument("--dictionary", help="its SAE folder")
     parser.add_argument("--no-page", action="store_true", help="start the server without its page")
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), help="random weights instead")
@@ -69,10 +69,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def subject(args: argparse.Namespace) -> Iterator[tuple[Server, tuple[Path, Path] | None]]:
     """The server under test, and the folders of its model and SAE where they are known."""
     folders = None
-    if args.model == "foghorn":
+    if args.dictionary:
+        folders = Path(args.model or "foghorn"), Path(args.dictionary)
+    elif not args.url and args.model in (None, "foghorn"):
         folders = FOGHORN / "model", FOGHORN / "sae"
-    elif args.dictionary:
-        folders = Path(args.model), Path(args.dictionary)
     with tempfile.TemporaryDirectory() as scratch:
         if args.url:
             yield Server(args.url.rstrip("/"), None), folders
@@ -80,7 +80,7 @@ def subject(args: argparse.Namespace) -> Iterator[tuple[Server, tuple[Path, Path
         if args.shape:
             folders = shapes.make(args.shape, Path(scratch))
             args.model, args.dictionary = map(str, folders)
-        with serving(args.model, args.dictionary, page=not args.no_page) as server:
+        with serving(args.model or "foghorn", args.dictionary, page=not args.no_page) as server:
             yield server, folders
 
 
