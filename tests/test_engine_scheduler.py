@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from server.engine.scheduler import Scheduler, Ticket
+from server.engine.scheduler import Scheduler, Step, Ticket
 from server.errors import Busy
 
 ROWS, WAITING, CHUNK = 4, 3, 8
@@ -144,6 +144,41 @@ def test_short_prompts_share_a_step() -> None:
     for _ in range(4):
         scheduler.add([Ticket(3)])
     assert scheduler.next_step().chunks == ((0, 0, 3), (1, 0, 3), (2, 0, 2))
+
+
+def run(scheduler: Scheduler[Ticket], step: Step) -> None:
+    for chunk in step.chunks:
+        scheduler.running[chunk.row].done = chunk.stop
+    for row in step.heirs:
+        heir = scheduler.running[row]
+        heir.done, heir.source = heir.length, None
+    scheduler.settle()
+
+
+def test_a_heir_does_not_begin_to_talk_behind_a_prompt_that_is_not_finished() -> None:
+    scheduler: Scheduler[Ticket] = Scheduler(4, 4, CHUNK)
+    source, long = Ticket(CHUNK, shared=True), Ticket(3 * CHUNK)
+    heir = Ticket(CHUNK, source=source)
+    scheduler.add([source], [long], [heir])
+    for _ in range(4):
+        step = scheduler.next_step()
+        assert step.heirs == ()
+        run(scheduler, step)
+    assert scheduler.next_step().heirs == (heir.row,) == (2,)
+
+
+def test_a_step_copies_no_more_of_a_prompt_than_running_replies_can_bear() -> None:
+    for length, at_once in ((100, 7), (1000, 2), (5000, 1)):
+        scheduler: Scheduler[Ticket] = Scheduler(8, 8, 5000)
+        source = Ticket(length, shared=True)
+        scheduler.add([source], *([Ticket(length, source=source)] for _ in range(7)))
+        run(scheduler, scheduler.next_step())
+        left = 7
+        while left:
+            step = scheduler.next_step()
+            assert len(step.heirs) == min(left, at_once)
+            left -= len(step.heirs)
+            run(scheduler, step)
 
 
 def test_the_refusal_of_a_full_queue_says_how_full() -> None:

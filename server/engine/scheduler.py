@@ -10,7 +10,8 @@ is `paced` computes what the one before it computes, in the same step: a prompt 
 whether or not a row comes with it, at the price of a step with that many more prompt tokens.
 
 A ticket with a `source` computes no prompt: it waits until that of the source is computed, and
-takes it over in one step. If the source leaves before, the first of its heirs takes its place.
+takes it over in one step, once no prompt before its own is unfinished. If the source leaves before,
+the first of its heirs takes its place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from ..errors import Busy
+
+
+_COPIED = 2048  # positions of prompts taken over in one step; one prompt, whatever it has
 
 
 @dataclass(eq=False)
@@ -112,7 +116,7 @@ class Scheduler(Generic[T]):
             group, source = self.waiting[0], self.waiting[0][0].source
             if len(self.running) + len(group) > self.max_rows:
                 break  # nobody overtakes a group, or it might wait for ever
-            if budget <= 0 if source is None else source.done < source.length:
+            if budget <= 0 if source is None else not self._may_take_over(group, source, heirs):
                 break
             self.waiting.popleft()
             for ticket in group:
@@ -125,6 +129,17 @@ class Scheduler(Generic[T]):
             for ticket in group:
                 budget -= self._take(ticket, budget, chunks)
         return Step(self.decoding, tuple(chunks), tuple(heirs))
+
+    def _may_take_over(self, group: Sequence[T], source: Ticket, heirs: Sequence[int]) -> bool:
+        """Whether the prompt is there, no other is unfinished before it (rows that decode lie
+        without a hole), and the step does not copy so much that running replies would notice.
+        """
+        copied = sum(self.running[row].length for row in heirs)
+        return (
+            source.done == source.length
+            and len(self.running) == self.decoding + len(heirs)
+            and (not heirs or copied + len(group) * source.length <= _COPIED)
+        )
 
     def _take(self, ticket: T, budget: int, chunks: list[Chunk]) -> int:
         """Add the ticket's chunk, if it has one in this step; returns its tokens."""
