@@ -309,6 +309,18 @@ async def test_abort_ends_the_reply_where_the_condition_holds(
     assert engine.stats().running == 0
 
 
+def test_what_is_left_of_a_steering_watches_the_features_it_names(make_engine) -> None:
+    """Also where an abort was an edit's condition, and comes elsewhere in line without it."""
+    preparer = make_engine()._runner.steerer
+    first, second = above(5, 1.0), above(9, 1.0)
+    aborts = (second, first)
+    before = preparer.prepare(Steering((edit(3, "add", 1.0, when=first),), aborts=aborts))
+    left = preparer.lowered(before, Steering(aborts=aborts))
+    whole = preparer.prepare(Steering(aborts=aborts))
+    assert left.steering.conditions == whole.steering.conditions == (second, first)
+    assert torch.equal(left.watched["tiny"].enc, whole.watched["tiny"].enc)
+
+
 async def test_an_abort_that_comes_live_looks_from_then_on(make_engine, three, ask, hear) -> None:
     """A condition that held before as a `when` ends nothing in hindsight."""
     engine = make_engine(dictionaries=three)

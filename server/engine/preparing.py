@@ -81,7 +81,7 @@ class Preparer:
         watched: dict[str, FeatureRows] = {}
         for name, rows in before.watched.items():
             own = [c for c in before.steering.conditions if c.dictionary == name]
-            kept = [i for i, c in enumerate(own) if c in steering.conditions]
+            kept = [own.index(c) for c in steering.conditions if c in own]
             if kept:
                 watched[name] = rows.of(kept)
         return self._made(steering, prepared, watched)
