@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -103,18 +104,6 @@ def test_layers_that_read_the_same_are_one_product(folder, make_engine, monkeypa
     assert sorted(made) == [0, 1, 2, 3]
 
 
-def test_a_layer_that_is_steered_in_its_inside_stays_as_it_is(
-    make_engine, make_dictionary, dictionary, tmp_path, monkeypatch
-) -> None:
-    def none(*_: Any) -> None:
-        raise Uncompilable("not wanted here")
-
-    monkeypatch.setattr(Store, "make", none)
-    heads = make_dictionary("heads", layer=1, hook="hook_z", d_in=32)
-    engine = make_engine(dictionaries=(dictionary, heads), compiled=tmp_path)
-    assert sorted(engine._runner._compilation._kinds) == [0, 2]
-
-
 async def test_compiled_layers_come_in_the_middle_of_replies(
     folder, make_engine, make_model, hear, requests, tmp_path, monkeypatch
 ) -> None:
@@ -173,11 +162,12 @@ def test_code_that_computes_something_else_is_not_used(
     assert not any("forward" in vars(layer) for layer in model.model.layers)
 
 
+@pytest.mark.parametrize("hook", ["attn_out", "hook_z"])
 def test_a_layer_that_is_steered_inside_is_left_alone(
-    folder, make_engine, make_dictionary, make_model
+    folder, make_engine, make_dictionary, make_model, hook
 ) -> None:
     model = make_model()
-    inside = make_dictionary("inside", hook="attn_out")
+    inside = make_dictionary("inside", hook=hook, d_in=32)
     engine = make_engine(model=model, dictionaries=(inside,), compiled=folder)
     assert engine.compilation == "on"
     put = ["forward" in vars(layer) for layer in model.model.layers]
@@ -198,6 +188,18 @@ def test_a_damaged_file_is_compiled_again(folder, make_engine, tmp_path, monkeyp
     engine._runner._compilation._thread.join()
     engine._runner._compilation.swap()
     assert (len(made), engine.compilation) == (1, "on")
+
+
+def test_what_a_killed_server_left_of_a_compilation_goes_with_the_next(
+    make_model, tmp_path, monkeypatch
+) -> None:
+    old, new = tmp_path / "making-old", tmp_path / "making-new"
+    for left in (old, new):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(Store, "_run", lambda *_: None)
+    Store(tmp_path, make_model()).make([])
+    assert list(tmp_path.iterdir()) == [new]
 
 
 @pytest.mark.parametrize(("family", "kinds"), [("llama", 1), ("gpt2", 1), ("gemma2", 2)])

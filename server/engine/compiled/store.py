@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from .call import Job, Kind, Uncompilable
 
 log = logging.getLogger("steerdeck.engine")
 
+_LEFT = 24 * 3600.0  # seconds; no compilation takes so long
 _SOURCES = ("call.py", "compiler.py", "opaque.py", "../joined.py")
 
 
@@ -49,6 +52,7 @@ class Store:
     def make(self, kinds: Sequence[Kind]) -> None:
         """Compile them, in a process of its own; minutes. Raises Uncompilable or OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sweep()
         model = self._model
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="making-") as scratch:
             job = Job(type(model), model.config, model.dtype, tuple(kinds))
@@ -56,6 +60,12 @@ class Store:
             self._run(Path(scratch))
             for kind in kinds:
                 (Path(scratch) / f"{kind.key}.pt2").replace(self._path(kind))
+
+    def _sweep(self) -> None:
+        """What a server left that was killed while it compiled."""
+        for left in self._folder.glob("making-*"):
+            if time.time() - left.stat().st_mtime > _LEFT:
+                shutil.rmtree(left, ignore_errors=True)
 
     def _run(self, scratch: Path) -> None:
         own = {
