@@ -5,6 +5,7 @@ The service is the scripted one of `ui_stub.py`; the page is served alone, as `s
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,6 +90,53 @@ def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
     expect(banner).to_be_hidden()
     expect(page.locator(".sd-home h2")).to_have_text("Golden Gate Bridge")
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
+
+
+def test_the_first_heading_loads_its_preset(stub: Stub, open_page: Any, expect: Any) -> None:
+    stub.start()
+    page = open_page()
+    page.locator(".sd-home h2").get_by_role("button", name="Golden Gate Bridge").click()
+    expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
+
+
+def test_a_feature_that_comes_late_leaves_what_was_turned_since(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start(lag=1.0)
+    page = open_page("?steer=foghorn/0:c:2.5,foghorn/2:c:2.5")
+    names = page.locator("#rack .sd-name")
+    expect(names).to_have_text(["Golden Gate Bridge", "the sea"])
+    page.get_by_label("Search features").fill("cats")
+    expect(page.locator("#search [role=option]")).to_have_count(1)
+    page.keyboard.press("Enter")
+    strength = page.get_by_label("Strength of Golden Gate Bridge")
+    strength.fill("4")
+    strength.press("Tab")
+    page.get_by_role("button", name="Remove the sea").click()
+    expect(names).to_have_text(["Golden Gate Bridge", "cats and kittens"])
+    expect(strength).to_have_value("4")
+    expect(page).to_have_url(re.compile(r"steer=foghorn/0:c:4,foghorn/1:c:2.5$"))
+
+
+def test_a_token_keeps_the_name_of_its_feature_when_the_rack_is_replaced(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start(rate=8)
+    page = open_page("?steer=foghorn/0:c:3")
+    expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
+    ask(page, "Hello")
+    expect(page.locator(".sd-token").nth(3)).to_be_visible()
+    page.get_by_role("button", name="Presets", exact=True).click()
+    page.locator(".sd-preset", has_text="cats and kittens").click()
+    page.keyboard.press("Escape")
+    expect(page.locator(".sd-turned ~ .sd-token").nth(3)).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    told = page.get_by_role("tooltip").locator("b").first
+    page.locator(".sd-token").first.hover()
+    expect(told).to_have_text("Golden Gate Bridge")
+    page.locator(".sd-token").last.hover()
+    expect(told).to_have_text("cats and kittens")
 
 
 def test_a_key_is_asked_for_only_where_one_is_needed_and_is_remembered(

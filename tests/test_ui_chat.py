@@ -5,26 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
+import re
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import pytest
 import ui_stub
-import uvicorn
+from ui_service import BRIDGE, SHORT, Service, handlers, served
 
-from ui import chat, fitting, layout, presets, rack, search, status, strip, sweep
+from ui import chat, fitting, presets, rack, repeat, search, status, strip, sweep
 from ui.client import Api
 from ui.errors import ApiError, PresetError, RackError
-from ui.page import Handlers
 from ui.rack import Entry, Rack
 from ui.session import Session
-from ui.settings import Settings
-
-BRIDGE: Rack = (Entry(feature="foghorn/0", label="Golden Gate Bridge", strength=2.5, maximum=10),)
-SHORT = Settings(max_tokens=12, seed=7)
 
 
 def test_a_conversation_that_is_cleared_says_when_the_new_one_began() -> None:
@@ -38,43 +32,10 @@ def test_a_conversation_that_is_cleared_says_when_the_new_one_began() -> None:
     assert json.loads(line)["begun"] > before["begun"]
 
 
-class Service:
-    """A stub that is being served, and an Api that asks it."""
-
-    def __init__(self, script: Any, port: int) -> None:
-        self.script = script
-        self.api = Api(f"http://127.0.0.1:{port}")
-        self.session = Session(model="foghorn", exact={"foghorn": True})
-
-    async def logs(self, text: str, held: Rack = (), *, compare: bool = False) -> list[str]:
-        talk = chat.respond(self.api, self.session, text, held, SHORT, compare=compare)
-        return [log async for log in talk]
-
-    def lines(self, kind: str) -> list[dict[str, Any]]:
-        told = [json.loads(line) for line in self.session.transcript.lines]
-        return [line for line in told if line["k"] == kind]
-
-    def text(self, number: int = 1) -> str:
-        return "".join(line["x"] for line in self.lines("+") if line["r"] == number)
-
-
 @pytest.fixture
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    script = ui_stub.Script(**getattr(request, "param", {}))
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(ui_stub.build(script), log_level="warning", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    running = Service(script, listener.getsockname()[1])
-    try:
+    async with served(**getattr(request, "param", {})) as running:
         yield running
-    finally:
-        await running.api.close()
-        server.should_exit = True
-        await task
-        listener.close()
 
 
 async def test_a_reply_grows_in_the_log_and_ends_once_with_its_receipt(service: Service) -> None:
@@ -151,6 +112,13 @@ async def test_a_sweep_answers_at_every_strength_in_one_request(service: Service
     await service.logs("And then?", BRIDGE)
     told = service.script.bodies[1]["messages"][1]["content"]
     assert told == service.text(3), "the conversation goes on with the rack as it stands"
+
+
+async def test_the_guard_watches_a_sweep_too(service: Service) -> None:
+    guarded = SHORT.model_copy(update={"guard": True})
+    talk = sweep.respond(service.api, service.session, "Hello", BRIDGE, guarded)
+    [_ async for _ in talk]
+    assert service.script.bodies[0]["steering"]["guard"] == {"mode": "back_off"}
 
 
 async def test_a_sweep_that_fails_says_so_in_every_column(service: Service) -> None:
@@ -327,6 +295,40 @@ async def test_turns_that_do_not_fit_the_context_are_left_out_and_counted(
     assert "dropped" not in service.lines("end")[1]
 
 
+async def test_turns_once_left_out_are_neither_asked_nor_exported_again(service: Service) -> None:
+    session, do = service.session, handlers(service.api)
+    await service.logs("a first question that is quite verbose")
+    service.script.context = 15  # words
+    await service.logs("Hello")
+    service.script.context = 30
+    asked = len(service.script.bodies)
+    await service.logs("Who are you?")
+    (body,) = service.script.bodies[asked:]
+    assert body["messages"][0]["content"] == "Hello"
+    assert service.lines("end")[-1]["dropped"] == 1
+    exported = await do.export(session, [], SHORT.model_dump(), "")
+    assert "Hello" in exported[do.parts.export]["curl"]
+    assert "verbose" not in exported[do.parts.export]["curl"]
+    await do.fresh(session)
+    assert session.transcript.dropped == 0
+
+
+async def test_a_question_that_no_room_was_made_for_costs_no_turn(service: Service) -> None:
+    await service.logs("Hello")
+    await service.logs("this is too long")
+    await service.logs("Who are you?")
+    assert service.script.bodies[-1]["messages"][0]["content"] == "Hello"
+
+
+def test_no_request_has_more_messages_than_the_service_takes() -> None:
+    roles = ["system", *["user", "assistant"] * 600, "user"]
+    messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
+    fit, dropped = fitting.opening(messages, 3)
+    assert len(fit) <= fitting.MOST < len(fit) + 2
+    assert len(fit) == len(messages) - 2 * dropped
+    assert fitting.opening(messages[:2], 3) == (messages[:2], 0)
+
+
 def test_leaving_out_the_oldest_turn_keeps_the_system_prompt_and_the_question() -> None:
     roles = ["system", "user", "assistant", "user"]
     messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
@@ -337,9 +339,11 @@ def test_leaving_out_the_oldest_turn_keeps_the_system_prompt_and_the_question() 
 async def test_answering_again_replaces_the_last_turn(service: Service) -> None:
     await service.logs("Hello")
     await service.logs("Who are you?")
-    assert chat.answer_again(service.session, BRIDGE, SHORT) == ("Who are you?", 7)
+    taken, seed = repeat.take_back(service.session, BRIDGE, SHORT)
+    assert (taken.turn.user, seed) == ("Who are you?", 7)
     await service.logs("Who are you?", BRIDGE)
-    assert chat.answer_again(service.session, BRIDGE, SHORT) == ("Who are you?", None)
+    taken, seed = repeat.take_back(service.session, BRIDGE, SHORT)
+    assert (taken.turn.user, seed) == ("Who are you?", None)
     await service.logs("Who are you?", BRIDGE)
     assert [line["x"] for line in service.lines("user")] == ["Hello", "Who are you?"]
     assert [m["role"] for m in service.script.bodies[-1]["messages"]] == [
@@ -411,7 +415,7 @@ async def test_a_feature_the_server_does_not_know_is_refused_in_its_words(
 
 
 async def test_a_rack_is_saved_as_a_preset_and_removed_again(service: Service) -> None:
-    name, body = presets.saved("My Bridge!", BRIDGE, keep_norm=True)
+    name, body = presets.saved("My Bridge!", BRIDGE, [], keep_norm=True)
     await service.api.save_preset(name, body)
     found = presets.named(await service.api.presets(), "my-bridge")
     assert found
@@ -420,27 +424,37 @@ async def test_a_rack_is_saved_as_a_preset_and_removed_again(service: Service) -
     assert presets.named(await service.api.presets(), "my-bridge") is None
 
 
-@pytest.mark.parametrize(("title", "held"), [("???", BRIDGE), ("empty", ())])
+@pytest.mark.parametrize(("title", "held"), [("  ", BRIDGE), ("empty", ())])
 def test_a_preset_needs_a_name_and_something_to_save(title: str, held: Rack) -> None:
     with pytest.raises(PresetError, match=r"\.$"):
-        presets.saved(title, held, keep_norm=False)
+        presets.saved(title, held, [], keep_norm=False)
+
+
+def test_only_a_preset_of_the_same_title_is_replaced() -> None:
+    def name(title: str, *others: dict[str, str]) -> str:
+        return presets.saved(title, BRIDGE, others, keep_norm=False)[0]
+
+    mine = {"name": "1", "title": "海 1"}
+    assert name("海 1", mine) == "1"
+    assert name("橋 1", mine) == "1-2"
+    assert name("橋 1", mine, {"name": "1-2", "title": "橋 1"}) == "1-2"
+    assert name("橋") != name("海")
+    assert re.fullmatch("[a-z0-9-]{8,60}", name("橋"))
 
 
 async def test_a_message_sent_before_the_first_look_is_answered_under_the_link(
     service: Service,
 ) -> None:
-    with gr.Blocks():
-        parts = layout.build(1.5)
-    do, session, nothing = Handlers(service.api, parts, ""), Session(), list[Any]()
+    do, session, nothing = handlers(service.api), Session(), list[Any]()
     request = SimpleNamespace(query_params={"steer": "foghorn/0:c:2.5"})
 
     async def sent() -> list[Any]:
-        asked = do.ask("Who are you?", session, nothing, SHORT.model_dump(), False, False)
+        asked = do.ask("Who are you?", session, nothing, SHORT.model_dump(), False, False, None)
         return [update async for update in asked]
 
     asking = asyncio.create_task(sent())
     await asyncio.sleep(0)
     await do.arrive(request, session, None, SHORT.model_dump())  # type: ignore[arg-type]
-    assert not any(parts.toast in update for update in await asking)
+    assert not any(do.parts.toast in update for update in await asking)
     (body,) = service.script.bodies
     assert [edit["feature"] for edit in body["steering"]["edits"]] == ["foghorn/0"]

@@ -122,6 +122,13 @@ def test_a_feature_is_in_the_rack_once_and_a_full_rack_says_so() -> None:
         rack.add(full, BRIDGE)
 
 
+def test_only_the_feature_that_was_added_joins_what_the_widget_holds() -> None:
+    held = rack.add(rack.add((), BRIDGE), BRIDGE | {"ref": "foghorn/2"})
+    shown = rack.joined(held)
+    assert ["joins" in entry for entry in shown] == [False, True]
+    assert rack.parse(shown) == held
+
+
 def test_a_change_is_told_in_words() -> None:
     before = (Entry(feature="a/1", label="cats", strength=2), Entry(feature="a/2", label="sea"))
     turned = (before[0].model_copy(update={"strength": 6.0}), before[1])

@@ -46,6 +46,7 @@ class Script:
     key: str = ""
     rows: int = 16
     context: int = 9000  # words of all messages together
+    lag: float = 0.0  # seconds before a feature's details come
     started: float = field(default_factory=time.monotonic)
     live: dict[str, dict[str, Any]] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -228,6 +229,7 @@ def build(script: Script) -> FastAPI:
 
     @app.get("/v1/features/{ref:path}")
     async def feature(ref: str) -> Any:
+        await asyncio.sleep(script.lag)
         wants_near = ref.endswith("/neighbors")
         name = ref.removesuffix("/neighbors").removeprefix("foghorn/")
         number = 0 if name == "golden-gate-bridge" else int(name) if name.isdigit() else 99
@@ -276,6 +278,8 @@ def add_replies(app: FastAPI, script: Script) -> None:
     async def chat(request: Request) -> Any:
         body = await request.json()
         script.bodies.append(body)
+        if body["model"] != "foghorn":
+            return problem(404, f"No model {body['model']} is served.", "model_not_found")
         size = sum(len(message["content"].split()) for message in body["messages"])
         if size > script.context or "too long" in body["messages"][-1]["content"]:
             return problem(413, "The prompt has 9000 tokens; 512 fit.", "context_length_exceeded")

@@ -1,4 +1,4 @@
-"""Talking: ask, answer again, stop, and turn the rack while the reply is being written.
+"""Talking: ask, stop, and turn the rack while the reply is being written.
 
 Nothing here knows Gradio: the page passes the values in and shows the log that comes out.
 """
@@ -87,7 +87,7 @@ async def respond(
             own["trace"] = words
         reply = transcript.reply(turn, lane, acting, pair=compare)
         running[lane] = Running(reply, own["id"], time.monotonic())
-        streams[lane] = fitting(api.stream, body, [running[lane]])
+        streams[lane] = fitting(api.stream, body, [running[lane]], transcript)
     colours = {held.feature: held.colour for held in rack}
     live = Live(running, Merged(streams), rack, settings.norm, colours)
     async for log in shown(session, live, lambda event: [event]):
@@ -111,18 +111,6 @@ async def shown(
             _end(session, running, "cancelled")
         session.live = None
         live.done.set()
-
-
-def answer_again(session: Session, rack: Rack, settings: Settings) -> tuple[str, int | None] | None:
-    """Take the last turn back: its question, and the seed to answer it from; None: no turn.
-
-    Under another steering the seed stays, so that only the steering differs; else another is drawn.
-    """
-    turn = session.transcript.take_back()
-    if turn is None:
-        return None
-    same = turn.steering == steering(rack, keep_norm=settings.norm)
-    return turn.user, None if same else turn.seed
 
 
 async def retune(api: Api, session: Session, rack: Rack, *, keep_norm: bool) -> bool:
@@ -163,9 +151,10 @@ async def stop(api: Api, session: Session) -> None:
     if live is None:
         return
     ids = {one.generation for one in live.running.values() if not one.ended}
-    await asyncio.gather(*(api.stop(id_) for id_ in ids), return_exceptions=True)
     try:
-        await asyncio.wait_for(live.done.wait(), GRACE)
+        async with asyncio.timeout(GRACE):
+            await asyncio.gather(*(api.stop(id_) for id_ in ids), return_exceptions=True)
+            await live.done.wait()
     except TimeoutError:  # the server did not end the stream: hang up, which ends it too
         live.merged.abandon()
 

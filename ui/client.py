@@ -13,15 +13,21 @@ import httpx2
 from .errors import ApiError
 
 JSON = dict[str, Any]
+SILENCE = 60.0  # seconds without a byte that end a stream: the service pings every 15, queued too
+_NOBODY = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`progress` is a fraction of the current stage, None where it is not known."""
+    """`progress` is a fraction of the current stage, None where it is not known.
+
+    message: why the service will not become ready by itself.
+    """
 
     ready: bool
     stage: str = ""
     progress: float | None = None
+    message: str = ""
 
 
 def _client() -> httpx2.AsyncClient:
@@ -51,12 +57,19 @@ class Api:
     async def ready(self) -> Readiness:
         """Whether the model is loaded. ApiError with status 0: nobody answers."""
         response = await self._send("GET", "/readyz")
-        body = _object(response)
+        status, body = response.status_code, _object(response)
+        if status not in (200, 503):
+            stranger = (
+                f"{self.url}/readyz answers {status}, where Steerdeck's API answers 200 or 503: "
+                "check the address the page was started with (--url)."
+            )
+            raise _error(body, status, stranger)
         progress = body.get("progress")
         return Readiness(
-            ready=response.status_code == 200,
+            ready=status == 200,
             stage=str(body.get("stage") or ""),
             progress=float(progress) if isinstance(progress, (int, float)) else None,
+            message=str(body.get("message") or ""),
         )
 
     async def get(self, path: str, **params: str | int) -> JSON:
@@ -101,19 +114,23 @@ class Api:
             method="POST",
             json={**body, "stream": True, "stream_options": {"include_usage": True}},
             headers=self._headers(),
-            timeout=httpx2.Timeout(None, connect=5.0),  # a reply may wait long for its turn
+            timeout=httpx2.Timeout(None, connect=5.0, read=SILENCE),
         )
         try:
             async with wire as source:
-                if source.response.status_code >= 400:
+                if not source.response.is_success:
                     await source.response.aread()
                     _checked(source.response)
                 async for event in source:
                     if event.data == "[DONE]":
                         return
                     yield _chunk(event.data)
-        except httpx2.ConnectError as error:
+        except _NOBODY as error:
             raise self._unreachable() from error
+        except httpx2.ReadTimeout as error:
+            raise ApiError(
+                f"The reply broke off: the server has sent nothing for {SILENCE:g} seconds."
+            ) from error
         except httpx2.HTTPError as error:
             raise ApiError("The connection broke in the middle of the reply.") from error
         raise ApiError("The reply broke off before its end: the server closed the stream.")
@@ -123,13 +140,16 @@ class Api:
             return await self.http.request(
                 method, f"{self.url}{path}", headers=self._headers(), **more
             )
+        except _NOBODY as error:
+            raise self._unreachable() from error
         except httpx2.TimeoutException as error:
             raise ApiError(f"The server at {self.url} took too long to answer.") from error
         except httpx2.HTTPError as error:
             raise self._unreachable() from error
 
-    def _headers(self) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+    def _headers(self) -> Mapping[bytes, bytes]:
+        # Bytes: of a text httpx2 takes ASCII only, and a person may type anything as a key.
+        return {b"Authorization": f"Bearer {self.key}".encode(errors="replace")} if self.key else {}
 
     def _unreachable(self) -> ApiError:
         return ApiError(f"No server answers at {self.url}.", code="unreachable")
@@ -145,15 +165,17 @@ def _object(response: httpx2.Response) -> JSON:
 
 def _checked(response: httpx2.Response) -> JSON:
     body = _object(response)
-    if response.status_code < 400:
+    if response.is_success:
         return body
     raise _error(body, response.status_code)
 
 
-def _error(body: JSON, status: int) -> ApiError:
+def _error(body: JSON, status: int, otherwise: str = "") -> ApiError:
+    """What the service says of it. otherwise: what to say where it says nothing."""
     told = body.get("error")
     told = told if isinstance(told, dict) else {}
-    message = str(told.get("message") or f"The server answered {status} without saying why.")
+    otherwise = otherwise or f"The server answered {status} without saying why."
+    message = str(told.get("message") or otherwise)
     return ApiError(message, status=status, code=str(told.get("code") or ""))
 
 

@@ -42,16 +42,24 @@ class Desk:
     def standing(self, session: Session, look: status.Look, chosen: Any) -> Update:
         """Header, banner, timer and key field after a look at the service."""
         p = self.parts
-        return {
-            p.top: look.value(session),
-            p.timer: gr.Timer(active=look.state in ("loading", "unreachable")),
-            p.settings: changed(chosen, ask_key=look.state == "key" or bool(session.key)),
-        }
+        asks = look.state == "key" or bool(session.key)
+        # Only a person can give a key; whatever else is wrong may pass.
+        timer = gr.Timer(active=look.state not in ("ready", "key"))
+        return {p.top: look.value(session), p.timer: timer, **self.changed(chosen, ask_key=asks)}
 
     def racked(self, held: rack.Rack, norm: bool, chosen: Any) -> Update:
         """Another rack in the widget, and its `norm` among the settings."""
-        p = self.parts
-        return {p.rack: rack.value(held), p.settings: changed(chosen, norm=norm)}
+        return {self.parts.rack: rack.value(held), **self.changed(chosen, norm=norm)}
+
+    def changed(self, chosen: Any, **changes: Any) -> Update:
+        """The settings with some fields changed; nothing where they are so already.
+
+        `chosen` is what they were at the click: what has been typed since must not be written over
+        without need.
+        """
+        held = chosen if isinstance(chosen, dict) else Settings().model_dump()
+        same = all(held.get(name) == value for name, value in changes.items())
+        return {} if same else {self.parts.settings: {**held, **changes}}
 
 
 def tells(handler: Callable[P, Awaitable[Update]]) -> Callable[P, Awaitable[Update]]:
@@ -95,9 +103,3 @@ def field(event: gr.EventData, name: str) -> str:
     data = event._data
     value = data.get(name) if isinstance(data, dict) else None
     return value[:400] if isinstance(value, str) else ""
-
-
-def changed(chosen: Any, **changes: Any) -> dict[str, Any]:
-    """The settings widget's value with some fields changed and the others as they were left."""
-    held = chosen if isinstance(chosen, dict) else Settings().model_dump()
-    return {**held, **changes}

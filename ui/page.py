@@ -12,15 +12,16 @@ from typing import Any
 import gradio as gr
 
 from . import layout
-from .arriving import Arriving
 from .assets import CONTENT_SECURITY_POLICY, mount_options
 from .client import Api
 from .racking import Racking
 
+TABS = 500  # whose conversations are kept: Gradio frees none of a closed tab, and keeps 10 000
+
 __all__ = ["CONTENT_SECURITY_POLICY", "build_page", "mount_options"]
 
 
-class Handlers(Arriving, Racking):
+class Handlers(Racking):
     """Everything that happens on the page."""
 
 
@@ -35,6 +36,7 @@ def build_page(api_url: str, *, public_url: str | None = None, again: float = 1.
     with gr.Blocks(title="Steerdeck", analytics_enabled=False, fill_width=True) as page:
         parts = layout.build(again)
         _join(page, parts, Handlers(api, parts, public_url or api_url))
+    page.state_session_capacity = TABS
     # The engine alone decides how many replies run at once; a limit here would be a second queue.
     page.queue(default_concurrency_limit=None, api_open=False)
     return page
@@ -51,11 +53,11 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     seen = [p.toast, p.top, p.thread, p.gallery, p.timer, p.rack, p.settings]
 
     page.load(do.arrive, [p.session, p.stored, p.settings], seen, **once)
-    p.timer.tick(do.look_again, [p.session, p.settings], seen, **once)
+    p.timer.tick(do.look_again, [p.session, p.stored, p.settings], seen, **once)
     p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **once)
 
-    talk = [*steer, p.compare, p.sweep]
-    said = [p.toast, p.thread, p.prompt, p.rack, p.settings, p.top, p.timer]
+    talk = [*steer, p.compare, p.sweep, p.stored]
+    said = [p.prompt, *seen]
     turns = [
         gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **streams),
         p.thread.ask(do.show, talk, said, **streams),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,21 +41,35 @@ def named(presets: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any] 
     return next((preset for preset in presets if preset.get("name") == name), None)
 
 
-def saved(title: str, rack: Rack, *, keep_norm: bool) -> tuple[str, dict[str, Any]]:
-    """(name, body) of the rack as a preset. PresetError when it cannot be one."""
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60]
-    if not name:
-        raise PresetError("Give the preset a name with at least one letter or digit.")
+def saved(
+    title: str, rack: Rack, others: Sequence[Mapping[str, Any]], *, keep_norm: bool
+) -> tuple[str, dict[str, Any]]:
+    """(name, body) of the rack as a preset; one of `others` with the same title is replaced by it.
+
+    PresetError when it cannot be one.
+    """
+    title = title.strip()[:100]
+    if not title:
+        raise PresetError("The preset has no name: type one beside Save.")
     steering = chat.steering(rack, keep_norm=keep_norm)
     if not steering["edits"]:
         raise PresetError("The rack is empty or switched off: there is nothing to save.")
     labels = ", ".join(f"{held.label or held.feature} {held.said()}" for held in rack if held.on)
-    return name, {
-        "title": title.strip()[:100],
+    return _name(title, others), {
+        "title": title,
         "description": labels[:300],
         "edits": steering["edits"],
         "norm": steering.get("norm"),
     }
+
+
+def _name(title: str, others: Sequence[Mapping[str, Any]]) -> str:
+    """The title in the letters that a name may have, so that no preset of another title has it."""
+    plain = re.sub(r"[^a-z0-9]+", "-", title.lower())[:60].strip("-")
+    plain = plain or f"preset-{hashlib.sha256(title.encode(errors='replace')).hexdigest()[:8]}"
+    taken = {other.get("name") for other in others if other.get("title") != title}
+    names = itertools.chain([plain], (f"{plain}-{n}" for n in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def widget() -> gr.HTML:

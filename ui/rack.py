@@ -109,6 +109,12 @@ def value(rack: Iterable[Entry]) -> list[dict[str, Any]]:
     return [entry.model_dump(mode="json") for entry in rack]
 
 
+def joined(rack: Rack) -> list[dict[str, Any]]:
+    """The same after `add`: the widget takes the last entry only, beside what it holds by then."""
+    *others, last = value(rack)
+    return [*others, {**last, "joins": True}]
+
+
 def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | None = None) -> Entry:
     """A feature of the API as a rack entry: as recommended, or as `edit` (a wire edit) sets it.
 

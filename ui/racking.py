@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import card, chat, presets, rack, search, settings, share, status
+from . import card, chat, fitting, presets, rack, search, settings, share, status
 from .desk import Update, field, tells
 from .errors import ApiError
 from .session import Session
@@ -22,7 +22,7 @@ class Racking(Talking):
     async def add(self, event: gr.EventData, session: Session, held: Any) -> Update:
         checked = rack.parse(held)
         found = await session.api(self.api).feature(field(event, "ref"))
-        return {self.parts.rack: rack.value(rack.add(checked, found))}
+        return {self.parts.rack: rack.joined(rack.add(checked, found))}
 
     @tells
     async def details(self, event: gr.EventData, session: Session) -> Update:
@@ -37,14 +37,18 @@ class Racking(Talking):
 
     @tells
     async def export(self, session: Session, held: Any, chosen: Any, text: str) -> Update:
-        """The next request as it would be sent, and the rack's link."""
+        """The last question as it would be asked with this rack, and the rack's link.
+
+        Before the first question: what stands in the message field, or an example.
+        """
         checked, fields = rack.parse(held), settings.parse(chosen)
         messages = session.transcript.messages("steered", fields.system)
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
         if not messages or messages[-1]["role"] != "user":
             messages.append({"role": "user", "content": str(text or "") or presets.EXAMPLES[0]})
-        body = chat.request(session, messages, checked, fields, fields.seed)
+        fit, _ = fitting.opening(messages, session.transcript.dropped)
+        body = chat.request(session, fit, checked, fields, fields.seed)
         key = bool(session.key)
         exported = {
             "curl": share.curl(self.url, {**body, "stream": True}, key=key),
@@ -60,8 +64,9 @@ class Racking(Talking):
     @tells
     async def save(self, event: gr.EventData, session: Session, held: Any, chosen: Any) -> Update:
         checked, fields = rack.parse(held), settings.parse(chosen)
-        name, body = presets.saved(field(event, "title"), checked, keep_norm=fields.norm)
-        await session.api(self.api).save_preset(name, body)
+        api, title = session.api(self.api), field(event, "title")
+        name, body = presets.saved(title, checked, await api.presets(), keep_norm=fields.norm)
+        await api.save_preset(name, body)
         return await self._gallery(session)
 
     @tells

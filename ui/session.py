@@ -54,6 +54,7 @@ class Session:
     rows: the service computes at once; 0 where it cannot measure against the unsteered model.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
     link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
+    loaded: the tab has its page from this server, not from the one that it was started anew after.
     arrived: the first look at the service is over. opened: the rack and settings that it brought.
     """
 
@@ -66,6 +67,7 @@ class Session:
     trouble: ApiError | None = None
     link: str = ""
     link_norm: bool = False
+    loaded: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     opened: tuple[Any, Any] | None = None
     looks: int = 0  # details shown: two looks at one feature are two

@@ -42,6 +42,8 @@ async def look(api: Api, session: Session) -> Look:
     api = session.api(api)
     try:
         readiness = await api.ready()
+        if readiness.message:
+            return Look("broken", f"The server cannot reply: {readiness.message.rstrip('.')}.")
         if not readiness.ready:
             stage = f": {readiness.stage}" if readiness.stage else ""
             return Look("loading", f"{STAGE}{stage}.", readiness.progress)

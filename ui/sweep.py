@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 
-from . import chat
+from . import chat, guard
 from . import rack as racks
 from .client import Api
 from .compare import Event, Merged
@@ -68,11 +68,13 @@ async def respond(
     )
     body["variants"] = [chat.steering(way, keep_norm=settings.norm) for way in ways[1:]]
     body["steering"] = {"id": f"ui-{uuid.uuid4().hex}", "trace": _trace(session, rack, settings)}
+    if settings.guard:
+        body["steering"]["guard"] = guard.ASKED
     running: dict[Lane, Running] = {}
     for lane, way in zip(LANES, ways, strict=True):
         reply = transcript.reply(turn, lane, way, pair=True)
         running[lane] = Running(reply, body["steering"]["id"], time.monotonic())
-    stream = fitting(api.compare, body, list(running.values()))
+    stream = fitting(api.compare, body, list(running.values()), transcript)
     merged: Merged[str] = Merged({"all": stream})
     colours = {held.feature: held.colour for held in rack}
     live = Live(running, merged, rack, settings.norm, colours, fixed=True)

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
-from . import chat, presets, rack, search, settings, status, sweep
-from .desk import NOTHING, Desk, Update, field, tells, tells_all
-from .errors import PresetError, Told
+from . import chat, presets, rack, repeat, search, settings, status, sweep
+from .arriving import Arriving
+from .desk import NOTHING, Update, field, tells, tells_all
+from .errors import ApiError, PresetError, Told
 from .session import Session
 
-_ARRIVAL = 10.0  # seconds a message waits for the page's first look at the service
+ARRIVAL = 3.0  # seconds a message waits for the page's first look at the service
 
 
-class Talking(Desk):
+class Talking(Arriving):
     @tells_all
     async def ask(
-        self, text: str, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
+        self,
+        text: str,
+        session: Session,
+        held: Any,
+        chosen: Any,
+        compare: bool,
+        swept: bool,
+        stored: Any,
     ) -> AsyncIterator[Update]:
         """What stands in the message field."""
         said = str(text or "").strip()
         if not said:
             yield NOTHING
             return
-        async for update in self._talk(said, session, held, chosen, compare, swept):
+        async for update in self._talk(said, session, held, chosen, compare, swept, stored):
             yield update
 
     @tells_all
@@ -39,55 +46,95 @@ class Talking(Desk):
         chosen: Any,
         compare: bool,
         swept: bool,
+        stored: Any,
     ) -> AsyncIterator[Update]:
         """An example prompt of the first screen, with its preset loaded first where it has one."""
-        name, p = field(event, "preset"), self.parts
-        if name:
-            loaded = await self.preset(session, name, chosen)
-            yield loaded
-            held, chosen = loaded[p.rack], loaded[p.settings]
-        async for update in self._talk(field(event, "text"), session, held, chosen, compare, swept):
+        text, name = field(event, "text"), field(event, "preset")
+        talk = self._talk(text, session, held, chosen, compare, swept, stored, preset=name)
+        async for update in talk:
             yield update
 
     @tells_all
     async def again(
-        self, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
+        self, session: Session, held: Any, chosen: Any, compare: bool, swept: bool, stored: Any
     ) -> AsyncIterator[Update]:
         """The last question once more, with the rack as it is now."""
-        if session.live is not None or not session.transcript.turns:
+        if session.live is not None:
             yield NOTHING
             return
-        async for update in self._talk(None, session, held, chosen, compare, swept):
+        async for update in self._talk(None, session, held, chosen, compare, swept, stored):
             yield update
 
     async def _talk(
-        self, text: str | None, session: Session, held: Any, chosen: Any, compare: bool, swept: bool
+        self,
+        text: str | None,
+        session: Session,
+        held: Any,
+        chosen: Any,
+        compare: bool,
+        swept: bool,
+        stored: Any,
+        *,
+        preset: str = "",
     ) -> AsyncIterator[Update]:
         """Ask `text`, or the last question again where it is None."""
+        p = self.parts
         if not session.arrived.is_set():
-            held, chosen = await _arrival(session, held, chosen)
+            shown = await self._arrival(session, stored, chosen)
+            yield shown
+            # The rack of a link that was still being opened is not what the browser sent.
+            held, chosen = session.opened or (held, shown.get(p.settings, chosen))
+        if text is None and not session.transcript.turns:
+            yield NOTHING
+            return
+        if preset:
+            loaded = await self.preset(session, preset, chosen)
+            yield loaded
+            held, chosen = loaded[p.rack], loaded.get(p.settings, chosen)
         checked, fields = rack.parse(held), settings.parse(chosen)
         _may_talk(session)
         if swept:
             sweep.check(checked)  # before the last turn is taken back
-        p, seed = self.parts, None
-        update: Update = {p.prompt: ""}
+        taken, seed, update = None, None, {p.prompt: ""}
         if text is None:
-            update, taken = {}, chat.answer_again(session, checked, fields)
-            text, seed = taken or ("", None)
-        api = session.api(self.api)
+            taken, seed = repeat.take_back(session, checked, fields)
+            text, update = taken.turn.user, {}
+        api, pair = session.api(self.api), bool(compare)
         if swept:
             logs = sweep.respond(api, session, text, checked, fields, seed=seed)
         else:
-            pair = bool(compare)
             logs = chat.respond(api, session, text, checked, fields, compare=pair, seed=seed)
         async for log in logs:
             yield {p.thread: log, **update}
             update = {}
         if session.trouble is not None:
-            look = status.trouble(session.trouble)
-            if look.state != "broken":
-                yield self.standing(session, look, chosen)
+            if taken is not None and repeat.put_back(session, taken):
+                yield {p.thread: session.transcript.log(), **self.toast(str(session.trouble))}
+            yield await self._troubled(session, session.trouble, stored, chosen)
+
+    async def _arrival(self, session: Session, stored: Any, chosen: Any) -> Update:
+        """Wait for the look of a page that loads, where a message comes before it has ended.
+
+        Where no page loads, this server was started anew under an open tab: look here.
+        """
+        try:
+            async with asyncio.timeout(ARRIVAL):
+                await session.arrived.wait()
+        except TimeoutError:
+            if not session.loaded:
+                anew = "The server was started anew and has forgotten this conversation."
+                return self.toast(anew) | await self.look_again(session, stored, chosen)
+            await session.arrived.wait()
+        return NOTHING
+
+    async def _troubled(
+        self, session: Session, trouble: ApiError, stored: Any, chosen: Any
+    ) -> Update:
+        """What a failed reply says of the service as a whole."""
+        if trouble.code == "model_not_found":  # another model is served at that address by now
+            return await self.look_again(session, stored, chosen)
+        look = status.trouble(trouble)
+        return NOTHING if look.state == "broken" else self.standing(session, look, chosen)
 
     async def stop(self, session: Session) -> None:
         await chat.stop(session.api(self.api), session)
@@ -114,17 +161,6 @@ class Talking(Desk):
             raise PresetError(f"There is no preset “{name}” any more.")
         held = await search.rack_of(api, found.get("edits") or [])
         return self.racked(held, found.get("norm") == "keep", chosen)
-
-
-async def _arrival(session: Session, held: Any, chosen: Any) -> tuple[Any, Any]:
-    """The rack and settings of a message that was sent before the page knew the service.
-
-    Those of a link that was still being opened are not among what the browser sent with it.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_ARRIVAL):
-            await session.arrived.wait()
-    return session.opened or (held, chosen)
 
 
 def _may_talk(session: Session) -> None:

@@ -52,12 +52,24 @@ class Turn:
     steering: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A turn that was taken out of a conversation, with its lines of the log."""
+
+    turn: Turn
+    lines: list[str]
+
+
 @dataclass
 class Transcript:
-    """All turns of one tab, and their log."""
+    """All turns of one tab, and their log.
+
+    dropped: how many of the oldest turns the model's context has had no room for.
+    """
 
     turns: list[Turn] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    dropped: int = 0
     home: dict[str, Any] = field(default_factory=dict)
     count: int = 0
     begun: float = field(default_factory=time.time)
@@ -115,17 +127,23 @@ class Transcript:
                 told.append({"role": "assistant", "content": own.text})
         return told
 
-    def take_back(self) -> Turn | None:
-        """Remove the last turn and return it, or None where there is none."""
-        if not self.turns:
-            return None
+    def take_back(self) -> Taken:
+        """Remove the last turn."""
         turn = self.turns.pop()
+        taken = Taken(turn, self.lines[turn.start :])
         del self.lines[turn.start :]
-        return turn
+        return taken
+
+    def put_back(self, taken: Taken) -> None:
+        """Replace the last turn by the one that was taken from its place."""
+        self.take_back()
+        self.turns.append(taken.turn)
+        self.lines += taken.lines
 
     def clear(self) -> None:
         self.turns.clear()
         self.lines.clear()
+        self.dropped = 0
         self.begun = time.time()
 
     def _add(self, **line: Any) -> None:

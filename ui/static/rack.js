@@ -117,9 +117,24 @@ const draw = () => {
   if (held) [...list.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === held)?.focus();
   announce();
 };
+// What a person changed or removed since the click stays so: the others of the answer are older.
+const join = (more) => {
+  for (const { joins, ...entry } of more) {
+    if (entries.some((own) => own.feature === entry.feature)) continue;
+    const used = new Set(entries.map((own) => own.colour));
+    while (used.has(entry.colour)) entry.colour += 1; // another that was added at the same time
+    entries.push(entry);
+    list.querySelector(".sd-empty")?.remove();
+    list.append(card(entry));
+  }
+  props.value = entries.map((entry) => ({ ...entry }));
+  announce();
+  document.body.classList.add("sd-changed");
+};
 const take = () => {
   const value = Array.isArray(props.value) ? props.value : [];
   if (JSON.stringify(value) === JSON.stringify(entries) && list.childElementCount) return;
+  if (value.some((entry) => entry.joins)) return join(value.filter((entry) => entry.joins));
   clearTimeout(timer);
   timer = null;
   entries = value.map((entry) => ({ ...entry }));

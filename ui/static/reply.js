@@ -35,7 +35,7 @@ const drawReply = (line) => {
     if (state.marks.at(-1)?.at === more.at) state.marks.pop(); // it never acted
     state.marks.push(more);
     band.mark(more.at, more.x);
-    band.legend(more.features);
+    band.legend(more.features, more.at);
   };
   const end = (more) => {
     state.ended = true;

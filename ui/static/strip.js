@@ -8,7 +8,8 @@ const strip = () => {
     h("summary", {}, h("span", {}, "Where it fired"), key), tokens);
   const tip = h("div", { class: "sd-tip", role: "tooltip", hidden: true });
   node.append(tip);
-  const names = new Map(); // colour -> label
+  const legends = []; // {at: the token from which on, names: colour -> label}
+  const told = new Map(); // every colour and label that was ever in the legend
   const peaks = new Map(); // colour -> largest level seen
   const cells = [];
   const early = []; // marks at tokens that have not come yet
@@ -29,7 +30,7 @@ const strip = () => {
     early.splice(0, due.length);
     const cell = h("span", { class: "sd-token", role: "listitem", tabindex: "-1" }, h("span", {}, visible(text)), h("span", { class: "sd-bars" }, readings.map(bar)),
       Number.isFinite(kl) && h("span", { class: "sd-kl", style: { "--kl": `${Math.round((100 * kl) / (1 + kl))}%` } }));
-    cell.reading = { text, readings, kl, outlooks };
+    cell.reading = { at: cells.length, text, readings, kl, outlooks };
     cells.push(cell);
     tokens.append(cell);
     if (readings.length || Number.isFinite(kl)) node.hidden = false;
@@ -39,10 +40,13 @@ const strip = () => {
     else if (cells[at].previousSibling?.classList.contains("sd-turned")) cells[at].previousSibling.title = text;
     else cells[at].before(rule(text));
   };
-  const legend = (features) => {
-    for (const [number, label] of features) names.set(number, label);
-    key.replaceChildren(...[...names].map(([number, label]) => h("span", { style: { "--c": colour(number) } }, label)));
+  const legend = (features, at = 0) => {
+    legends.push({ at, names: new Map(features) });
+    for (const [number, label] of features) told.set(`${number} ${label}`, [number, label]);
+    key.replaceChildren(...[...told.values()].map(([number, label]) => h("span", { style: { "--c": colour(number) } }, label)));
   };
+  // A colour goes to another feature when the rack is replaced while the reply is written.
+  const labelAt = (at, number) => legends.findLast((one) => one.at <= at && one.names.has(number))?.names.get(number) || "";
   const outlook = (name, [own, likely]) =>
     h("div", { class: "sd-outlook" }, h("b", {}, name), h("span", {}, `this one ${percent(own)}`),
       likely.map(([text, share]) => h("span", {}, h("code", {}, visible(text)), ` ${percent(share)}`)));
@@ -61,9 +65,9 @@ const strip = () => {
   };
   const show = (cell) => {
     if (!cell || !cell.reading) return hide();
-    const { text, readings, kl, outlooks } = cell.reading;
+    const { at, text, readings, kl, outlooks } = cell.reading;
     tip.replaceChildren(h("code", {}, visible(text)), ...readings.map(([number, before, after]) =>
-      h("p", { style: { "--c": colour(number) } }, h("b", {}, names.get(number) || ""), ` ${short(before)} → ${short(after)}`)));
+      h("p", { style: { "--c": colour(number) } }, h("b", {}, labelAt(at, number)), ` ${short(before)} → ${short(after)}`)));
     if (!readings.length) tip.append(h("p", {}, "nothing steered here"));
     if (Number.isFinite(kl)) tip.append(h("div", { class: "sd-moved" }, `moved by ${short(kl)} nats (KL from unsteered)`));
     if (outlooks) tip.append(h("div", { class: "sd-outlooks" }, outlook("Steered", outlooks[0]), outlook("Unsteered", outlooks[1])));

@@ -1,0 +1,70 @@
+"""The scripted service of `ui_stub.py` on a real socket, and one conversation with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+import ui_stub
+import uvicorn
+
+from ui import chat, layout
+from ui.client import Api
+from ui.page import Handlers
+from ui.rack import Entry, Rack
+from ui.session import Session
+from ui.settings import Settings
+
+BRIDGE: Rack = (Entry(feature="foghorn/0", label="Golden Gate Bridge", strength=2.5, maximum=10),)
+SHORT = Settings(max_tokens=12, seed=7)
+
+
+class Service:
+    """A stub that is being served, and an Api that asks it."""
+
+    def __init__(self, script: Any, port: int) -> None:
+        self.script = script
+        self.api = Api(f"http://127.0.0.1:{port}")
+        self.session = Session(model="foghorn", exact={"foghorn": True})
+
+    async def logs(self, text: str, held: Rack = (), *, compare: bool = False) -> list[str]:
+        talk = chat.respond(self.api, self.session, text, held, SHORT, compare=compare)
+        return [log async for log in talk]
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        told = [json.loads(line) for line in self.session.transcript.lines]
+        return [line for line in told if line["k"] == kind]
+
+    def text(self, number: int = 1) -> str:
+        return "".join(line["x"] for line in self.lines("+") if line["r"] == number)
+
+
+@asynccontextmanager
+async def served(**options: Any) -> AsyncIterator[Service]:
+    """options: of ui_stub.Script."""
+    script = ui_stub.Script(**options)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(ui_stub.build(script), log_level="warning", ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    running = Service(script, listener.getsockname()[1])
+    try:
+        yield running
+    finally:
+        await running.api.close()
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+def handlers(api: Api) -> Handlers:
+    """The page's handlers. Call it inside a running event loop."""
+    with gr.Blocks():
+        return Handlers(api, layout.build(1.5), "")
