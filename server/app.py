@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from . import docs, handlers, mount
 from .auth import require_key
 from .errors import NotFound
-from .middleware import BodyLimit, Hosts, Told
+from .middleware import Answered, BodyLimit, Hosts, Told
 from .receipt import versions
 from .routes import compare, features, generate, generations, health, models, presets
 from .routes.common import REFUSALS
@@ -100,6 +100,7 @@ def _add_middleware(app: FastAPI, service: Service, settings: Settings) -> None:
     """The last one added is the outermost."""
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Hosts, allowed=allowed_hosts(settings))
+    app.add_middleware(Answered, metrics=service.metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

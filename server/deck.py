@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from dictionaries.cards import Card, Cards
@@ -62,6 +63,13 @@ class Deck:
     fits: Mapping[str, Fit] = field(default_factory=dict)  # of dictionaries that were measured
     stand_in: StandIn | None = None  # for features without a card; None: they stay bare
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes: no token stands for more. Whatever the vocabulary's spelling, as ▁ for a blank, it
+        is no shorter than the text.
+        """
+        return max(len(token.encode()) for token in self.tokenizer.get_vocab())
 
     def dictionary(self, name: str | None) -> Dictionary:
         """The one called `name`, or the first. Raises NotFound."""

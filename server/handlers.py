@@ -44,7 +44,7 @@ def printable(text: str) -> str:
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every refusal, and count it by its code. What nobody foresaw is `Told`'s."""
+    """Answer every refusal, and count it by its code. What nobody foresaw is `Answered`'s."""
 
     def answer(exc: SteerdeckError) -> JSONResponse:
         metrics.refused.labels(exc.code).inc()

@@ -13,6 +13,7 @@ from .engine.types import Delta, Event, Failure, Finish, FinishReason, Request
 from .errors import GenerationFailed
 from .metrics import Metrics
 from .prepare import Ask
+from .timeline import Timeline
 
 
 @dataclass
@@ -26,6 +27,10 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     released: bool = False
     steering: asyncio.Lock = field(default_factory=asyncio.Lock)  # live changes, in their order
+    timelines: tuple[Timeline, ...] = field(init=False)  # one for each generation
+
+    def __post_init__(self) -> None:
+        self.timelines = tuple(Timeline(request.changes) for request in self.ask.requests)
 
     @classmethod
     def admit(cls, deck: Deck, ask: Ask, metrics: Metrics) -> Job:
@@ -43,6 +48,11 @@ class Job:
             for generation in self.generations:
                 generation.cancel()
 
+    def hung_up(self, unread: int = 0) -> None:
+        """Count it. unread: rows whose end nobody is left to hear."""
+        self.metrics.cancelled.labels("hung_up").inc()
+        self.metrics.replies.labels(str(FinishReason.CANCELLED)).inc(unread)
+
     async def events(self) -> AsyncIterator[tuple[int, Delta | Finish]]:
         """(index of the row, what it says); every row's last is its Finish.
 
@@ -57,7 +67,7 @@ class Job:
                 case Finish():
                     running.discard(index)
                     self.metrics.finished(event)
-                    if event.reason is FinishReason.CANCELLED:
+                    if event.reason is FinishReason.CANCELLED and not self.released:
                         self.metrics.cancelled.labels("asked").inc()
                 case Failure():
                     self.metrics.failed.inc()

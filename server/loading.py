@@ -185,20 +185,22 @@ def find(
 ) -> Path:
     """Names that are no folder and look like none of the Hub's are answered with the catalog.
 
-    report: told how far a download is, between progress `start` and `stop`.
+    report: told how far a download is, between progress `start` and `stop`, at every piece of it:
+    what report raises ends the download.
     """
     if not Path(name).exists() and "/" not in name:
         raise BadRequest(
             f"{name!r} is no {kind} folder here and no name of the catalog "
             f"({', '.join(names())}); a name on the Hub has the form org/name"
         )
-    last = -1
+    last, stage = -1, ""
 
     def told(there: int, total: int) -> None:
-        nonlocal last
-        if report is not None and there * 20 // total > last:  # a line every 5 %
+        nonlocal last, stage
+        if there * 20 // total > last:  # other words, and so a line of the log, every 5 %
             last = there * 20 // total
             stage = f"downloading {bare(name)}: {there / 1e9:.1f} of {total / 1e9:.1f} GB"
+        if report is not None:
             report(stage, start + (stop - start) * there / total)
 
     return find_files(name, kind=kind, told=told)

@@ -37,12 +37,7 @@ HEADERS = {
 
 
 class Told:
-    """Gives every request an id, counts and times it, and logs one line without its content.
-
-    Refusals of the middleware below, and exceptions that nobody foresaw, are answered here. Once
-    the reply has begun they go on to the server, which breaks the connection, so that no one takes
-    the half for the whole.
-    """
+    """Gives every request an id, counts and times it, and logs one line without its content."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -67,21 +62,10 @@ class Told:
 
         try:
             await self.app(scope, receive, tell)
-        except Exception as exc:
-            if status:
-                raise
-            await self._refused(exc, scope)(scope, receive, tell)
         finally:
             seconds = time.monotonic() - started
             self._note(scope, status, seconds)
             request_id.reset(token)
-
-    def _refused(self, exc: Exception, scope: Scope) -> JSONResponse:
-        if not isinstance(exc, SteerdeckError):
-            log.error("%s %s failed", scope["method"], scope["path"], exc_info=exc)
-            exc = SteerdeckError("the server failed on this request; its log says why")
-        self.metrics.refused.labels(exc.code).inc()
-        return error_response(exc)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -97,6 +81,42 @@ def _route(scope: Scope) -> str:
     if scope["path"].startswith("/v1/"):
         return found if found.startswith("/v1") else f"/v1{found}"
     return found or "page"
+
+
+class Answered:
+    """Answers the refusals of the middleware below, and exceptions that nobody foresaw: inside of
+    what adds the headers that let a web page read the answer.
+
+    Once the reply has begun they go on to the server, which breaks the connection, so that no one
+    takes the half for the whole.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begun = False
+
+        async def begin(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, begin)
+        except Exception as exc:
+            if begun:
+                raise
+            await self._refused(exc, scope)(scope, receive, send)
+
+    def _refused(self, exc: Exception, scope: Scope) -> JSONResponse:
+        if not isinstance(exc, SteerdeckError):
+            log.error("%s %s failed", scope["method"], scope["path"], exc_info=exc)
+            exc = SteerdeckError("the server failed on this request; its log says why")
+        self.metrics.refused.labels(exc.code).inc()
+        return error_response(exc)
 
 
 class BodyLimit:

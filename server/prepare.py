@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .deck import Deck
@@ -15,6 +15,7 @@ from .errors import BadRequest, TooLong
 from .schemas.requests import ChatRequest, CompletionRequest
 from .steering import Resolved, resolve
 
+MESSAGES, PROMPT = "messages", "prompt"  # the fields that hold what is answered
 TOP = 5  # alternatives reported by the trace "top", of each model
 
 
@@ -25,6 +26,7 @@ class Ask:
     prompts: how many different prompts; row i answers prompt i // n.
     trace: what is told of every token.
     variants: of a comparison, what each row is called.
+    stream, include_usage: how it is told.
     """
 
     id: str
@@ -35,17 +37,25 @@ class Ask:
     prompts: int = 1
     trace: frozenset[str] = frozenset()
     variants: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
 
 
 def prepare_chat(deck: Deck, body: ChatRequest) -> Ask:
-    """Raises what `resolve` does, and BadRequest where the chat template refuses the turns."""
+    """Raises what `resolve` does, BadRequest where the chat template refuses the turns, TooLong."""
     resolved = resolve(deck, body.model, body.steering)
     messages = [{"role": _role(m.role), "content": m.text} for m in body.messages]
-    return _ask(deck, body, resolved, [_render(deck, messages)])
+    _check_bytes(deck, [message["content"] for message in messages], MESSAGES)
+    return _ask(deck, body, resolved, [render(deck.tokenizer, messages)])
 
 
 def prepare_completion(deck: Deck, body: CompletionRequest) -> Ask:
     resolved = resolve(deck, body.model, body.steering)
+    for prompt in body.prompts:
+        if isinstance(prompt, str):
+            _check_bytes(deck, [prompt], PROMPT)
+        else:
+            _check_tokens(deck, len(prompt), PROMPT)
     prompts = [_raw(deck, prompt) for prompt in body.prompts]
     return _ask(deck, body, resolved, prompts)
 
@@ -77,12 +87,22 @@ def _ask(
                 guard=asked.guard.settings(vocab) if asked and asked.guard else None,
             )
         )
-    model = body.model or deck.model
-    return Ask(name, int(time.time()), model, tuple(requests), resolved, len(prompts), trace)
+    return Ask(
+        id=name,
+        created=int(time.time()),
+        model=body.model or deck.model,
+        requests=tuple(requests),
+        resolved=resolved,
+        prompts=len(prompts),
+        trace=trace,
+        stream=body.stream,
+        include_usage=body.include_usage,
+    )
 
 
 def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> Sampling:
     ours = deck.defaults
+    field = MESSAGES if isinstance(body, ChatRequest) else PROMPT
     temperature = _or(body.temperature, ours.temperature)
     return Sampling(
         temperature=temperature if temperature >= COLDEST else 0.0,
@@ -91,27 +111,39 @@ def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) ->
         min_p=_or(body.min_p, ours.min_p),
         frequency_penalty=body.frequency_penalty or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
-        max_tokens=body.limit or _room(deck, prompt),
+        max_tokens=body.limit or _room(deck, prompt, field),
         stop=body.stops,
         logprobs=body.likely,
         ignore_eos=body.ignore_eos,
     )
 
 
-def _room(deck: Deck, prompt: int) -> int:
+def _room(deck: Deck, prompt: int, field: str) -> int:
     """The default length of a reply: ours, or what the context leaves."""
+    _check_tokens(deck, prompt, field)
+    return min(deck.defaults.max_tokens, deck.engine.capabilities.max_context - prompt)
+
+
+def _check_tokens(deck: Deck, prompt: int, field: str) -> None:
     context = deck.engine.capabilities.max_context
     if prompt >= context:
         raise TooLong(
             f"the prompt has {prompt} tokens and this server holds {context} of prompt and reply "
             "together: shorten it",
-            param="messages",
+            param=field,
         )
-    return min(deck.defaults.max_tokens, context - prompt)
 
 
-def _render(deck: Deck, messages: Sequence[Mapping[str, str]]) -> Prompt:
-    return render(deck.tokenizer, messages)
+def _check_bytes(deck: Deck, texts: Iterable[str], field: str) -> None:
+    """Before they are tokenized: megabytes take seconds, in which nobody else is admitted."""
+    context = deck.engine.capabilities.max_context
+    size, most = sum(len(text.encode()) for text in texts), context * deck.longest_token
+    if size > most:
+        raise TooLong(
+            f"the prompt has {size} bytes, and the {context} tokens of prompt and reply that this "
+            f"server holds are {most} at most: shorten it",
+            param=field,
+        )
 
 
 def _raw(deck: Deck, prompt: str | list[int]) -> Prompt:

@@ -69,6 +69,8 @@ def builtin(entries: Iterable[Any], where: str) -> list[Preset]:
 class Presets:
     """The presets of one model. Safe to use from several threads.
 
+    Who reads waits for no one who writes: what is stored is replaced whole, and never changed.
+
     path: the users' file, shared by all models; None keeps them in memory only.
     """
 
@@ -81,15 +83,13 @@ class Presets:
 
     def all(self) -> list[Preset]:
         """Built-in ones first, in the dictionary's order; users' ones by name."""
-        with self._lock:
-            mine = self._stored.get(self.model, {})
-            return [*self._builtin.values(), *(Preset(n, mine[n]) for n in sorted(mine))]
+        mine = self._stored.get(self.model, {})
+        return [*self._builtin.values(), *(Preset(n, mine[n]) for n in sorted(mine))]
 
     def get(self, name: str) -> Preset:
         if name in self._builtin:
             return self._builtin[name]
-        with self._lock:
-            body = self._stored.get(self.model, {}).get(name)
+        body = self._stored.get(self.model, {}).get(name)
         if body is None:
             raise NotFound(
                 f"there is no preset {name!r} for {self.model}; GET /v1/presets lists them",
@@ -98,8 +98,7 @@ class Presets:
         return Preset(name, body)
 
     def has(self, name: str) -> bool:
-        with self._lock:
-            return name in self._builtin or name in self._stored.get(self.model, {})
+        return name in self._builtin or name in self._stored.get(self.model, {})
 
     def put(self, name: str, body: PresetBody) -> Preset:
         """Save it; on disk when this returns. Raises BadRequest for a built-in one's name."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .deck import Deck
 from .engine.seam import Stats
-from .errors import BadRequest, NotReady, SteerdeckError, Unavailable, UnknownGeneration
+from .errors import BadRequest, Busy, NotReady, SteerdeckError, Unavailable, UnknownGeneration
 from .jobs import Job
 from .metrics import Metrics
 from .prepare import Ask
@@ -49,13 +49,19 @@ class Service:
         # Tokenizers, rows read from disk: slow enough to stall the streams, so never on the loop;
         # one thread, because a fast tokenizer may not be used by two at once.
         self._aside = ThreadPoolExecutor(1, "steerdeck-prepare")
+        self._preparing = 0  # requests that the thread has, or will have
 
     async def load(self) -> None:
-        """Run the loader in a thread. A failure is kept and told by /readyz, and not raised."""
+        """Run the loader in a thread. A failure is kept and told by /readyz, and not raised.
+
+        None of that when the service closes meanwhile: the next thing the loader reports ends it.
+        """
         begun = time.monotonic()
         try:
             deck = await asyncio.to_thread(self._loader, self._report)
         except Exception as exc:
+            if self._closing:
+                return
             expected = isinstance(exc, SteerdeckError | ValueError | OSError)
             log.error("%s cannot be served: %s", self.name, exc, exc_info=not expected)
             self.readiness = Readiness("failed", self.readiness.progress, str(exc))
@@ -68,14 +74,22 @@ class Service:
         log.info("%s is ready, %.1f s after it began to load", deck.model, time.monotonic() - begun)
 
     def _report(self, stage: str, progress: float) -> None:
-        self.readiness = Readiness(stage, progress)
-        log.info("%s (%d %%)", stage, round(100 * progress))
+        """In the loader's thread, at every piece of a download: a stage is logged once."""
+        if self._closing:
+            raise self._shut()
+        before, self.readiness = self.readiness, Readiness(stage, progress)
+        if stage != before.stage:
+            log.info("%s (%d %%)", stage, round(100 * progress))
+
+    @staticmethod
+    def _shut() -> Unavailable:
+        return Unavailable("the server is shutting down")
 
     @property
     def deck(self) -> Deck:
         """Raises NotReady until everything is loaded."""
         if self._closing:
-            raise Unavailable("the server is shutting down")
+            raise self._shut()
         if self._deck is not None:
             return self._deck
         now = self.readiness
@@ -92,8 +106,17 @@ class Service:
         return not self._closing and self._deck is not None and self._deck.engine.stats().alive
 
     async def prepare(self, make: Callable[[Deck], Ask]) -> Ask:
-        """Run `make` and the engine's own check of its rows in the thread for such work."""
+        """Run `make` and the engine's own check of its rows in the thread for such work.
+
+        Raises Busy where more wait for it than the engine has places.
+        """
         deck = self.deck
+        limits = deck.engine.capabilities
+        if self._preparing >= limits.max_rows + limits.max_waiting:
+            raise Busy(
+                f"{self._preparing} requests are being prepared, which is as many as may run and "
+                "wait: try again in a moment"
+            )
 
         def prepared() -> Ask:
             ask = make(deck)
@@ -101,7 +124,11 @@ class Service:
                 deck.engine.check(request)
             return ask
 
-        return await asyncio.get_running_loop().run_in_executor(self._aside, prepared)
+        self._preparing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._aside, prepared)
+        finally:
+            self._preparing -= 1
 
     def admit(self, ask: Ask) -> Job:
         """Queue a request's rows. Raises what the engine does: BadRequest for a name that is taken
@@ -142,12 +169,16 @@ class Service:
     def _steer(deck: Deck, job: Job, asked: SteeringChange) -> tuple[list[int], Resolved]:
         """Off the loop: rows of features that nobody used before are read from disk."""
         resolved = resolve_change(deck, asked)
+        for timeline in job.timelines:
+            timeline.check(resolved.steering)
         held: list[int] = []
-        for generation in job.generations:
+        for generation, timeline in zip(job.generations, job.timelines, strict=True):
             try:
-                held.append(deck.engine.steer(generation.id, resolved.steering))
+                at = deck.engine.steer(generation.id, resolved.steering)
             except UnknownGeneration:
                 continue  # this row has ended; another may still run
+            timeline.note(at, resolved.steering)
+            held.append(at)
         return held, resolved
 
     def stop(self, name: str) -> None:

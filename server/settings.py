@@ -89,7 +89,12 @@ class Settings(BaseSettings):
     max_context: int | None = Field(
         None, ge=16, description="tokens of prompt + reply; default: what the model was made for"
     )
-    max_edits: int = Field(16, ge=1, le=256, description="edited features in one reply")
+    max_edits: int = Field(
+        16,
+        ge=1,
+        le=64,  # one list on the wire: a receipt tells a preset's edits in it beside one's own
+        description="edited features in one reply",
+    )
     prefix_cache: int = Field(
         512,
         ge=0,

@@ -34,9 +34,14 @@ def dumps(value: Any) -> str:
     return to_json(value, inf_nan_mode="null").decode()
 
 
-def streamed(writer: Writer, include_usage: bool) -> Response:
+async def answered(writer: Writer, request: Request) -> Response:
+    """The way its caller asked for."""
+    return streamed(writer) if writer.ask.stream else await whole(writer, request)
+
+
+def streamed(writer: Writer) -> Response:
     return EventSourceResponse(
-        events(writer, include_usage),
+        events(writer),
         sep="\n",
         ping=PING_SECONDS,
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -45,10 +50,10 @@ def streamed(writer: Writer, include_usage: bool) -> Response:
     )
 
 
-async def events(writer: Writer, include_usage: bool) -> AsyncIterator[dict[str, str]]:
+async def events(writer: Writer) -> AsyncIterator[dict[str, str]]:
     """The data of each server-sent event."""
+    job, include_usage = writer.job, writer.ask.include_usage
     extra: dict[str, Any] = {"usage": None} if include_usage else {}
-    job = writer.job
     try:
         for chunk in writer.opening():
             yield {"data": dumps(chunk | extra)}
@@ -62,7 +67,7 @@ async def events(writer: Writer, include_usage: bool) -> AsyncIterator[dict[str,
         yield {"data": dumps(error_body(exc))}
     except (asyncio.CancelledError, GeneratorExit):
         if not job.released:
-            job.metrics.cancelled.labels("hung_up").inc()
+            job.hung_up(unread=sum(row.finish is None for row in writer.rows))
         raise
     except Exception:
         log.exception("a reply could not be written")
@@ -88,5 +93,5 @@ async def _on_hang_up(request: Request, writer: Writer) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     if not writer.job.released:
-        writer.job.metrics.cancelled.labels("hung_up").inc()
+        writer.job.hung_up()
         writer.job.release()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -162,6 +164,19 @@ def test_neighbours_come_nearest_first(live):
     stored = get(live, "/v1/features/3/neighbors", n=2)["data"]
     assert [(f["id"], f["cosine"]) for f in stored] == [(7, 0.5), (5, 0.25)], "the card's own"
     assert len(get(live, "/v1/features/3/neighbors", n=3)["data"]) == 3
+
+
+def test_a_decoder_too_large_to_wait_for_is_not_read_for_neighbours(live, monkeypatch):
+    from server.routes import features
+
+    monkeypatch.setattr(features, "SCANNED", 0)
+    enough = get(live, "/v1/features/3/neighbors", n=2)
+    assert ([f["id"] for f in enough["data"]], "reason" in enough) == ([7, 5], False)
+    for ref, known in (("3", 2), ("fog", 0)):
+        fewer = get(live, f"/v1/features/{ref}/neighbors", n=3)
+        assert len(fewer["data"]) == known
+        assert f"{known} are known" in fewer["reason"]
+        assert "make describe" in fewer["reason"]
 
 
 def test_without_cards_features_are_listed_by_number(live, serve):
@@ -332,6 +347,34 @@ class TestPresets:
         assert response.status_code in (400, 404)
         assert names in response.json()["error"]["message"]
         assert live.http.get("/v1/presets/new").status_code == 404
+
+    def test_who_reads_presets_waits_for_no_disk(self, tmp_path, monkeypatch):
+        """The routes do so on the event loop."""
+        from server import presets
+        from server.schemas.steering import PresetBody
+
+        store = presets.Presets("tiny", [], tmp_path / "presets.json")
+        body = PresetBody(edits=[{"feature": 3, "op": "ablate"}])
+        store.put("one", body)
+        read, writing = threading.Event(), threading.Event()
+        slow = presets.replace_file
+
+        def waiting(*args):
+            writing.set()
+            assert read.wait(10), "nobody could read meanwhile"
+            slow(*args)
+
+        monkeypatch.setattr(presets, "replace_file", waiting)
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(store.put, "two", body)
+            assert writing.wait(10)
+            seen = [preset.name for preset in store.all()]
+            assert store.get("one").body == body
+            assert (store.has("one"), store.has("two")) == (True, False)
+            read.set()
+            written.result(10)
+        assert seen == ["one"]
+        assert store.has("two")
 
     def test_built_in_presets_stay(self, live):
         response = live.http.delete("/v1/presets/loud")

@@ -6,6 +6,15 @@ import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
+from dictionaries.edits import Op
+from server.engine.conditions import Condition, Crossing, Timing
+from server.engine.types import Change, FeatureEdit, Steering
+from server.errors import BadRequest
+from server.receipt import _entry
+from server.schemas.steering import WireSteering
+from server.timeline import Timeline
 
 BRIDGE = {"feature": "golden-gate-bridge", "op": "clamp", "strength": 4.0}
 HELLO = "hello there, my friend"
@@ -200,10 +209,44 @@ def test_what_no_receipt_could_replay_is_refused(steering: Any, told: str, live:
     assert told in response.json()["error"]["message"]
 
 
-def test_a_timeline_of_too_many_edits_is_refused(live: Any) -> None:
-    edits = [{"feature": i, "op": "ablate"} for i in range(16)]
-    timeline = [{"at": at, "edits": edits} for at in range(1, 600)]
-    body = live.body(HELLO, steering={"timeline": timeline})
-    response = live.http.post("/v1/chat/completions", json=body)
-    assert response.status_code == 400
-    assert "9584 edits in all entries; 8192" in response.json()["error"]["message"]
+@pytest.mark.parametrize(
+    ("entry", "entries", "told"),
+    [
+        ({"edits": [{"feature": i, "op": "ablate"} for i in range(16)]}, 599, 9584),
+        ({"edits": [{**BRIDGE, "when": LATCH}]}, 4096, 8192),
+        ({"edits": [{**BRIDGE, "when": LATCH, "abort": LATCH}]}, 2731, 8193),
+        ({"abort": [LATCH] * 8}, 1025, 8200),
+    ],
+)
+def test_a_timeline_may_hold_so_many_edits_and_conditions(
+    entry: Any, entries: int, told: int
+) -> None:
+    """Each has rows of its dictionary, which are held until the reply ends."""
+    steering = {"timeline": [{"at": at, **entry} for at in range(1, entries + 1)]}
+    if told <= 8192:
+        assert WireSteering.model_validate(steering).timeline
+        return
+    with pytest.raises(ValidationError, match=f"{told} edits and conditions in all entries; 8192"):
+        WireSteering.model_validate(steering)
+
+
+def test_what_live_changes_let_through_a_request_may_carry() -> None:
+    timeline = Timeline(())
+    held: dict[int, Steering] = {}
+    for at in (0, *(token for token in range(1, 2000) for _ in range(2))):
+        when = Condition("tiny", at % 64, Crossing.ABOVE, 0.5)
+        edits = [edit_of(i, Timing(when if i % 2 else None)) for i in range(at % 17)]
+        steering = Steering(tuple(edits), aborts=(when,) * (at % 3 == 0))
+        try:
+            timeline.check(steering)
+        except BadRequest:
+            break
+        timeline.note(at, steering)
+        held[at] = steering
+    assert len(held) > 300
+    entries = [_entry(Change(at, steering)) for at, steering in held.items() if at > 0]
+    assert WireSteering.model_validate({"timeline": entries}).timeline
+
+
+def edit_of(feature: int, timing: Timing) -> FeatureEdit:
+    return FeatureEdit("tiny", feature, Op.CLAMP, 1.0, Op.CLAMP.edit(1.0), timing=timing)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -56,7 +57,7 @@ def job(deck, *generations, metrics=None):
 
 
 async def told(job):
-    return [e["data"] async for e in events(ChatWriter(job), include_usage=False)]
+    return [e["data"] async for e in events(ChatWriter(job))]
 
 
 @pytest.mark.parametrize(
@@ -90,13 +91,28 @@ async def test_a_good_end_is_no_error(live):
 
 async def test_a_stream_that_nobody_reads_on_lets_go_of_its_rows(live):
     row, metrics = Scripted(WORD, WORD, END), Metrics()
-    stream = events(ChatWriter(job(live.service.deck, row, metrics=metrics)), include_usage=False)
+    stream = events(ChatWriter(job(live.service.deck, row, metrics=metrics)))
     async for _ in stream:
         break
     assert row.cancelled == 0
     await stream.aclose()
     assert row.cancelled == 1
-    assert b'steerdeck_cancelled_total{by="hung_up"} 1.0' in metrics.page(None)
+    page = metrics.page(None)
+    assert b'steerdeck_cancelled_total{by="hung_up"} 1.0' in page
+    assert b'steerdeck_replies_total{reason="cancelled"} 1.0' in page
+
+
+async def test_a_hang_up_is_counted_once_and_by_who_did_it(live):
+    row, metrics = Scripted(WORD, replace(END, reason=FinishReason.CANCELLED)), Metrics()
+    cut = job(live.service.deck, row, metrics=metrics)
+    async for _ in cut.events():
+        if not cut.released:
+            cut.hung_up()
+            cut.release()
+    page = metrics.page(None)
+    assert b'steerdeck_cancelled_total{by="hung_up"} 1.0' in page
+    assert b'by="asked"' not in page
+    assert b'steerdeck_replies_total{reason="cancelled"} 1.0' in page
 
 
 async def test_rows_are_merged_as_they_come():

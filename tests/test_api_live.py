@@ -199,6 +199,20 @@ def test_a_change_that_cannot_be_applied_changes_nothing(narrow, gate):
     assert len(receipt_of(events)["timeline"]) == 1
 
 
+def test_a_change_too_many_for_its_receipt_is_refused(narrow, gate, monkeypatch):
+    """An edit at the beginning is none of the timeline; each that a change brings is."""
+    monkeypatch.setattr("server.timeline.MAX_TIMELINE", 3)
+    steering = {"edits": [FOG], "timeline": [{"at": 15, "edits": [FOG]}]}
+    three = {"edits": [FOG, {"feature": 3, "op": "ablate", "when": {"feature": 5, "value": 0.1}}]}
+    two = {"edits": [{"feature": i, "op": "ablate"} for i in (3, 5)]}
+    _, told = changed_live(narrow, gate, three, steering=steering)
+    assert told.status_code == 400
+    assert "2 changes with 4 edits and conditions" in told.json()["error"]["message"]
+    events, told = changed_live(narrow, gate, two, steering=steering)
+    assert told.status_code == 200, told.text
+    assert len(receipt_of(events)["timeline"]) == 2
+
+
 def test_a_change_may_not_hold_unknown_fields(narrow, gate):
     _, told = changed_live(narrow, gate, {"edit": [FOG]})
     assert told.status_code == 400
@@ -248,6 +262,26 @@ def test_a_reply_that_ended_before_its_first_token_has_nothing_to_replay(narrow,
     assert receipt["arithmetic"] == "none"
 
 
+def test_a_name_is_taken_until_the_last_of_its_replies_has_ended(make_deck, serve):
+    """The second of them, whose first has ended, must not be taken for a newcomer's."""
+    gate = Gate()
+    two = serve(make_deck(before_step=gate, max_rows=2))
+    named = {"steering": {"id": "same"}}
+    gate.allow(3)
+    with two.open(**LONG, n=2, **named) as events:
+        arrived = iter(events)  # kept: an iterator that goes away hangs up
+        next(arrived)
+        engine = two.service.deck.engine
+        until(lambda: "same/1" in engine._steps.replies)
+        engine.drop("same")
+        gate.allow(2)
+        until(lambda: "same" not in engine._steps.replies)
+        refused = two.http.post("/v1/chat/completions", json=two.body(**named))
+        gate.allow(None)
+    assert refused.status_code == 400
+    assert "'same' is already under way" in refused.json()["error"]["message"]
+
+
 def test_a_generations_name_is_taken_while_it_runs_and_free_after(narrow, gate):
     named = {"steering": {"id": "same"}}
     gate.allow(2)
@@ -262,8 +296,16 @@ def test_a_generations_name_is_taken_while_it_runs_and_free_after(narrow, gate):
     assert narrow.chat(**named)["id"] == "same"
 
 
+# What a hang-up adds to the metrics.
+COUNTED = {
+    'steerdeck_cancelled_total{by="hung_up"}': 1,
+    'steerdeck_cancelled_total{by="asked"}': 0,
+    'steerdeck_replies_total{reason="cancelled"}': 1,
+}
+
+
 def test_hanging_up_frees_the_slot_at_once(narrow, gate):
-    before = metric(narrow, 'steerdeck_cancelled_total{by="hung_up"}')
+    before = {name: metric(narrow, name) for name in COUNTED}
     gate.allow(3)
     with httpx2.Client(base_url=narrow.url) as client:
         body = narrow.body(**LONG | {"max_tokens": 400}, stream=True)
@@ -271,10 +313,12 @@ def test_hanging_up_frees_the_slot_at_once(narrow, gate):
             next(iter(events))
     gate.allow(3)  # far fewer steps than the reply was to have
     until(lambda: idle(narrow))
-    assert metric(narrow, 'steerdeck_cancelled_total{by="hung_up"}') == before + 1
+    for name, more in COUNTED.items():
+        assert metric(narrow, name) == before[name] + more
 
 
 def test_hanging_up_on_a_reply_in_one_piece_frees_the_slot_too(narrow, gate):
+    before = {name: metric(narrow, name) for name in COUNTED}
     gate.allow(3)
     with (
         httpx2.Client(base_url=narrow.url, timeout=0.3) as client,
@@ -283,6 +327,8 @@ def test_hanging_up_on_a_reply_in_one_piece_frees_the_slot_too(narrow, gate):
         client.post("/v1/chat/completions", json=narrow.body(**LONG | {"max_tokens": 400}))
     gate.allow(3)
     until(lambda: idle(narrow))
+    for name, more in COUNTED.items():
+        assert metric(narrow, name) == before[name] + more
 
 
 def test_a_full_queue_is_429_before_any_stream(narrow, gate):

@@ -8,7 +8,7 @@ import pytest
 
 from dictionaries.cards import Card, Cards
 from server.errors import SteerdeckError
-from server.loading import defaults, load, revision, wanted
+from server.loading import defaults, find, load, revision, wanted
 from server.settings import Settings
 
 
@@ -126,6 +126,29 @@ def test_a_failed_load_closes_the_cards_it_opened(
             lambda stage, progress: None,
         )
     assert closed == [sae / "cards.sqlite"]
+
+
+def test_every_piece_of_a_download_is_reported_and_every_20th_part_in_new_words(
+    tmp_path, monkeypatch
+):
+    """What is reported at every piece can end it there."""
+
+    def downloading(name, kind, told):
+        for there in range(0, 1001):
+            told(there * 10**7, 10**10)
+        return tmp_path
+
+    monkeypatch.setattr("server.loading.find_files", downloading)
+    said = []
+    assert find("org/name", "model", lambda *told: said.append(told), 0.2, 0.4) == tmp_path
+    assert [at for _, at in said] == pytest.approx([0.2 + i / 5000 for i in range(1001)])
+    assert len({stage for stage, _ in said}) == 21
+
+    def ending(stage, progress):
+        raise SteerdeckError("enough")
+
+    with pytest.raises(SteerdeckError, match="enough"):
+        find("org/name", "model", ending)
 
 
 def test_a_name_of_the_catalog_brings_its_dictionary():

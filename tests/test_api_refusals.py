@@ -6,10 +6,17 @@ from __future__ import annotations
 
 import json
 import string
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from server.routes import compare, features, generate, generations, models, presets
+from server.schemas.requests import ChatRequest
+from server.schemas.steering import WireSteering
 
 USER = [{"role": "user", "content": "a"}]
 DEEP = "[" * 20_000 + "]" * 20_000
@@ -116,6 +123,11 @@ BAD = [
     ),
     ({"steering": {"timeline": [{"at": 3}, {"at": 3}]}}, 400, "invalid_request", "timeline"),
     ({"steering": {"timeline": [{"at": -1}]}}, 400, "invalid_request", "timeline[0].at"),
+    ({"steering": {"timeline": [{"at": 0}]}}, 400, "invalid_request", "entries begin at token 1"),
+    ({"variants": [{}]}, 400, "invalid_request", "/v1/compare"),
+    ({"extra_body": {"steering": {}}}, 400, "invalid_request", "extra_body"),
+    ({"steer": {"edits": []}}, 400, "invalid_request", "`steering`"),
+    ({f"x{i}": 1 for i in range(101)}, 400, "invalid_request", "101 fields"),
     *(
         ({name: value}, 400, "invalid_request", name)
         for name, value in {
@@ -134,6 +146,7 @@ BAD = [
             "repetition_penalty": 1.2,
             "features": [3],
             "controller": {},
+            "steering_vectors": [[0.1]],
         }.items()
     ),
 ]
@@ -155,6 +168,37 @@ def test_a_bad_request_is_refused_before_the_first_byte(live, over, status, code
     assert error.keys() == {"message", "type", "param", "code"}
     assert (error["code"], error["type"]) == (code, "invalid_request_error")
     assert names in error["message"], error["message"]
+
+
+def test_what_steers_only_inside_of_steering_is_refused_outside_of_it(live):
+    """It would be dropped, and the reply come back unsteered."""
+    for name in set(WireSteering.model_fields) - {"id"}:
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            body = {"messages": USER, "prompt": "a", name: {}}
+            error = live.http.post(path, json=body).json()["error"]
+            assert "inside `steering`" in error["message"], error
+            assert error["param"] == name
+
+
+@pytest.mark.parametrize(("count", "digits", "seconds"), [(300_000, 6, 2.0), (100, 40_000, 0.1)])
+def test_strange_names_are_not_looked_at_for_long(count, digits, seconds):
+    """That is done on the event loop, where every stream waits for it."""
+    body = {"messages": USER, **{f"{i:0{digits}}": 0 for i in range(count)}}
+    begun = time.process_time()
+    with suppress(ValidationError):
+        ChatRequest.model_validate(body)
+    assert time.process_time() - begun < seconds
+
+
+def test_no_route_has_its_body_checked_twice():
+    def readers(dependant):
+        return bool(dependant.body_params) + sum(map(readers, dependant.dependencies))
+
+    modules = (compare, features, generate, generations, models, presets)
+    routes = [route for module in modules for route in module.router.routes]
+    found = {(route.path, *route.methods): readers(route.dependant) for route in routes}
+    assert found["/chat/completions", "POST"] == found["/compare", "POST"] == 1
+    assert max(found.values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -286,6 +330,8 @@ NAMES = [
     *("max_tokens", "logprobs", "top_logprobs", "steering", "stream_options", "tools", "prompt"),
     *("response_format", "edits", "feature", "op", "strength", "unit", "where", "preset", "norm"),
     *("trace", "id", "timeline", "at", "role", "content", "text", "type", "features"),
+    *("index", "interventions", "mode", "value", "source", "when", "window", "decay", "abort"),
+    *("guard", "variants", "first", "last", "latch", "thinking", "entropy", "kl", "label"),
 ]
 LEAVES = (
     st.none()
@@ -294,7 +340,7 @@ LEAVES = (
     | st.floats()
     | st.text(string.printable + "é\ud800\0😀", max_size=8)
     | st.sampled_from(
-        ["user", "add", "clamp", "max", "raw", "all", "fog", "tiny/3", "loud", "text"]
+        ["user", "add", "clamp", "max", "raw", "all", "fog", "tiny/3", "loud", "text", "stop"]
     )
 )
 JSON = st.recursive(
@@ -306,24 +352,34 @@ JSON = st.recursive(
     max_leaves=12,
 )
 BODIES = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5)
-PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/presets/x"])
+REPLIES = ["/v1/chat/completions", "/v1/completions", "/v1/compare"]
+OTHERS = [("PUT", "/v1/presets/fuzz"), ("PATCH", "/v1/generations/x/steering")]
+ROUTES = st.sampled_from([*(("POST", path) for path in REPLIES), *OTHERS])
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(path=PATHS, body=BODIES, good=st.booleans())
-def test_no_body_makes_the_server_fail(live, path, body, good):
-    if good:
-        body = {"messages": USER, "prompt": "a", **body}
-    body = {**body, "max_tokens": 1, "n": 1}
-    method = "PUT" if "presets" in path else "POST"
+@given(route=ROUTES, body=BODIES, deep=st.sampled_from(["no", "good", "steering", "edit"]))
+def test_no_body_makes_the_server_fail(live, route, body, deep):
+    """deep: what of a good body the strange fields are put into."""
+    method, path = route
+    if deep == "edit":
+        body = {"edits": [{"feature": 3, "strength": 1.0, **body}]}
+    if method == "POST":
+        if deep in ("steering", "edit"):
+            body = {"variants": [body]} if path == "/v1/compare" else {"steering": body}
+        if deep != "no":
+            body = {"messages": USER, "prompt": "a", **body}
+        body = {**body, "max_tokens": 1, "n": 1}
     response = live.http.request(
         method, path, content=json.dumps(body), headers={"content-type": "application/json"}
     )
     assert response.status_code in (200, 400, 404, 413), response.text
     if response.status_code != 200:
         assert response.json()["error"]["message"]
+    elif method == "PUT":
+        assert live.http.delete(path).status_code == 200
 
 
 QUERIES = st.text(max_size=30)

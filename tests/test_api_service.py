@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import threading
@@ -11,7 +12,7 @@ import httpx2
 import pytest
 
 from server.app import create_app
-from server.errors import SteerdeckError
+from server.errors import Busy, SteerdeckError
 from server.service import Service
 from server.settings import Settings
 
@@ -55,6 +56,33 @@ class TestReadiness:
                 break
         assert loading.http.get("/readyz").json() == {"ready": True}
         assert loading.chat()["choices"]
+
+    @pytest.mark.parametrize("stage", ["reading the weights", "the next one"])
+    async def test_who_is_told_to_end_while_loading_ends_it_and_calls_it_no_failure(
+        self, stage, caplog
+    ):
+        told, go, failed, raised = threading.Event(), threading.Event(), [], []
+
+        def loader(report):
+            report("reading the weights", 0.25)
+            told.set()
+            assert go.wait(20)
+            try:
+                report(stage, 0.26)
+            except SteerdeckError as exc:
+                raised.append(exc.code)
+                raise RuntimeError("it was made something else of") from exc
+
+        service = Service("slow", loader)
+        app = create_app(service, Settings(ui=False), on_failure=lambda: failed.append(True))
+        async with app.router.lifespan_context(app):
+            await asyncio.to_thread(told.wait, 10)
+            await service.close()
+            go.set()
+        assert raised == ["unavailable"]
+        assert not failed
+        assert service.summary()["stage"] == "closing"
+        assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
     async def test_a_failed_load_says_why_and_calls_back(self):
         failed = []
@@ -113,8 +141,17 @@ class TestKeys:
     def test_a_wrong_body_does_not_tell_more_to_who_has_no_key(self, keyed):
         assert keyed.http.post("/v1/chat/completions", json={}).status_code == 401
 
-    def test_keys_are_in_no_log_and_no_settings_dump(self):
+    def test_keys_are_in_no_log_and_no_settings_dump(self, keyed, caplog):
         assert "first-key" not in repr(Settings(api_keys="first-key"))
+        with caplog.at_level(logging.DEBUG):
+            for scheme in ("Bearer {}", "Basic {}"):
+                for key in ("first-key", "wrong-key"):
+                    sent = {"authorization": scheme.format(key), "x-api-key": f"not-{key}"}
+                    keyed.http.get("/v1/models", headers=sent)
+                    keyed.http.post("/v1/completions", json={"prompt": 1}, headers=sent)
+        own = [r for r in caplog.records if not r.name.startswith(("httpcore", "httpx"))]
+        assert {"200", "400", "401"} <= {part for r in own for part in r.getMessage().split()}
+        assert not [r for r in own if "-key" in r.getMessage() + str(r.args)]
 
 
 class TestHostNames:
@@ -145,6 +182,53 @@ class TestHostNames:
         async with asgi(create_app(Service("x", lambda r: None), settings)) as client:
             answer = await client.get("/healthz", headers={"host": "whatever.example"})
         assert answer.status_code == 200
+
+
+async def test_one_too_many_to_be_prepared_is_refused_and_the_next_is_not(live):
+    """All wait for one thread: more than there are places for would only wait to be refused."""
+    service = Service("tiny", lambda report: live.service.deck)
+    await service.load()
+    go, places = threading.Event(), 4 + 3
+    waiting = [asyncio.create_task(service.prepare(lambda _: go.wait(10))) for _ in range(places)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await service.prepare(lambda _: None)
+    go.set()
+    await asyncio.gather(*waiting, return_exceptions=True)  # none of them has made an Ask
+    with pytest.raises(AttributeError):
+        await service.prepare(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "body"),
+    [
+        ("chat/completions", "messages", {"messages": [{"role": "user", "content": "{}"}] * 2}),
+        ("completions", "prompt", {"prompt": ["a", "{}"]}),
+        ("completions", "prompt", {"prompt": [1] * 600}),
+    ],
+)
+def test_a_prompt_far_too_long_is_refused_before_it_is_tokenized(
+    live, monkeypatch, path, field, body
+):
+    """It would take seconds in the one thread that prepares for all."""
+
+    def unread(*_):
+        raise AssertionError("it was read")
+
+    for name in ("render", "encode_raw"):
+        monkeypatch.setattr(f"server.prepare.{name}", unread)
+    text = json.dumps(body | {"max_tokens": 1}).replace("{}", "long " * 1000)
+    refused = live.http.post(
+        f"/v1/{path}", content=text, headers={"content-type": "application/json"}
+    )
+    assert refused.status_code == 413, refused.text
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert refused.json()["error"]["param"] == field
+
+
+def test_a_prompt_too_long_by_little_names_its_field_as_well(live):
+    refused = live.http.post("/v1/completions", json={"prompt": "a" * 600})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (413, "prompt")
 
 
 class TestHeaders:
@@ -178,6 +262,27 @@ class TestHeaders:
         assert opened.headers["access-control-allow-origin"] == "https://page.example"
         assert "access-control-allow-credentials" not in opened.headers
         assert "access-control-allow-origin" not in other.headers
+
+    async def test_a_page_that_is_let_in_can_read_every_refusal(self):
+        settings = Settings(cors_origins="https://page.example", max_body=1024)
+        app = create_app(Service("x", lambda r: None), settings)
+
+        async def broken(_):
+            raise KeyError("what")
+
+        app.router.routes.insert(0, type(app.router.routes[0])("/broken", broken))
+        asked = {"origin": "https://page.example"}
+        async with asgi(app) as client:
+            answers = [
+                await client.post("/v1/completions", content="x" * 1025, headers=asked),
+                await client.get("/v1/models", headers=asked | {"host": "evil.example"}),
+                await client.get("/v1/models", headers=asked),
+                await client.get("/broken", headers=asked),
+            ]
+        assert [answer.status_code for answer in answers] == [413, 400, 503, 500]
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == "https://page.example"
+            assert answer.headers["x-request-id"]
 
 
 class TestMetrics:
@@ -289,8 +394,6 @@ class TestLogs:
         assert not [r for r in own if self.SECRET in r.getMessage() + str(r.args)]
 
     def test_both_formats_carry_the_request_id_and_the_exception(self):
-        import json
-
         from server.logs import JsonFormatter, TextFormatter
 
         try:

@@ -337,6 +337,22 @@ async def test_what_check_has_prepared_is_not_prepared_again(
         engine.submit(request)  # kept for one submit, not for ever
 
 
+async def test_replies_to_one_request_hold_the_rows_of_its_changes_once(
+    make_engine, ask, hear, steer
+) -> None:
+    engine = make_engine()
+    changes = tuple(Change(i, steer((3, "add", float(i)))) for i in range(1, 100))
+    first = ask(changes=changes, steering=steer((3, "add", 0.5)), max_tokens=4)
+    second, other = replace(first, id="second"), replace(first, id="other", changes=changes[1:])
+    for request in (first, second, other):
+        engine.check(request)
+    mine, same, own = ([*turns] for _, turns in engine._admission._checked.values())
+    assert all(a.prepared is b.prepared for a, b in zip(mine, same, strict=True))
+    assert len(own) == 99
+    replies = await hear(engine, first, second, other)
+    assert [len(reply.end.timeline) for reply in replies] == [4, 4, 3]
+
+
 async def test_a_full_queue_refuses_and_takes_again_once_there_is_room(gated, ask, hear) -> None:
     engine, gate = gated(max_rows=1, max_waiting=2)
     streams = [engine.submit(ask(max_tokens=2)) for _ in range(3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from server.schemas.steering import MAX_EDITS
 from server.settings import Settings, read_settings, strangers
 
 
@@ -44,6 +45,12 @@ def test_settings_do_not_change_and_do_not_show_keys():
     with pytest.raises(ValidationError):
         settings.port = 1
     assert "hush" not in repr(settings) + str(settings.model_dump())
+
+
+def test_a_reply_has_no_more_edits_than_its_receipt_can_replay():
+    assert Settings(max_edits=MAX_EDITS).max_edits == MAX_EDITS
+    with pytest.raises(ValidationError):
+        Settings(max_edits=MAX_EDITS + 1)
 
 
 def test_an_unknown_option_is_refused():

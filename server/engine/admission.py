@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from ..errors import BadRequest
@@ -15,6 +16,17 @@ from .types import Request
 from .warden import Warden
 
 _CHECKED = 128  # requests between `check` and `ready`
+
+
+def check_names(asked: Sequence[str], running: Iterable[str]) -> None:
+    """Raise BadRequest for one that is taken: `name` is, until the last of the rows of its request
+    has ended, which are `name`, `name/1` and so on.
+    """
+    taken = {name.partition("/")[0] for name in running}
+    for i, name in enumerate(asked):
+        base = name.partition("/")[0]
+        if base in taken or name in asked[:i]:
+            raise BadRequest(f"A generation {base!r} is already under way.", param="id")
 
 
 class Admission:
@@ -43,6 +55,16 @@ class Admission:
     def warden(self, request: Request) -> Warden | None:
         return None if request.guard is None else Warden(request.guard, self._steerer.lowered)
 
+    def _shared(self, request: Request) -> deque[Turn] | None:
+        """Those of the request checked before it, if it is one of the n replies to the same: rows
+        of a long timeline are then held once.
+        """
+        with self._lock:
+            before, turns = next(reversed(self._checked.values()), (None, ()))
+            if before is None or before.steering is not request.steering:
+                return None
+            return deque(turns) if before.changes is request.changes else None
+
     def _turns(self, request: Request) -> deque[Turn]:
         check_sizes(request, self._engine)
         points = [change.at for change in request.changes]
@@ -51,6 +73,8 @@ class Admission:
                 f"Steering changes must come at ascending tokens from 0 on, not at {points}.",
                 param="steering.timeline",
             )
+        if (shared := self._shared(request)) is not None:
+            return shared
         prepare = self._steerer.prepare
         turns = deque([Turn(0, prepare(request.steering))])
         turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]

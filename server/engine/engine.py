@@ -17,8 +17,8 @@ from typing import Any
 
 from dictionaries.dictionary import Dictionary
 
-from ..errors import BadRequest, EngineDead, UnknownGeneration
-from .admission import Admission
+from ..errors import EngineDead, UnknownGeneration
+from .admission import Admission, check_names
 from .checks import check_room
 from .decoding import Vocabulary
 from .linear import Rounding
@@ -142,13 +142,7 @@ class SlotEngine:
         link(replies)
         with self._changed:
             self._alive()
-            taken = set(self._steps.replies)
-            for request in requests:
-                if request.id in taken:
-                    raise BadRequest(
-                        f"A generation {request.id!r} is already under way.", param="id"
-                    )
-                taken.add(request.id)
+            check_names([request.id for request in requests], self._steps.replies)
             self._scheduler.add(*(reply.rows for reply in replies))
             self._steps.replies |= {reply.request.id: reply for reply in replies}
             self._changed.notify()

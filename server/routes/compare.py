@@ -11,7 +11,7 @@ from ..comparison import CompareWriter, prepare_compare
 from ..jobs import Job
 from ..schemas.compare import CompareRequest
 from ..schemas.replies import Comparison
-from ..stream import streamed, whole
+from ..stream import answered
 from .common import ServiceDep
 from .generate import admitted, replies
 
@@ -28,12 +28,9 @@ async def admit(body: CompareRequest, service: ServiceDep) -> AsyncIterator[Job]
     responses=replies(Comparison),
     summary="Answer a conversation unsteered and in several steered ways",
 )
-async def compare(
-    body: CompareRequest, request: Request, job: Annotated[Job, Depends(admit)]
-) -> Response:
+async def compare(request: Request, job: Annotated[Job, Depends(admit)]) -> Response:
     """All replies come from one batch and one seed, so that only the steering differs; variant 0 is
     the unsteered one. Streamed, every chunk says which `variant` it belongs to, and each variant
     ends with its receipt.
     """
-    writer = CompareWriter(job)
-    return streamed(writer, body.include_usage) if body.stream else await whole(writer, request)
+    return await answered(CompareWriter(job), request)

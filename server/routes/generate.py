@@ -15,7 +15,7 @@ from ..prepare import Ask, prepare_chat, prepare_completion
 from ..schemas.replies import ChatCompletion, TextCompletion
 from ..schemas.requests import ChatRequest, CompletionRequest
 from ..service import Service
-from ..stream import streamed, whole
+from ..stream import answered
 from .common import ServiceDep, refusals
 
 router = APIRouter(tags=["generate"])
@@ -36,7 +36,10 @@ def replies(model: type) -> dict[int | str, dict[str, Any]]:
 
 @asynccontextmanager
 async def admitted(service: Service, make: Callable[[Deck], Ask]) -> AsyncIterator[Job]:
-    """Admission is over before a route runs; the release comes last, whatever happens between."""
+    """Admission is over before a route runs; the release comes last, whatever happens between.
+
+    The body is read here alone: a route that asked for it as well would have it checked twice.
+    """
     job = service.admit(await service.prepare(make))
     try:
         yield job
@@ -57,18 +60,12 @@ async def admit_completion(body: CompletionRequest, service: ServiceDep) -> Asyn
 @router.post(
     "/chat/completions", responses=replies(ChatCompletion), summary="Reply to a conversation"
 )
-async def chat(
-    body: ChatRequest, request: Request, job: Annotated[Job, Depends(admit_chat)]
-) -> Response:
+async def chat(request: Request, job: Annotated[Job, Depends(admit_chat)]) -> Response:
     """OpenAI's chat completions, with features steered as `steering` (or `model@preset`) says."""
-    writer = ChatWriter(job)
-    return streamed(writer, body.include_usage) if body.stream else await whole(writer, request)
+    return await answered(ChatWriter(job), request)
 
 
 @router.post("/completions", responses=replies(TextCompletion), summary="Continue a text")
-async def completion(
-    body: CompletionRequest, request: Request, job: Annotated[Job, Depends(admit_completion)]
-) -> Response:
+async def completion(request: Request, job: Annotated[Job, Depends(admit_completion)]) -> Response:
     """OpenAI's completions: the prompt as it is, no chat template around it."""
-    writer = TextWriter(job)
-    return streamed(writer, body.include_usage) if body.stream else await whole(writer, request)
+    return await answered(TextWriter(job), request)

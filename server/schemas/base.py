@@ -42,8 +42,8 @@ class Root(BaseModel):
     """The root of an OpenAI request body.
 
     Fields that mean nothing here are let pass, so that any client's extras do no harm. Refused by
-    name: those that would change the reply but are not built (`unbuilt`, unless they carry one of
-    their neutral values), and near misses of a known name, which are typos.
+    name: those that would change the reply but are not built or belong elsewhere (`unbuilt`, unless
+    they carry one of their neutral values), and near misses of a known name, which are typos.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -55,21 +55,34 @@ class Root(BaseModel):
     def _strange_fields(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        for name, value in body.items():
-            if name in cls.model_fields or value is None or name in HARMLESS:
-                continue
+        known = {*cls.model_fields, *HARMLESS}
+        given = {name: value for name, value in body.items() if value is not None}
+        strange = [name for name in given if name not in known]
+        if len(strange) > MAX_STRANGE:
+            raise refuse(
+                f"{len(strange)} fields came that mean nothing here, and {MAX_STRANGE} are let "
+                "pass: leave them out"
+            )
+        for name in strange:
             if name in cls.unbuilt:
-                if value not in cls.unbuilt[name]:
-                    raise refuse(
-                        f"{name} is not built here and would change the reply: leave it out", name
-                    )
-                continue
-            known = [*cls.model_fields, *HARMLESS]
-            if close := difflib.get_close_matches(str(name), known, n=1, cutoff=0.8):
-                raise refuse(f"{name} is not a field here; is {close[0]} meant?", str(name))
+                if given[name] not in cls.unbuilt[name]:
+                    raise _unbuilt(name)
+            elif len(name) <= LONGEST_TYPO and (
+                close := difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            ):
+                raise refuse(f"{name} is not a field here; is {close[0]} meant?", name)
         return body
 
 
+def _unbuilt(name: str) -> PydanticCustomError:
+    if name in ELSEWHERE:
+        return refuse(f"{name} is not read at the root of this body: {ELSEWHERE[name]}", name)
+    return refuse(f"{name} is not built here and would change the reply: leave it out", name)
+
+
+# A near miss is looked for on the event loop, and takes a while for each name.
+MAX_STRANGE = 100
+LONGEST_TYPO = 40  # characters
 # OpenAI's fields that say something about the call and nothing about the reply.
 HARMLESS = frozenset(
     {
@@ -84,6 +97,16 @@ HARMLESS = frozenset(
     }
 )
 NO_TOOLS = ("none", "auto")
+# Fields of ours that steer nothing at the root of a chat's or a completion's body.
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("edits", "preset", "norm", "abort", "guard", "trace", "timeline"),
+        "put it inside `steering`",
+    ),
+    "steer": "what is edited stands in `steering`",
+    "extra_body": "put what it holds at the root itself",
+    "variants": "send it to /v1/compare",
+}
 # Fields that change the reply, and the values with which they do not.
 UNBUILT: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
@@ -130,6 +153,6 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     "controller": (),
     "interventions": (),
     "features": (),
-    "edits": (),
-    "preset": (),
+    "steering_vectors": (),
+    **dict.fromkeys(ELSEWHERE, ()),
 }

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -30,7 +31,8 @@ from .conditions import (
 from .guard import WireGuard
 
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
-MAX_TIMELINE = 8192  # edits of all its entries: their rows are held until the reply ends
+MAX_ENTRIES = 4096  # of a timeline
+MAX_TIMELINE = 8192  # edits and conditions of all its entries: their rows are held until the end
 PresetName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
@@ -111,10 +113,32 @@ class SteeringChange(Wire):
 class WireChange(Wire):
     """One entry of `timeline`: from generated token `at` on, the reply is steered this way."""
 
-    at: int = Field(ge=0, lt=2**31, strict=True, description="generated token, 0 is the first")
+    at: int = Field(
+        ge=1,
+        lt=2**31,
+        strict=True,
+        description="generated token, counted from 0; what holds from there on stands in `edits`",
+    )
     edits: Edits = Field([], description="all edits that hold from there on")
     norm: Norm = Field(None, description=NORM)
     abort: Aborts = Field([], description=ABORTS)
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _later(cls, at: Any) -> Any:
+        """A reply says what is applied before it begins, so that must not be replaced at once."""
+        if at == 0:
+            raise refuse(
+                "0 came: entries begin at token 1, and what holds from the reply's beginning "
+                "belongs to `edits` beside the timeline"
+            )
+        return at
+
+    @property
+    def weight(self) -> int:
+        """The edits and conditions in it."""
+        timed = sum(1 + (edit.when is not None) + len(edit.abort) for edit in self.edits)
+        return timed + len(self.abort)
 
 
 class WireSteering(Wire):
@@ -142,7 +166,7 @@ class WireSteering(Wire):
     )
     timeline: list[WireChange] = Field(
         [],
-        max_length=4096,
+        max_length=MAX_ENTRIES,
         fail_fast=True,
         description="steering to switch to later: how receipts are replayed",
     )
@@ -152,9 +176,12 @@ class WireSteering(Wire):
         at = [change.at for change in self.timeline]
         if at != sorted(set(at)):
             raise refuse(f"timeline: tokens must rise from entry to entry; they are {at[:8]}")
-        edits = sum(len(change.edits) for change in self.timeline)
-        if edits > MAX_TIMELINE:
-            raise refuse(f"timeline: {edits} edits in all entries; {MAX_TIMELINE} are the most")
+        weight = sum(change.weight for change in self.timeline)
+        if weight > MAX_TIMELINE:
+            raise refuse(
+                f"timeline: {weight} edits and conditions in all entries; {MAX_TIMELINE} are the "
+                "most: send fewer"
+            )
         return self
 
 
