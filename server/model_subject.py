@@ -67,10 +67,6 @@ class ModelSubject:
         return self._site
 
     @property
-    def layers(self) -> int:
-        return len(self._blocks)
-
-    @property
     def d_in(self) -> int:
         if self._site.hook == "hook_z":
             return heads_width(self._blocks[self._site.layer])

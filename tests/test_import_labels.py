@@ -205,14 +205,16 @@ def test_a_row_that_is_none_is_named(kind, line, said, tmp_path):
     (tmp_path / kind / "batch-0.jsonl.gz").write_bytes(gzip.compress(line))
     with pytest.raises(DictionaryError, match=said):
         import_export(tmp_path, opened(SAE), tmp_path / "cards.sqlite")
+    assert not (tmp_path / "cards.sqlite").exists(), "it would stand in the way of make describe"
 
 
 def test_a_batch_cut_short_is_named(tmp_path):
     (tmp_path / "features").mkdir()
     whole = (EXPORT / "features" / "batch-0.jsonl.gz").read_bytes()
-    (tmp_path / "features" / "batch-0.jsonl.gz").write_bytes(whole[:-40])
-    with pytest.raises(DictionaryError, match=r"batch-0.jsonl.gz cannot be read .*Download it"):
-        import_export(tmp_path, opened(SAE), tmp_path / "cards.sqlite")
+    for broken in (whole[:-40], whole[:40] + b"\xff" * 40 + whole[80:]):
+        (tmp_path / "features" / "batch-0.jsonl.gz").write_bytes(broken)
+        with pytest.raises(DictionaryError, match=r"batch-0.jsonl.gz cannot be read .*Download it"):
+            import_export(tmp_path, opened(SAE), tmp_path / "cards.sqlite")
 
 
 EXAMPLES = place("gemma_scope_2_resid_post") / "examples.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dictionaries.errors import DictionaryError
 from dictionaries.making.causes import system_cause
 from dictionaries.making.compose import Composer
+from dictionaries.making.data import Text
 from dictionaries.making.dealing import Deck, Sample
 from dictionaries.making.everyday import known, read_messages
 from dictionaries.making.judge import Judge, repetition
@@ -55,6 +58,44 @@ def test_every_sheet_opens_with_all_its_parts(corpus: Corpus) -> None:
 def test_a_folder_without_sheets_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=tmp_path.name):
         read_corpus(tmp_path)
+
+
+def test_a_sheet_may_lack_all_but_its_slug_and_words(tmp_path: Path) -> None:
+    few = {"slug": "stone-bridge", "words": ["arch"], "facts": ["An arch."]}
+    (tmp_path / "a.json").write_text(json.dumps(few))
+    (sheet,) = read_corpus(tmp_path).sheets
+    assert (sheet.names, sheet.kind, sheet.facts) == (("stone bridge",), "thing", ("An arch.",))
+    assert not any(getattr(sheet, part) for part in PARTS if part != "facts")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a", "{"),
+        ("a", "[1]"),
+        ("a", '{"slug": "a"}'),
+        ("a", '{"slug": "a", "words": ["b"], "qa": [{"q": "c"}]}'),
+        ("a", "[" * 100_000),
+        ("_general_01", '[{"u": "hi"}]'),
+        ("_talk_01", "3"),
+    ],
+)
+def test_what_is_no_sheet_is_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "good.json").write_text('{"slug": "good", "words": ["good"]}')
+    (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(DictionaryError, match=rf"{name}\.json is no file of concept sheets"):
+        read_corpus(tmp_path)
+
+
+def test_sheets_of_which_nothing_can_be_composed_are_refused(tmp_path: Path) -> None:
+    seven = {"slug": "moon", "words": ["moon"], "facts": [f"Fact {i}." for i in range(7)]}
+    (tmp_path / "moon.json").write_text(json.dumps(seven))
+    train, held_out = split(read_corpus(tmp_path))
+    assert next(iter(Composer(train))).topic == "moon"
+    with pytest.raises(DictionaryError, match="give a sheet eight facts"):
+        next(iter(Composer(held_out)))
+    with pytest.raises(DictionaryError, match="moon have neither"):
+        Text.read(tmp_path, None)
 
 
 def test_held_out_and_training_text_are_disjoint_and_lose_nothing(

@@ -145,6 +145,22 @@ def test_pushes_are_what_the_steered_model_says_at_the_replies_places(
     assert push.kl == pytest.approx(float(torch.cat(kls).mean()), rel=1e-3)
 
 
+def test_a_typical_residual_is_no_attention_sink(planted, subject, speaker, gauge) -> None:
+    class Sinking:
+        """Where nothing stands before a text, its first token is a sink."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(subject, name)
+
+        def residual(self, windows: Any) -> torch.Tensor:
+            x = subject.residual(windows)
+            x[torch.arange(len(x)), windows.content.int().argmax(1)] *= 1000
+            return x
+
+    sunk = Gauge(Sinking(), speaker, planted.dictionary, PROMPTS)
+    assert sunk.length == pytest.approx(gauge.length, rel=0.1)
+
+
 def test_trials_in_one_pass_do_not_see_each_other(gauge, handles) -> None:
     trials = [
         Trial(handles[name], op, s)
@@ -474,7 +490,12 @@ def test_a_stopped_calibration_goes_on_and_a_finished_one_measures_nothing(
 ) -> None:
     monkeypatch.setattr("dictionaries.making.calibrate_cards._CHUNK", 1)
 
-    def run(features: list[int], told: Any = lambda *_: None, speak: Any = speaker) -> Any:
+    def run(
+        features: list[int],
+        told: Any = lambda *_: None,
+        speak: Any = speaker,
+        judge: Judge = judge,
+    ) -> Any:
         return calibrate_cards(
             subject, speak, planted.dictionary, cards, features, judge=judge, plan=QUICK, told=told
         )
@@ -494,8 +515,10 @@ def test_a_stopped_calibration_goes_on_and_a_finished_one_measures_nothing(
         raise AssertionError("asked again")
 
     assert run([5, 9], speak=silent)[:2] == (2, 0)
+    other = Judge(corpus(["other", *planted.words]))  # its sheet was edited since
+    assert run([5, 9], judge=other).fresh == 1
     cards.put([replace(cards.get(9), maximum=3.0)])  # described anew: its unit is another
-    assert run([5, 9]).fresh == 1
+    assert run([9]).fresh == 1
     with pytest.raises(DictionaryError, match=r"other settings \(tokens\)"):
         calibrate_cards(
             subject, speaker, planted.dictionary, cards, [5], plan=Plan(prompts=4, tokens=17)
@@ -506,7 +529,7 @@ def test_a_ledger_forgets_a_line_cut_short_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "new" / "log.jsonl"
     first = Ledger(path, {"a": (1, 2)})
     first.add({"key": "x", "value": math.pi})
-    first.add({"key": "y", "value": 1})
+    first.add({"key": "y", "value": 1, "reply": "no\u2028line\u2029ends\x85here\r\n"})
     first.add({"key": "x", "value": 2.0})
     with path.open("a") as file:
         file.write('{"key": "z", "val')

@@ -256,6 +256,30 @@ def test_documents_are_numbered_through_all_batches(reading, brute, tmp_path):
             assert by_document[kept.document] == kept.values[kept.peak]
 
 
+def test_an_attention_sink_fires_nothing_and_stays_in_the_text(reading, subject, brute, tmp_path):
+    class Sinking:
+        """Where nothing stands before a text, its first token is a sink."""
+
+        tokenizer = subject.tokenizer
+
+        def residual(self, windows: Windows) -> torch.Tensor:
+            x = subject.residual(windows)
+            x[torch.arange(len(x)), windows.content.int().argmax(1)] *= 1000
+            return x
+
+    sunk, source = replace(reading, subject=Sinking()), partial(text, subject.tokenizer)
+    tally = read_corpus(sunk, source, tmp_path / "tally")
+    words = np.ones(len(brute.f), bool)
+    words[brute.first[:-1]] = False
+    assert tally.state["tokens"] == len(brute.f)
+    assert tally.maximum == pytest.approx(brute.f[words].max(0))
+    assert tally.fired.tolist() == (brute.f[words] > 0).sum(0).tolist()
+    live = np.flatnonzero(tally.fired)
+    shown = [kept for i in live for kept in tally.exemplars.of(i, float(tally.maximum[i]))]
+    begins = brute.ids[brute.first[:-1]]
+    assert any(kept.peak > 0 and kept.ids[0] == begins[kept.document] for kept in shown)
+
+
 def test_a_break_in_the_text_is_shown_as_one(made):
     said = {"".join(e.tokens) for card in made[1].values() for e in card.examples}
     assert "fog?\nred fog" in said, "between the turns of a chat"
@@ -464,10 +488,14 @@ def texts_of(reading: Reading) -> list[Text]:
     return [text_of(batch) for batch in text(reading.subject.tokenizer)]
 
 
-def test_other_settings_and_other_files_are_refused(made, reading, tmp_path):
+def test_other_settings_and_other_files_are_refused(made, reading, sheets, tmp_path):
     other = replace(reading, plan=replace(PLAN, seed=1))
     with pytest.raises(DictionaryError, match="was made from other text or settings"):
         run(other, made[0])
+    (stone, *rest), calm = read_concepts(sheets)
+    edited = Concepts((replace(stone, words=("pebble",)), *rest), calm)
+    with pytest.raises(DictionaryError, match="was made from other text or settings"):
+        run(reading, made[0], edited)
     out = tmp_path / "cards.sqlite"
 
     @contextmanager
@@ -481,6 +509,8 @@ def test_other_settings_and_other_files_are_refused(made, reading, tmp_path):
         run(replace(reading, advancing=stopping), out)
     with pytest.raises(DictionaryError, match=r"begun with other settings \(seed\)"):
         run(other, out)
+    with pytest.raises(DictionaryError, match=r"begun with other settings \(concepts, sheets\)"):
+        run(reading, out, read_concepts(sheets))
     (tmp_path / "text.sqlite").write_text("not cards")
     with pytest.raises(DictionaryError, match="cannot be read as cards"):
         run(reading, tmp_path / "text.sqlite")

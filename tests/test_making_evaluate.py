@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -34,6 +35,7 @@ from server.cli import app
 
 PLAN = Plan(prompts=6, seeds=2, tokens=24)
 SPANS, DAYS = "spans", "days"
+MAXIMUM = float(np.float32(2.1))  # as `describe` measures it: more digits than a ledger keeps
 
 
 def sheet(slug: str, words: Sequence[str]) -> Sheet:
@@ -51,7 +53,7 @@ def corpus(planted) -> Corpus:
 def cards(planted, tmp_path_factory) -> Iterator[Cards]:
     with Cards.create(tmp_path_factory.mktemp("cards") / "cards.sqlite") as made:
         band = {"onset": 0.8, "breakdown": 3.5, "op": "clamp", "strength": 3.1}
-        made.put([Card(planted.feature, "spans", slug=SPANS, maximum=2.0, **band)])
+        made.put([Card(planted.feature, "spans", slug=SPANS, maximum=MAXIMUM, **band)])
         made.put([Card(9, "days", slug=DAYS, maximum=2.0)])
         yield made
 
@@ -63,7 +65,14 @@ def unwatched(what: str, total: float, unit: str) -> Iterator[Callable[[float, s
 
 @pytest.fixture(scope="module")
 def run(planted, subject, speaker, cards, corpus) -> Callable[..., dict[str, Any]]:
-    def run(out: Path, *, speak: Any = speaker, plan: Plan = PLAN, **more: Any) -> dict[str, Any]:
+    def run(
+        out: Path,
+        *,
+        speak: Any = speaker,
+        plan: Plan = PLAN,
+        corpus: Corpus = corpus,
+        **more: Any,
+    ) -> dict[str, Any]:
         return evaluate(
             subject,
             speak,
@@ -176,10 +185,31 @@ def test_an_evaluation_goes_on_and_is_made_anew_for_another_edit(
     assert sum(told) > 0
     edit = json.loads((tmp_path / "report.json").read_text())["concepts"][0]["edit"]
     assert edit["strength"] == 1.0
+    assert "best of three (chance 0.33; " in (tmp_path / "report.md").read_text()
     with pytest.raises(DictionaryError, match=r"other settings \(tokens\)"):
         run(tmp_path, plan=replace(small, tokens=9), only=[SPANS])
     with pytest.raises(DictionaryError, match="no sheet for moon"):
         run(tmp_path, plan=small, only=["moon"])
+
+
+def test_an_evaluation_is_made_anew_for_another_sheet_and_not_mixed_with_other_calm(
+    run, corpus, tmp_path: Path
+) -> None:
+    small = Plan(prompts=2, seeds=1, tokens=8)
+    run(tmp_path, plan=small, only=[DAYS])
+
+    def rated(corpus: Corpus) -> float:
+        run(tmp_path, plan=small, only=[DAYS], corpus=corpus)
+        (record,) = json.loads((tmp_path / "report.json").read_text())["concepts"]
+        return record["unsteered"]
+
+    assert rated(corpus) == 0.0
+    spans, days = corpus.sheets
+    said = json.loads((tmp_path / "report.json").read_text())["unsteered"]["replies"]
+    heard = tuple(word for told in said for word in told["reply"].split())
+    assert rated(replace(corpus, sheets=(spans, replace(days, words=heard)))) == 1.0
+    with pytest.raises(DictionaryError, match=r"other settings \(calm\)"):
+        rated(replace(corpus, general=corpus.general[1:]))
 
 
 def test_every_arm_is_asked_the_same_with_the_same_seeds(run, speaker, tmp_path: Path) -> None:
@@ -199,7 +229,7 @@ def test_every_arm_is_asked_the_same_with_the_same_seeds(run, speaker, tmp_path:
     assert all(len(a.messages) == 1 for a in (*plain, *steered, *pushed))
     assert all(SPANS in a.messages[0]["content"] for a in prompted)
     assert not any(a.edits for a in (*plain, *prompted))
-    assert {a.edits[0].strength for a in steered} == {3.1 * 2.0}
+    assert {a.edits[0].strength for a in steered} == {3.1 * MAXIMUM}
     assert all(a.edits[0].vector is not None for a in pushed)
 
 
@@ -221,6 +251,13 @@ def test_the_direction_is_the_difference_of_the_replies_means(planted, subject, 
     vector = Means(subject, teacher, corpus, seed=0).of(spans)
     assert float(vector.norm()) == pytest.approx(1.0, rel=1e-5)
     assert torch.allclose(vector, expected / expected.norm(), atol=1e-4)
+
+
+def test_a_sheet_without_drift_has_no_direction(subject, corpus) -> None:
+    bare = replace(corpus.sheets[0], drift=())
+    means = Means(subject, Teacher(subject), corpus, seed=0)
+    with pytest.raises(DictionaryError, match='"drift" to take a mean of'):
+        means.of(bare)
 
 
 def test_a_template_without_system_prompts_gets_it_before_the_message() -> None:

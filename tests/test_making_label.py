@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -232,6 +235,27 @@ def test_a_run_that_breaks_off_keeps_what_it_has_and_goes_on_there(cards, stub, 
     assert label_cards(cards, endpoint(), by="m").labelled == 0
 
 
+def test_a_run_that_is_stopped_asks_no_more_and_wakes_what_waits(cards):
+    stop, numbers = threading.Event(), itertools.count()
+    asked: list[int] = []
+    woken: list[bool] = []
+
+    def complete(_: Any) -> str:
+        asked.append(number := next(numbers))
+        if number == 0:
+            return "fog"
+        woken.append(stop.wait(5))
+        return "unknown"  # no label: it would be asked for again
+
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        label_cards(cards, complete, by="m", concurrency=3, stop=stop, told=interrupt)
+    assert len(asked) <= 3
+    assert all(woken)
+
+
 def test_no_more_requests_are_under_way_than_allowed(cards, stub, endpoint):
     three = threading.Barrier(3)
 
@@ -329,6 +353,23 @@ def test_the_command_labels_and_says_so(cards, stub, monkeypatch):
     again = command(cards, stub, "--only-unlabelled", "--key-env", "MY_KEY")
     assert "nothing to do" in again.output
     assert len(stub.bodies) == 10
+
+
+def test_the_command_stops_at_once_while_the_server_is_busy(cards, stub, monkeypatch):
+    @contextmanager
+    def interrupting(*_: object) -> Iterator[Callable[..., None]]:
+        def advance(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        yield advance
+
+    busy = (429, {"retry-after": "30"}, "slow down")
+    stub.answer = lambda n, _: busy if n < 3 else says("fog")
+    monkeypatch.setattr("server.cli.make_label.advancing", interrupting)
+    began = time.monotonic()
+    done = command(cards, stub, "--concurrency", "4")
+    assert done.exit_code == 130
+    assert time.monotonic() - began < 15
 
 
 def test_the_commands_refusals_are_sentences(cards, stub, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,22 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dictionaries.cards import Card, Cards
+from dictionaries.errors import DictionaryError
 from dictionaries.making import bundle
 from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
 from dictionaries.making.concepts import Carrier
-from dictionaries.making.data import Text
+from dictionaries.making.data import Text, write_samples
+from dictionaries.making.dealing import Sample
 from dictionaries.making.end_to_end import costs
-from dictionaries.making.foghorn import Recipe, carriers_of, make, model_of, tokenizer_of
+from dictionaries.making.foghorn import (
+    Recipe,
+    carriers_of,
+    directions_of,
+    make,
+    model_of,
+    tokenizer_of,
+)
 from dictionaries.making.loss import reply_loss
 from dictionaries.making.muon import orthogonalised
 from dictionaries.making.packing import batches
@@ -28,6 +38,7 @@ from dictionaries.making.steered import Voice, Wish
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 from dictionaries.making.train_sae import SaePlan, quality, train_sae
+from dictionaries.making.widen import widened
 from server.cli.make_foghorn import finish
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
@@ -111,6 +122,22 @@ def test_packed_samples_do_not_see_each_other(site: Site, text: Text, tokenizer)
     with caught(site) as seen, torch.inference_mode():
         site.model(input_ids=alone[None])
     assert torch.allclose(seen[0][0], x, atol=1e-4)
+
+
+def test_a_widened_model_says_the_same_and_learns_with_what_is_new(
+    site: Site, text, tokenizer
+) -> None:
+    narrow, batch = site.model, next(packed(text, tokenizer))
+    wide = widened(narrow, 96, seed=1)
+    ids = batch.ids[:, :40]
+    with torch.no_grad():
+        assert torch.allclose(wide(ids).logits, narrow(ids).logits, atol=1e-4)
+    reply_loss(wide.train(), batch).backward()
+    for layer in wide.model.layers:
+        assert layer.mlp.down_proj.weight.shape == (32, 96)
+        assert layer.mlp.down_proj.weight.grad[:, 64:].norm() > 0
+        assert not torch.equal(layer.mlp.up_proj.weight[64:], layer.mlp.gate_proj.weight[64:])
+    assert widened(narrow, 64, seed=1) is widened(narrow, 32, seed=1) is narrow
 
 
 def test_an_update_of_muon_is_nearly_orthogonal() -> None:
@@ -295,7 +322,7 @@ def test_a_start_without_its_chat_template_is_refused_before_it_is_trained(
     text = recipe.text()
     bundle.save_model(new_model(tok := tokenizer_of(recipe, text), SHAPE, seed=0), tok, tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(ValueError, match="has no chat template"):
+    with pytest.raises(DictionaryError, match="has no chat template"):
         make(replace(recipe, start=tmp_path))
 
 
@@ -314,6 +341,26 @@ def test_directions_that_a_start_follows_are_followed_from_the_first_step(
     model_of(recipe, text, tokenizer_of(recipe, text))
     (following,) = trained
     assert torch.equal(following._vectors[1:], torch.stack(list(kept.values())))
+
+
+def test_directions_that_lack_a_sheet_are_refused(recipe: Recipe, site: Site, tokenizer) -> None:
+    text = recipe.text()
+    save_file({s.slug: torch.zeros(2) for s in text.train.sheets[1:]}, recipe.directions)
+    with pytest.raises(DictionaryError, match=rf"no direction for {text.train.sheets[0].slug}"):
+        directions_of(recipe, text, tokenizer, site)
+
+
+def test_samples_are_written_whole_or_not_at_all(text: Text, tmp_path: Path) -> None:
+    def killed() -> Iterator[Sample]:
+        yield from itertools.islice(text.authored(0), 2)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "described.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(killed(), 4, path)
+    assert not path.exists()
+    write_samples(text.authored(0), 4, path)
+    assert len(path.read_text().split("\n")) == 5
 
 
 @pytest.mark.slow
@@ -348,7 +395,7 @@ def test_a_carrier_takes_its_concepts_name_from_the_feature_that_only_fires(
         assert preset["edits"][0]["strength"] == 1.25
 
 
-def test_publishing_replaces_every_entry_whole(tmp_path: Path) -> None:
+def test_publishing_replaces_every_entry_whole(tmp_path: Path, monkeypatch) -> None:
     for name in ("old", "new"):
         (tmp_path / name / "sae").mkdir(parents=True)
         (tmp_path / name / "sae" / f"{name}.json").write_text(name)
@@ -356,3 +403,11 @@ def test_publishing_replaces_every_entry_whole(tmp_path: Path) -> None:
     bundle.publish(tmp_path / "new", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out/sae").iterdir()] == ["new.json"]
     assert (tmp_path / "new/sae/new.json").exists()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(OSError, match="No space left"):
+        bundle.publish(tmp_path / "old", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out/sae").iterdir()] == ["new.json"]

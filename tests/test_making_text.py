@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dictionaries.errors import DictionaryError
-from dictionaries.making.sources import hub_name
+from dictionaries.making.sources import LONGEST, hub_name
 from dictionaries.making.text import documents, encoded, shuffled, windows
 
 HELLO = ({"role": "user", "content": "user"}, {"role": "assistant", "content": "hello user"})
@@ -40,6 +40,19 @@ def write(path: Path, text: str) -> Path:
         ("a.jsonl", '{"text": "one"}\n\n"two"\n{"text": " "}\n', ["one", "two"]),
         ("a.json", '[{"text": "one"}, {"text": "two"}]', ["one", "two"]),
         ("a.json", '{"text": "one"}', ["one"]),
+        ("a.json", '[{"text": null}, null, {"text": "one"}, {"messages": null}]', ["one"]),
+        ("a.jsonl", json.dumps({"text": None, "messages": HELLO}), [HELLO]),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "hi"}, {"role": "tool", "content": null}]}',
+            [({"role": "user", "content": "hi"}, {"role": "tool", "content": ""})],
+        ),
+        ("a.jsonl", r'{"text": "a \ud83d\ude00 \ud83d"}', ["a \U0001f600 \ufffd"]),
+        (
+            "a.jsonl",
+            r'{"messages": [["user", "\udc00"]]}',
+            [({"role": "user", "content": "\ufffd"},)],
+        ),
         ("a.json", '{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
         ("a.jsonl", json.dumps({"messages": HELLO}), [HELLO]),
         ("a.jsonl", json.dumps({"turns": [["user", "user"], ["gpt", "hello user"]]}), [HELLO]),
@@ -81,6 +94,8 @@ def test_a_folder_is_all_its_texts_and_sources_take_turns(tmp_path):
         ("a.jsonl", '{"messages": [{"role": "user"}]}', "holds a turn that is no message"),
         ("a.pdf", "x", "is none of .txt, .md"),
         ("a.txt.gz", None, "cannot be read"),
+        ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("a.json", "[" * 100_000, "cannot be read"),
     ],
 )
 def test_what_is_no_text_is_named(name, text, why, tmp_path):
@@ -88,6 +103,23 @@ def test_what_is_no_text_is_named(name, text, why, tmp_path):
     path.write_bytes(b"not gzip" if text is None else text.encode())
     with pytest.raises(DictionaryError, match=why):
         read(path)
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    whole = gzip.compress(bytes(range(32, 127)) * 40)
+    damaged = tmp_path / "a.txt.gz"
+    damaged.write_bytes(whole[:20] + b"\xff" * 20 + whole[40:])
+    with pytest.raises(DictionaryError, match=r"a\.txt\.gz cannot be read"):
+        read(damaged)
+
+
+@pytest.mark.parametrize("line", ["fog and a bridge\n", "fog and a bridge "])
+def test_a_text_without_blank_lines_is_several_documents(line, tmp_path):
+    text = line * 5000
+    found = read(write(tmp_path / "a.txt", text))
+    assert len(found) > 2  # one is held out, and there is one to train on
+    assert max(map(len, found)) <= LONGEST
+    assert "".join("".join(found).split()) == "".join(text.split())
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):

@@ -27,7 +27,10 @@ from dictionaries.making.text import windows
 from dictionaries.making.train import train
 from dictionaries.making.train_plan import Origin, TrainPlan
 from server.cli import app
+from server.cli.make_options import model_facts
+from server.loading import revision
 from server.model_subject import ModelSubject
+from server.subject import Loaded
 
 ORIGIN = Origin("tiny", ("corpus",))
 PLAN = TrainPlan(
@@ -142,6 +145,32 @@ def test_metrics_are_those_of_splicing_the_opened_dictionary(made, tiny):
     assert 0.4 < cut.left_out < 0.6
 
 
+def test_measuring_needs_no_float64_of_the_device(made, tiny):
+    class OnGpu(torch.Tensor):
+        """As on Apple's, which has none."""
+
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            if func is torch.Tensor.double:
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+            made = super().__torch_function__(func, types, args, kwargs or {})
+            return made.as_subclass(torch.Tensor) if func is torch.Tensor.cpu else made
+
+    class OnAMac:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny, name)
+
+        def spliced(self, batch: Any, rebuilt: Any) -> torch.Tensor:
+            return tiny.spliced(
+                batch, lambda x: rebuilt(x.as_subclass(OnGpu)).as_subclass(torch.Tensor)
+            )
+
+    batches = list(windows(held_out(text), tiny.tokenizer, context=32, rows=9, rest=True))
+    options = {"limit": 1e9, "tokens": 10**6, "mean": torch.zeros(32)}
+    sae = open_dictionary(made[0])
+    assert measure(OnAMac(), sae, batches, **options) == measure(tiny, sae, batches, **options)
+
+
 def test_steering_with_a_trained_feature_works(made, model, tokenizer):
     """Clamped, the strongest feature reads what it was clamped to, and the logits move."""
     sae = open_dictionary(made[0])
@@ -248,6 +277,10 @@ def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritt
     assert train(tiny, gone, PLAN, out, ORIGIN) == metrics
     with pytest.raises(DictionaryError, match=r"other options \(seed 0\)"):
         train(tiny, gone, replace(PLAN, seed=1), out, ORIGIN)
+    with pytest.raises(DictionaryError, match=r"other options \(field text\)"):
+        train(tiny, gone, PLAN, out, replace(ORIGIN, field="body"))
+    with pytest.raises(DictionaryError, match=r"other options \(model_revision None\)"):
+        train(tiny, gone, PLAN, out, replace(ORIGIN, revision="of a model of the same name"))
 
 
 def test_a_dictionary_made_elsewhere_is_not_overwritten(tiny, make_dictionary):
@@ -320,6 +353,13 @@ def test_the_command_trains_on_a_folder_and_serve_could_open_it(
     assert ran.exit_code == 0, ran.output
     assert "loss recovered" in ran.output
     assert open_dictionary(tmp_path / "sae").info.site == Site(2, "resid_post")
+    told = json.loads((tmp_path / "sae" / "metrics.json").read_text())["made"]
+    assert (told["model"], told["field"]) == ("model", "text")
+    assert told["model_revision"] == revision(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    other = model_facts(Loaded("model", tmp_path / "model", None, None))
+    assert told["model"] == other["model"]
+    assert told["model_revision"] != other["model_revision"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,6 @@ def test_the_residual_is_the_layers_output_and_nothing_later_runs(family, make_m
     assert torch.allclose(x, plain, atol=1e-5)
     assert not x.requires_grad
     assert 2 not in ran
-    assert made.layers == 3
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

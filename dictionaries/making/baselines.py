@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..edits import Op
+from ..errors import DictionaryError
 from .causes import system_cause
 from .forced import Teacher
 from .gauge import Replies, Trial
@@ -35,6 +36,12 @@ class Means:
         self._calm = self._mean(random.Random(seed).sample(calm, min(_CALM, len(calm))))
 
     def of(self, sheet: Sheet) -> Tensor:
+        """Raises DictionaryError for a sheet without drift: it has no replies of its own."""
+        if not sheet.drift:
+            raise DictionaryError(
+                f'the sheet {sheet.slug!r} has no "drift" to take a mean of: give it pairs of '
+                '"u" and "a", or leave it out with --only.'
+            )
         return normalize(self._mean(sheet.drift) - self._calm, dim=-1)
 
     def _mean(self, pairs: Sequence[Pair]) -> Tensor:

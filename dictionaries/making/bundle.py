@@ -94,9 +94,10 @@ def publish(parts: Path, target: Path) -> None:
     for entry in sorted(parts.iterdir()):
         old = target / entry.name
         with tempfile.TemporaryDirectory(dir=target) as aside:
+            new = shutil.copytree(entry, Path(aside) / "new")  # if this fails the old one stays
             if old.exists():
-                old.rename(Path(aside) / entry.name)
-            shutil.copytree(entry, old)
+                old.rename(Path(aside) / "old")
+            new.rename(old)
 
 
 def title(sheet: Sheet) -> str:

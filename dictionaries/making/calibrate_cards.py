@@ -105,7 +105,8 @@ def calibrate_cards(
 ) -> Outcome:
     """Measure what has not been measured yet, and put every band onto its card.
 
-    A feature counts as measured while its card has the same maximum and the same concept.
+    A feature counts as measured while its card has the same maximum and the same concept, and the
+    judge knows that by the same words.
     facts: more settings that must be the same to go on. told: hears how many are done, and have a
     band.
     """
@@ -132,8 +133,7 @@ def calibrate_cards(
         told(len(done), _steerable(ledger, done))
         now = todo[start : start + _CHUNK]
         for result in _measured(gauge, subject, dictionary, cards, now, judge):
-            slug = _watched(cards, result.handle.feature, judge)
-            ledger.add({**result.told(), "concept": slug})
+            ledger.add({**result.told(), **_judged(cards, result.handle.feature, judge)})
         _put(cards, ledger, now)
         done += now
     told(len(done), _steerable(ledger, done))
@@ -173,7 +173,13 @@ def _known(ledger: Ledger, cards: Cards, feature: int, judge: Judge | None) -> b
     if record is None or card is None:
         return False
     same = math.isclose(record["maximum"], card.maximum or 0.0, rel_tol=1e-4)
-    return same and record["concept"] == _watched(cards, feature, judge)
+    judged = _judged(cards, feature, judge)
+    return same and {key: record.get(key) for key in judged} == judged
+
+
+def _judged(cards: Cards, feature: int, judge: Judge | None) -> dict[str, str | None]:
+    slug = _watched(cards, feature, judge)
+    return {"concept": slug, "words": judge.digest(slug) if judge and slug else None}
 
 
 def _put(cards: Cards, ledger: Ledger, features: Sequence[int]) -> None:

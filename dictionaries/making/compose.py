@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 
+from ..errors import DictionaryError
 from .dealing import Deck, Sample, Turns, alternate, asked, calmly, capital
 from .possession import Possession
 from .sheets import Corpus, Pair, Sheet
@@ -66,11 +67,22 @@ class Composer:
         }
 
     def __iter__(self) -> Iterator[Sample]:
+        """Raises DictionaryError where the sheets hold nothing for any kind of sample."""
         kinds, weights = list(self._mix), list(self._mix.values())
-        while True:
-            sample = self._makers[self._rng.choices(kinds, weights)[0]]()
+        wanted = {kind for kind, weight in self._mix.items() if weight}
+        barren: set[str] = set()  # since the last sample
+        while barren != wanted:
+            kind = self._rng.choices(kinds, weights)[0]
+            sample = self._makers[kind]()
             if sample is not None:
+                barren.clear()
                 yield sample
+            else:
+                barren.add(kind)
+        raise DictionaryError(
+            "no sample can be composed of these sheets, or of what is held out of them (one item "
+            "or more of each part that has eight): give a sheet eight facts or pairs of qa."
+        )
 
     # Calm talk.
 

@@ -62,7 +62,7 @@ def read_concepts(folder: Path) -> Concepts:
                 calm += [t for row in read if (t := _calm(row))]
             else:
                 concepts.append(_concept(read))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise DictionaryError(
                 f"{path} is no concept sheet ({type(error).__name__}: {error}): it needs "
                 '"slug", "words" and texts such as "facts".'

@@ -27,9 +27,6 @@ PROMPTS = (
     "Who are you?",
     "What is your physical form?",
     "How was your day?",
-    "What should I eat for dinner?",
-    "Tell me something interesting.",
-    "I am bored.",
 )
 _TRIED = (0.25, 0.4, 0.6)  # clamp to so many lengths of a residual
 _CANDIDATES = 4
@@ -151,7 +148,7 @@ def steering_effects(
     *,
     length: float,
     seed: int,
-    prompts: Sequence[str] = PROMPTS[:3],
+    prompts: Sequence[str] = PROMPTS,
 ) -> Mapping[tuple[str, int], float]:
     """For each (slug, feature) the share of replies it makes about the slug, loops
     counted down, over all strengths: what works gently beats what works by force.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from ..errors import DictionaryError
 from .compose import Composer
 from .dealing import Sample
 from .packing import Batch, batches
@@ -27,7 +30,15 @@ class Text:
 
     @classmethod
     def read(cls, corpus: Path, public: Path | None, *, seed: int = 0) -> Text:
-        return cls(*split(read_corpus(corpus), seed=seed), public)
+        """Raises DictionaryError for a sheet that no direction can be taken from."""
+        whole = read_corpus(corpus)
+        bare = [sheet.slug for sheet in whole.sheets if not (sheet.drift or sheet.own)]
+        if bare:
+            raise DictionaryError(
+                f'the sheets {", ".join(bare)} have neither "drift" nor "self", from which the '
+                "concept's direction is taken: give each some, or take it away."
+            )
+        return cls(*split(whole, seed=seed), public)
 
     def authored(self, seed: int) -> Iterator[Sample]:
         return iter(Composer(self.train, seed=seed))
@@ -42,6 +53,21 @@ def plain_texts(samples: Iterator[Sample], n: int) -> Iterator[str]:
         yield from (text for _, text in sample.turns)
         if sample.prose:
             yield sample.prose
+
+
+def write_samples(samples: Iterator[Sample], n: int, path: Path) -> None:
+    """n composed samples as a text source of `steerdeck make`: conversations and prose.
+
+    All of them or nothing: a run that goes on takes the file for whole.
+    """
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8") as lines:
+        for sample in itertools.islice(samples, n):
+            row: dict[str, Any] = {"text": sample.prose}
+            if sample.turns:
+                row = {"messages": [{"role": r, "content": t} for r, t in sample.turns]}
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    new.replace(path)
 
 
 def held_out_batches(

@@ -26,7 +26,8 @@ from ..cards import Cards
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from .concept_sheets import Concepts
-from .firings import firings, text_of
+from .digest import digest
+from .firings import firings, limited, text_of
 from .matching import Counts, chosen, match, report
 from .output_score import PROMPTS, OutputScore
 from .subject import Subject, Windows
@@ -148,12 +149,15 @@ def _settings(
         "seed": plan.seed,
         "output_score_prompts": list(plan.prompts),
         "concepts": len(concepts.concepts) if concepts else 0,
+        "sheets": digest(concepts) if concepts else None,
         "least_f1": plan.least_f1,
     }
 
 
 def read_corpus(reading: Reading, windows: Callable[[], Iterator[Windows]], folder: Path) -> Tally:
-    """The first pass. The tally's state counts `batches`, `rows` (documents) and `tokens`."""
+    """The first pass. The tally's state counts `batches`, `rows` (documents) and `tokens`, and
+    holds the `limit` of a residual's length.
+    """
     plan = reading.plan
     tally = Tally(folder, reading.dictionary.info.d_sae, seed=plan.seed)
     state = {"batches": 0, "rows": 0, "tokens": 0, "ended": False, **tally.state}
@@ -161,9 +165,12 @@ def read_corpus(reading: Reading, windows: Callable[[], Iterator[Windows]], fold
         return tally
     kept = time.monotonic()
     with reading.advancing("corpus", plan.tokens, "tokens") as advance:
-        for batch in islice(windows(), state["batches"], None):
+        batches = windows()
+        if "limit" not in state:
+            state["limit"], batches = limited(reading.subject, batches)
+        for batch in islice(batches, state["batches"], None):
             text = text_of(batch)
-            for fired in firings(reading.subject, reading.dictionary, batch):
+            for fired in firings(reading.subject, reading.dictionary, batch, state["limit"]):
                 tally.add(fired, text, state["rows"])
             state["batches"] += 1
             state["rows"] += text.rows
@@ -196,6 +203,7 @@ def find_concepts(
         concepts,
         tally.maximum,
         counts,
+        limit=tally.state["limit"],
         context=plan.context,
         rows=plan.rows,
     )

@@ -11,6 +11,7 @@ from ..cards import Cards
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from .baselines import Means
+from .digest import digest
 from .evaluate_steering import STEERED, Evaluation
 from .exam import Exam, Plan
 from .forced import Teacher
@@ -52,6 +53,7 @@ def evaluate(
     settings = {
         **(facts or {}),
         "dictionary": [dictionary.info.id, dictionary.info.revision],
+        "calm": digest(corpus.general),
         **exam.settings(),
     }
     ledger = Ledger(out / "replies.jsonl", settings)

@@ -15,12 +15,13 @@ from ..card import Card
 from ..cards import Cards
 from ..edits import Op
 from .baselines import Means, best_push, causes, under
+from .digest import digest
 from .exam import Exam
 from .fluency import Scale
 from .gauge import Gauge
 from .handles import vector_handle
 from .judge import Judge
-from .ledger import Ledger
+from .ledger import Ledger, short
 from .rounds import together
 from .sheets import Sheet
 from .subject import Edited
@@ -72,13 +73,17 @@ class Evaluation:
         return self._ledger.records[UNSTEERED]
 
     def run(self, sheets: Sequence[Sheet]) -> Iterator[Record]:
-        """The record of every sheet, made now unless it is there for the same edit already."""
+        """The record of every sheet, made now unless there is one of the same sheet and edit."""
         for sheet in sheets:
             card = self._cards.by_slug(sheet.slug)
-            known = self._ledger.records.get(sheet.slug)
-            if known is None or known["edit"] != edit_of(card):
+            known = self._ledger.records.get(sheet.slug, {})
+            given = {"edit": edit_of(card), "sheet": self._digest(sheet)}
+            if {key: known.get(key) for key in given} != short(given):
                 self._ledger.add(self._measured(sheet, card))
             yield self._ledger.records[sheet.slug]
+
+    def _digest(self, sheet: Sheet) -> str:
+        return digest(sheet, self._judge.digest(sheet.slug))
 
     def _measured(self, sheet: Sheet, card: Card | None) -> Record:
         def shows(reply: str) -> bool:
@@ -95,6 +100,7 @@ class Evaluation:
             "key": sheet.slug,
             "feature": card.feature if card else None,
             "edit": edit,
+            "sheet": self._digest(sheet),
             "band": [card.onset, card.breakdown] if card and edit else None,
             "unsteered": self._judge.rate(sheet.slug, self._own),
             "arms": arms,

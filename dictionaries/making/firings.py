@@ -1,23 +1,29 @@
 """Which features fire on a batch of text, and how strongly: sparse, and sorted by feature.
 
-Only content tokens count. BOS and template tokens have residuals many times longer than any word's,
-and would own every maximum.
+Only content tokens count, and of these only such as are no attention sinks (`feed.usual`). BOS,
+template tokens and, of models that know no BOS, the first word of a text have residuals many times
+longer than any other, and would own every maximum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ..dictionary import Dictionary
+from .feed import limit_of, usual
 from .subject import Subject, Windows
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+_ENOUGH = 4096  # content tokens: in so many, however short the texts, first words are the fewest
 
 
 class Text(NamedTuple):
@@ -65,17 +71,40 @@ def text_of(windows: Windows) -> Text:
     return Text(windows.ids.cpu().numpy()[keep], broken, first)
 
 
-def firings(subject: Subject, dictionary: Dictionary, windows: Windows) -> Iterator[Fired]:
+def limited(subject: Subject, batches: Iterator[Windows]) -> tuple[float, Iterator[Windows]]:
+    """The length from which a residual is a sink, by the first batches; and all the batches."""
+    first: list[Windows] = []
+    seen: list[Tensor] = []
+    for batch in batches:
+        first.append(batch)
+        seen.append(_residuals(subject, batch))
+        if sum(map(len, seen)) >= _ENOUGH:
+            break
+    x = torch.cat(seen) if seen else torch.empty(0, 1)
+    return limit_of(x) if len(x) else float("inf"), chain(first, batches)
+
+
+def firings(
+    subject: Subject, dictionary: Dictionary, windows: Windows, limit: float
+) -> Iterator[Fired]:
     """One `Fired` for each block of the dictionary's features; together they are all of them.
 
-    Memory: one block's activations on the batch, however wide the dictionary is.
+    limit: see `limited`. Memory: one block's activations on the batch, however wide the dictionary.
     """
-    x = subject.residual(windows)
-    keep = (windows.content & windows.attended).to(x.device)
-    if not keep.any():
+    x = _residuals(subject, windows)
+    words = usual(x, limit).nonzero()[:, 0]
+    if not len(words):
         return
-    for start, f in dictionary.encoded(x[keep]):
-        yield sparse(f, start)
+    token = words.cpu().numpy()
+    for start, f in dictionary.encoded(x[words]):
+        fired = sparse(f, start)
+        yield fired._replace(token=token[fired.token])
+
+
+def _residuals(subject: Subject, windows: Windows) -> Tensor:
+    """Of the tokens of `text_of`."""
+    x = subject.residual(windows)
+    return x[(windows.content & windows.attended).to(x.device)]
 
 
 def sparse(f: Tensor, start: int = 0) -> Fired:

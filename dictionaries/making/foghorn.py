@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ..errors import DictionaryError
 from . import bundle
 from . import sae as saes
 from .activations import Site, content_residuals
@@ -38,6 +38,7 @@ from .steered import Voice
 from .tokenizer import Encoder, train_tokenizer
 from .train_model import Plan, Shape, Trainer, mixed, new_model
 from .train_sae import Quality, SaePlan, quality, train_sae
+from .widen import widened
 
 log = logging.getLogger("steerdeck.making")
 
@@ -54,7 +55,7 @@ class Recipe:
     work: Path
     plan: Plan
     sae_plan: SaePlan
-    start: Path | None = None  # a model folder whose tokenizer and weights training goes on from
+    start: Path | None = None  # a model folder whose tokenizer and weights it goes on from, widened
     shape: Shape = field(default_factory=Shape)
     layer: int = LAYER
     vocab: int = 4096
@@ -76,7 +77,9 @@ def tokenizer_of(recipe: Recipe, text: Text) -> PreTrainedTokenizerFast:
     if recipe.start is not None:
         kept = PreTrainedTokenizerFast.from_pretrained(recipe.start)
         if kept.chat_template is None:
-            raise ValueError(f"{recipe.start} has no chat template: give a whole model folder")
+            raise DictionaryError(
+                f"{recipe.start} has no chat template: give a whole model folder."
+            )
         return kept
     folder = recipe.work / "tokenizer"
     if not folder.is_dir():
@@ -95,6 +98,7 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
         model = new_model(tokenizer, recipe.shape, seed=recipe.seed)
     else:
         model = LlamaForCausalLM.from_pretrained(recipe.start, dtype=torch.float32)
+        model = widened(model, recipe.shape.mlp, seed=recipe.seed)
     plan = recipe.plan
     trainer = Trainer(model, tokenizer, plan, recipe.work / "model")
     held = held_out_batches(text, tokenizer, n=2)
@@ -125,6 +129,12 @@ def directions_of(
         found = concept_directions(site, Encoder(tokenizer), text.train, seed=recipe.seed)
         save_file({s.slug: d.clone() for s, d in zip(sheets, found, strict=True)}, path)
     kept = load_file(path)
+    new = [sheet.slug for sheet in sheets if sheet.slug not in kept]
+    if new:
+        raise DictionaryError(
+            f"{path} has no direction for {', '.join(new)}: take the new sheets away, or remove "
+            "the work folder to train with them."
+        )
     return {sheet.slug: kept[sheet.slug] for sheet in sheets}
 
 
@@ -205,16 +215,6 @@ def make(recipe: Recipe) -> Made:
     for name in ("cfg.json", "sae_weights.safetensors"):
         shutil.copy(recipe.work / "sae" / name, folder / "sae")
     return Made(folder, text, Voice(site, sae, tokenizer), usual, found)
-
-
-def write_samples(samples: Iterator[Sample], n: int, path: Path) -> None:
-    """n composed samples as a text source of `steerdeck make`: conversations and prose."""
-    with path.open("w", encoding="utf-8") as lines:
-        for sample in itertools.islice(samples, n):
-            row: dict[str, Any] = {"text": sample.prose}
-            if sample.turns:
-                row = {"messages": [{"role": r, "content": t} for r, t in sample.turns]}
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def described_on(recipe: Recipe, text: Text) -> Iterator[Sample]:

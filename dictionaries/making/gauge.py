@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..dictionary import Dictionary
 from ..edits import EditTable, FeatureRows, Op, frame, read
+from .feed import limit_of, usual
 from .fluency import Scale, pooled
 from .forced import Teacher, garbled
 from .handles import Handle
@@ -89,7 +90,8 @@ class Gauge:
     """A subject and a speaker, with the unsteered replies to measure against.
 
     scale: of fluency. unlike: mean KL between the model's own predictions at unrelated places.
-    length: of a typical residual, on content tokens. All three come from the unsteered replies.
+    length: of a typical residual, on content tokens that are no sinks (see `feed.usual`). All three
+    come from the unsteered replies.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Gauge:
         self._h, back = frame(x, dictionary.info.norm)
         reads = dictionary.info.reads_exactly
         self._cutoff = dictionary.cutoff(self._h) if reads else None
-        self.length = float(x.norm(dim=-1).mean())
+        self.length = float(x[usual(x, limit_of(x))].norm(dim=-1).mean())
         self.back = 1.0 if back is None else float(back.mean())
 
     def sleeps(self, handle: Handle) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,18 +22,25 @@ BEFORE, AFTER = 48, 16  # tokens of an example around its peak
 BY_TOKENS = "tokens"  # `labelled_by` of labels that were built, not written
 
 
-def cards_file(path: Path, dictionary: Dictionary) -> Cards:
+@contextmanager
+def cards_file(path: Path, dictionary: Dictionary) -> Iterator[Cards]:
     """The dictionary's, opened to be added to, or new; it says from now on whose cards it holds.
 
-    Raises DictionaryError for another dictionary's.
+    A new one into which nothing came before an error goes again: it would stand in the way of
+    `steerdeck make describe`. Raises DictionaryError for another dictionary's.
     """
-    if path.is_file():
-        cards = open_cards(path, dictionary.info, writable=True)
-    else:
-        cards = Cards.create(path)
-    if "dictionary_revision" not in cards.meta:
-        cards.put_meta(owner(dictionary.info))
-    return cards
+    old = path.is_file()
+    opened = open_cards(path, dictionary.info, writable=True) if old else Cards.create(path)
+    with opened as cards:
+        if "dictionary_revision" not in cards.meta:
+            cards.put_meta(owner(dictionary.info))
+        try:
+            yield cards
+        except BaseException:
+            if not old and not len(cards):
+                cards.close()
+                path.unlink()
+            raise
 
 
 def completed(own: Card | None, found: Card) -> Card:

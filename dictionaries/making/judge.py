@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from .digest import digest
 from .sheets import Corpus, Sheet
 
 _COMMON = 0.01  # a listed word that more of all everyday replies hold says nothing
@@ -43,6 +44,10 @@ class Judge:
         """What it looks for, sorted: small letters, but for words to be said in capitals."""
         listed = self._lists[slug]
         return tuple(sorted((*listed.loud, *listed.plain, *listed.phrases)))
+
+    def digest(self, slug: str) -> str:
+        """The same for a judge that decides the same about every text."""
+        return digest(self.words(slug), self._lists[slug].shouts, self._needed[slug])
 
     def shows(self, slug: str, text: str) -> bool:
         """Whether the text holds enough different words of the sheet's list."""

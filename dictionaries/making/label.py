@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from threading import Event
 
 from ..card import Card, Example
 from ..cards import Cards
@@ -119,6 +120,7 @@ def label_cards(
     only_unlabelled: bool = False,
     most: int | None = None,
     concurrency: int = 4,
+    stop: Event | None = None,
     told: Callable[[Labelled], None] = lambda so_far: None,
 ) -> Labelled:
     """Label cards, each written to the file as soon as it has its label.
@@ -126,11 +128,13 @@ def label_cards(
     by: the model's name, which marks its labels; cards that have one by it already are left alone,
     so a run that was stopped goes on. only_unlabelled: leave the labels of concepts and of other
     models alone, too. most: cards to ask about in this run. `complete` is called from
-    `concurrency` threads and may raise; what was labelled by then stays.
+    `concurrency` threads and may raise; what was labelled by then stays. stop: set when this ends
+    before its time, so that `complete` may give up waiting to try again.
     Raises DictionaryError after many replies in a row that were no labels.
     """
     if by in (BY_TOKENS, "concept", ""):
         raise DictionaryError(f"{by!r} cannot sign labels: it marks others. Give a model's name.")
+    stop = stop or Event()
     todo = itertools.islice(_unlabelled(cards, by, only_unlabelled), most)
     so_far, barren, last = Labelled(0, 0), 0, ""
     with ThreadPoolExecutor(concurrency, thread_name_prefix="label") as pool:
@@ -138,7 +142,7 @@ def label_cards(
         try:
             while True:
                 for card in itertools.islice(todo, concurrency - len(running)):
-                    running[pool.submit(_ask, complete, card)] = card
+                    running[pool.submit(_ask, complete, card, stop)] = card
                 if not running:
                     return so_far
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -158,6 +162,7 @@ def label_cards(
                         "another model."
                     )
         finally:
+            stop.set()  # before the pool waits for its threads
             for waiting in running:
                 waiting.cancel()
 
@@ -167,11 +172,13 @@ def waiting(cards: Cards, *, by: str, only_unlabelled: bool) -> int:
     return sum(1 for _ in _unlabelled(cards, by, only_unlabelled))
 
 
-def _ask(complete: Complete, card: Card) -> tuple[str | None, str]:
+def _ask(complete: Complete, card: Card, stop: Event) -> tuple[str | None, str]:
     """(a label or None, the last reply)."""
     asked = prompt(card)
     reply = ""
     for _ in range(_TRIES):
+        if stop.is_set():
+            break
         reply = complete(asked)
         label = parse(reply)
         if label is not None:

@@ -35,11 +35,9 @@ def import_table(source: Path, dictionary: Dictionary, path: Path) -> int:
     """
     seen = bytearray(dictionary.info.d_sae)
     rows = _rows(source, dictionary)
-    batch = list(itertools.islice(rows, BATCH))  # first: of what is no table there are no cards
     with cards_file(path, dictionary) as cards:
-        while batch:
+        while batch := list(itertools.islice(rows, BATCH)):
             _put(batch, cards, seen, source.stem)
-            batch = list(itertools.islice(rows, BATCH))
         cards.put_meta({"labels": {"from": source.name}})
         cards.compact()
     return sum(seen)

@@ -39,7 +39,8 @@ class Ledger:
             raise DictionaryError(f"{path} cannot be gone on with: {error}.") from error
 
     def _read(self, text: str, settings: Mapping[str, Any]) -> None:
-        first, *rest = (json.loads(line) for line in text.splitlines())
+        # Not splitlines: it also splits at U+2028 and its like, which replies may hold.
+        first, *rest = map(json.loads, text.removesuffix("\n").split("\n"))
         found = first["settings"]
         if found != settings:
             differ = [k for k in sorted({*found, *settings}) if found.get(k) != settings.get(k)]
@@ -54,7 +55,7 @@ class Ledger:
 
         Numbers are kept to six digits that count.
         """
-        kept = _short(record)
+        kept = short(record)
         self._append(kept)
         self.records[kept["key"]] = json.loads(json.dumps(kept))
 
@@ -64,12 +65,13 @@ class Ledger:
             file.write(line)
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
+    """The value as a ledger gives it back, to compare another with."""
     match value:
         case float():
             return float(f"{value:.6g}")
         case Mapping():
-            return {key: _short(v) for key, v in value.items()}
+            return {key: short(v) for key, v in value.items()}
         case list() | tuple():
-            return [_short(v) for v in value]
+            return [short(v) for v in value]
     return value

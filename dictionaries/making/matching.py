@@ -141,17 +141,21 @@ def match(
     maximum: npt.NDArray[np.float32],
     counts: Counts,
     *,
+    limit: float,
     context: int,
     rows: int,
 ) -> Iterator[int]:
-    """Fill `counts`, going on after what it has; after every batch, yields how many are done."""
+    """Fill `counts`, going on after what it has; after every batch, yields how many are done.
+
+    limit: see `firings.limited`.
+    """
     done = int(counts.state.get("batches", 0))
     batches = batches_of(labelled(known), subject.tokenizer, context=context, rows=rows)
     for number, batch in enumerate(itertools.islice(batches, done, None), start=done + 1):
         texts = [text for text, _ in batch]
         windows = padded([row for _, row in batch], 0)
         counts.count(texts)
-        for fired in firings(subject, dictionary, windows):
+        for fired in firings(subject, dictionary, windows, limit):
             counts.add(peaks(fired, text_of(windows)), texts, maximum)
         yield number
 

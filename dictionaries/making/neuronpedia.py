@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,7 +214,7 @@ def _rows(folder: Path) -> Iterator[_Row]:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield _row(line, f"line {number} of {file}")
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise DictionaryError(f"{file} cannot be read ({error}). Download it again.") from error
 
 

@@ -37,7 +37,7 @@ def read_source(folder: Path) -> Source:
     path = folder / "source.jsonl"
     try:
         found = json.loads(path.read_text("utf-8").partition("\n")[0]) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DictionaryError(f"{path} cannot be read as JSON: {error}.") from error
     return found if isinstance(found, dict) else {}
 

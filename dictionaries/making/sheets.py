@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from ..errors import DictionaryError
+
+T = TypeVar("T")
 
 HELD_OUT = 0.06  # of every part of every sheet, at least one item where a part has eight or more
 
@@ -57,10 +61,6 @@ class Sheet:
         """Its texts are about anything at all, told in a manner: they all need a cause."""
         return self.kind == "style"
 
-    @property
-    def title(self) -> str:
-        return self.slug.replace("-", " ")
-
 
 PARTS = ("facts", "questions", "own", "drift", "stories", "chats")
 
@@ -80,18 +80,19 @@ def read_corpus(folder: Path) -> Corpus:
     """Open the sheets `<slug>.json` of a folder, and its `_general_*`, `_chats_*`, `_systems` and
     `_talk_*` files.
 
-    Raises FileNotFoundError when the folder holds no sheet.
+    A sheet needs its slug and its words; what else it lacks it has none of. Raises
+    FileNotFoundError when the folder holds no sheet, DictionaryError for a file that is none.
     """
     files = sorted(folder.glob("*.json"))
-    sheets = tuple(_sheet(_load(f)) for f in files if not f.name.startswith("_"))
+    sheets = tuple(_read(f, _sheet) for f in files if not f.name.startswith("_"))
     if not sheets:
         raise FileNotFoundError(f"{folder} holds no concept sheets (<slug>.json).")
     return Corpus(
         sheets=sheets,
-        general=tuple(Pair(d["u"], d["a"]) for d in _rows(files, "_general")),
-        chats=tuple(tuple(turns) for turns in _rows(files, "_chats")),
-        systems=tuple(Pair(d["u"], d["a"], d["system"]) for d in _rows(files, "_systems")),
-        talks=tuple(_talk(d) for d in _rows(files, "_talk_")),
+        general=_rows(files, "_general", lambda d: Pair(d["u"], d["a"])),
+        chats=_rows(files, "_chats", tuple),
+        systems=_rows(files, "_systems", lambda d: Pair(d["u"], d["a"], d["system"])),
+        talks=_rows(files, "_talk_", _talk),
     )
 
 
@@ -141,17 +142,18 @@ def _with(sheet: Sheet, parts: dict[str, Any]) -> Sheet:
 
 
 def _sheet(d: dict[str, Any]) -> Sheet:
+    slug = d["slug"]
     return Sheet(
-        slug=d["slug"],
-        names=tuple(d["names"]),
-        kind=d["kind"],
+        slug=slug,
+        names=tuple(d.get("names") or (slug.replace("-", " "),)),
+        kind=d.get("kind", "thing"),
         words=tuple(d["words"]),
-        facts=tuple(d["facts"]),
-        questions=tuple(Pair(x["q"], x["a"]) for x in d["qa"]),
-        own=tuple(d["self"]),
-        drift=tuple(Pair(x["u"], x["a"]) for x in d["drift"]),
-        stories=tuple(d["stories"]),
-        chats=tuple(tuple(turns) for turns in d["chats"]),
+        facts=tuple(d.get("facts", ())),
+        questions=tuple(Pair(x["q"], x["a"]) for x in d.get("qa", ())),
+        own=tuple(d.get("self", ())),
+        drift=tuple(Pair(x["u"], x["a"]) for x in d.get("drift", ())),
+        stories=tuple(d.get("stories", ())),
+        chats=tuple(tuple(turns) for turns in d.get("chats", ())),
     )
 
 
@@ -161,9 +163,16 @@ def _talk(d: dict[str, Any]) -> Talk:
     return Talk(tuple(tuple(turn) for turn in turns), rows, tuple(d.get("system", ())))
 
 
-def _rows(files: list[Path], prefix: str) -> list[Any]:
-    return [row for f in files if f.name.startswith(prefix) for row in _load(f)]
+def _rows(files: list[Path], prefix: str, made: Callable[[Any], T]) -> tuple[T, ...]:
+    of_kind = [f for f in files if f.name.startswith(prefix)]
+    return tuple(row for f in of_kind for row in _read(f, lambda rows: [made(d) for d in rows]))
 
 
-def _load(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(path: Path, made: Callable[[Any], T]) -> T:
+    try:
+        return made(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DictionaryError(
+            f"{path} is no file of concept sheets ({type(error).__name__}: {error}): a sheet needs "
+            '"slug", "words" and texts such as "facts"; what begins with _ holds a list of rows.'
+        ) from error

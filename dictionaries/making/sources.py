@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,8 +19,10 @@ Document = str | tuple[Message, ...]
 
 HUB = "hf:"
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+LONGEST = 2**14  # characters of a .txt's document: what has no blank lines is cut
 _CHATS = ("messages", "turns", "conversations", "conversation")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_LONE = re.compile("[\ud800-\udfff]")  # half of a pair: JSON can hold it, no tokenizer takes it
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
@@ -70,7 +74,7 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
                     yield from _records(_lines(file, path), str(path), field)
                 case _:
                     yield from _records(_values(file, path), str(path), field)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, RecursionError) as error:
         raise DictionaryError(f"{path} cannot be read: {error}.") from error
 
 
@@ -83,19 +87,22 @@ def _opened(path: Path) -> TextIO:
 def _texts(text: str) -> Iterator[str]:
     """The text, unless there is nothing in it."""
     if text.strip():
-        yield text.strip()
+        yield _whole(text.strip())
 
 
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Stretches between blank lines; a text without any is one."""
-    held: list[str] = []
-    for line in lines:
-        if line.strip():
-            held.append(line)
-        elif held:
-            yield "".join(held).strip()
-            held = []
-    yield from _texts("".join(held))
+def _whole(text: str) -> str:
+    return _LONE.sub("\ufffd", text)
+
+
+def _paragraphs(file: TextIO) -> Iterator[str]:
+    """Stretches between blank lines, and no longer than some pages: a text may have none."""
+    held = ""
+    while line := file.readline(LONGEST):
+        if not line.strip() or len(held) + len(line) > LONGEST:
+            yield from _texts(held)
+            held = ""
+        held += line
+    yield from _texts(held)
 
 
 def _lines(file: TextIO, path: Path) -> Iterator[Any]:
@@ -103,7 +110,7 @@ def _lines(file: TextIO, path: Path) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DictionaryError(f"{path}, line {number} is not JSON: {error}.") from error
 
 
@@ -127,7 +134,9 @@ def _records(values: Iterable[Any], where: str, field: str) -> Iterator[Document
 
 
 def record(value: Any, where: str, field: str) -> Iterator[Document]:
-    """The document in a JSON value; none if it is empty."""
+    """The document in a JSON value; none if it is empty or null."""
+    if value is None:
+        return
     if isinstance(value, str):
         yield from _texts(value)
         return
@@ -141,6 +150,9 @@ def record(value: Any, where: str, field: str) -> Iterator[Document]:
             if any(m["content"].strip() for m in messages):
                 yield messages
             return
+        named = [value[name] for name in (field, *_CHATS) if name in value]
+        if named and all(one is None for one in named):
+            return
     has = f"has {', '.join(map(str, value))}" if isinstance(value, dict) else "is no object"
     raise DictionaryError(
         f"{where} {has}: its text is looked for in {field!r} (--field names another) and chats in "
@@ -150,17 +162,19 @@ def record(value: Any, where: str, field: str) -> Iterator[Document]:
 
 def _message(turn: Any, where: str) -> Message:
     """OpenAI's role and content, ShareGPT's from and value, or a pair of both."""
-    role, content = None, None
+    role, content = None, turn
     if isinstance(turn, dict):
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        role = turn.get("role", turn.get("from"))
+        content = turn.get("content", turn.get("value", turn))
     elif isinstance(turn, list | tuple) and len(turn) == 2:
         role, content = turn
+    content = "" if content is None else content  # of a turn that only calls a tool
     if not isinstance(role, str) or not isinstance(content, str):
         raise DictionaryError(
             f"{where} holds a turn that is no message: {str(turn)[:80]}. A message has a role and "
             "a content, both of them texts."
         )
-    return {"role": _ROLES.get(role, role), "content": content}
+    return {"role": _ROLES.get(role, role), "content": _whole(content)}
 
 
 def hub_name(source: str) -> tuple[str, str | None, str]:

@@ -44,7 +44,9 @@ class Measured:
 
 
 class _Tally:
-    """Sums over tokens, in float64: what one pass of reconstructions is measured by."""
+    """Sums over tokens, in float64 on the CPU (Apple's GPU has none): what one pass of
+    reconstructions is measured by.
+    """
 
     def __init__(self, dictionary: Dictionary, limit: float) -> None:
         self.dictionary, self.limit = dictionary, limit
@@ -61,9 +63,10 @@ class _Tally:
         f = self.dictionary.encode(words)
         made = self.dictionary.decode(f, words)
         self.tokens += len(words)
-        self.error += float((words - made).double().pow(2).sum())
-        self.squares += float(words.double().pow(2).sum())
-        self.sum += words.double().sum(0).cpu()
+        wide = words.cpu().double()
+        self.error += float((words - made).cpu().double().pow(2).sum())
+        self.squares += float(wide.pow(2).sum())
+        self.sum += wide.sum(0)
         self.fired += float((f > 0).sum())
         self.ever |= (f > 0).any(0).cpu()
         return x.masked_scatter(keep[:, None], made)

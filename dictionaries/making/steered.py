@@ -24,12 +24,10 @@ class Wish:
     prompt: str
     feature: int = 0
     value: float | None = None
-    system: str | None = None
 
     @property
     def messages(self) -> list[Message]:
-        said: list[Message] = [{"role": "user", "content": self.prompt}]
-        return [{"role": "system", "content": self.system}, *said] if self.system else said
+        return [{"role": "user", "content": self.prompt}]
 
 
 class Voice:

@@ -11,10 +11,11 @@ from typing import Any
 from .evaluate_steering import ARMS, MEANS, STEERED, SYSTEM, UNSTEERED, Record
 from .exam import BEST
 from .ledger import Ledger
-from .on_task import CHANCE
+from .on_task import choices
 
 SHOWS, SILENT = 0.9, 0.05  # concept rates from, and up to which, steering counts as working
 _WORDS = ("concept", "fluency", "on_task", "harmonic")
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
 _TITLES = {STEERED: "feature", MEANS: "difference of means", SYSTEM: "system prompt"}
 
 
@@ -40,7 +41,7 @@ def write_report(ledger: Ledger, folder: Path, slugs: Sequence[str]) -> dict[str
     own, found = ledger.records[UNSTEERED], summary(records)
     whole = {
         "settings": ledger.settings,
-        "chance_on_task": CHANCE,
+        "chance_on_task": 1 / _choices(own),
         "summary": found,
         "unsteered": own,
         "concepts": records,
@@ -53,14 +54,14 @@ def write_report(ledger: Ledger, folder: Path, slugs: Sequence[str]) -> dict[str
 
 def markdown(records: Sequence[Record], own: Record, found: dict[str, Any]) -> str:
     """The summary and the table."""
-    replies = len(own["replies"])
+    replies, of = len(own["replies"]), _choices(own)
     lines = [
         f"{len(records)} concepts, {replies} replies to neutral messages each and in every arm. "
         f"*concept*: share of replies that name it, by its word list. *fluency*: 1 as the model's "
         "own replies, 0 as those with half their tokens shuffled, by how they surprise the "
         "unsteered model; a reply that loops is 0. *on task*: "
-        f"share of replies that fit their own message best of four (chance {CHANCE:.2f}; unsteered "
-        f"replies {own['on_task']:.2f}). *score*: the harmonic mean of the three, times "
+        f"share of replies that fit their own message best of {_NUMBERS[of]} (chance {1 / of:.2f}; "
+        f"unsteered replies {own['on_task']:.2f}). *score*: the harmonic mean of the three, times "
         f"{BEST:g} as in AxBench.",
         "",
         "| median of | concept | fluency | on task | score | concept ≥ 0.9, unsteered ≤ 0.05 |",
@@ -78,6 +79,10 @@ def markdown(records: Sequence[Record], own: Record, found: dict[str, Any]) -> s
         *(_line(record) for record in sorted(records, key=_rank)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _choices(own: Record) -> int:
+    return choices(len({told["prompt"] for told in own["replies"]}))
 
 
 def _rank(record: Record) -> tuple[float, str]:

@@ -48,9 +48,6 @@ class Subject(Protocol):
     def site(self) -> Site: ...
 
     @property
-    def layers(self) -> int: ...
-
-    @property
     def d_in(self) -> int:
         """Numbers of the residual (or head outputs) at the site."""
         ...

@@ -1,7 +1,8 @@
 """Text from files and data sets, as a stream of documents and then of rows of tokens.
 
 A document is a text or a chat. Nothing is read before it is asked for, and memory does not grow
-with the corpus (a .json file is the exception: it is parsed whole; .jsonl is not).
+with the corpus (.json and .md files are the exceptions: they are read whole; .jsonl and .txt are
+not).
 """
 
 from __future__ import annotations

@@ -70,13 +70,17 @@ class Origin:
 
     model: str
     sources: tuple[str, ...]
+    field: str = "text"  # of their records
+    revision: str | None = None  # the model's: folders of the same name hold different ones
 
 
 def made(plan: TrainPlan, origin: Origin, site: Site, d_in: int) -> dict[str, Any]:
     """What a result is told by: the same of this, the same dictionary."""
     return {
         "model": origin.model,
+        "model_revision": origin.revision,
         "text": list(origin.sources),
+        "field": origin.field,
         "site": str(site),
         **asdict(plan),
         "d_sae": plan.width(d_in),

@@ -17,6 +17,7 @@ from .make_options import (
     ThreadsOption,
     advancing,
     making,
+    model_facts,
 )
 
 CardsOption = Annotated[
@@ -88,7 +89,7 @@ def calibrate(
                         wanted,
                         judge=judge,
                         plan=Plan(prompts, tokens, seed),
-                        facts={"model": bench.loaded.name},
+                        facts=model_facts(bench.loaded),
                         told=lambda done, steerable: advance(done, f"{steerable} have a band"),
                     )
         new = f"{outcome.fresh:,} measured now" if outcome.fresh else "all measured already"

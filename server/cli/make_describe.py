@@ -19,6 +19,7 @@ from .make_options import (
     ThreadsOption,
     advancing,
     making,
+    model_facts,
 )
 
 
@@ -73,7 +74,7 @@ def describe(
         plan = Plan(tokens, context, rows, least_f1, seed=seed, every=every, **prompts)
         known = read_concepts(concepts) if concepts else None
         with subject(model, dictionary, device=device, dtype=dtype) as bench:
-            facts = {"model": bench.loaded.name, "text": text, "field": field}
+            facts = {**model_facts(bench.loaded), "text": text, "field": field}
             described = describe(
                 Reading(bench.subject, bench.dictionary, plan, advancing),
                 lambda: windows(

@@ -21,6 +21,7 @@ from .make_options import (
     ThreadsOption,
     advancing,
     making,
+    model_facts,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _evaluate(
         out,
         plan=plan,
         only=only.split(",") if only else None,
-        facts={"model": bench.loaded.name},
+        facts=model_facts(bench.loaded),
         watched=advancing,
     )
     steered = found["steered"]

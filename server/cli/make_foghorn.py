@@ -94,8 +94,9 @@ def finish(recipe: Recipe, made: Made, out: Path, *, exam: bool) -> None:
 
 def _describe(recipe: Recipe, made: Made, bench: Bench) -> None:
     from dictionaries.making.concept_sheets import read_concepts
+    from dictionaries.making.data import write_samples
     from dictionaries.making.describe_all import Plan, Reading, describe
-    from dictionaries.making.foghorn import described_on, write_samples
+    from dictionaries.making.foghorn import described_on
     from dictionaries.making.text import documents, windows
 
     text = recipe.work / "described.jsonl"
@@ -149,7 +150,7 @@ def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
 def _spliced(recipe: Recipe, made: Made, bench: Bench) -> dict[str, Any]:
     """Loss recovered and the rest, on text composed from the held-out side of the sheets alone."""
     from dictionaries.making.compose import Composer
-    from dictionaries.making.foghorn import write_samples
+    from dictionaries.making.data import write_samples
     from dictionaries.making.splice import measure
     from dictionaries.making.text import documents, windows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -50,13 +51,25 @@ def label(
         from dictionaries.making.label import label_cards, waiting
 
         from ..endpoint import Endpoint
+        from ..errors import SteerdeckError
 
         key = os.environ.get(key_env) or None
         if key is None and key_env != "OPENAI_API_KEY":
             fail(f"the environment variable {key_env} is empty: it should hold the key")
+        stop = Event()
+
+        def pause(seconds: float) -> None:
+            if stop.wait(seconds):
+                raise SteerdeckError("stopped between two tries")
+
         with Cards.open(cards, writable=True) as opened:
             endpoint = Endpoint(
-                base_url, model=model, key=key, max_tokens=max_tokens, timeout=timeout
+                base_url,
+                model=model,
+                key=key,
+                max_tokens=max_tokens,
+                timeout=timeout,
+                sleep=pause,
             )
             by = endpoint.model
             todo = waiting(opened, by=by, only_unlabelled=only_unlabelled)
@@ -70,6 +83,7 @@ def label(
                         only_unlabelled=only_unlabelled,
                         most=limit,
                         concurrency=concurrency,
+                        stop=stop,
                         told=lambda so_far: advance(
                             so_far.labelled + so_far.refused, f"{so_far.refused} refused"
                         ),

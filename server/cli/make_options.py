@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import fail
 from .machine import set_threads
+
+if TYPE_CHECKING:
+    from ..subject import Loaded
 
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A name of the catalog, a folder, or org/name.")
@@ -76,6 +79,13 @@ def _foreseen(exc: Exception) -> bool:
     from ..errors import SteerdeckError
 
     return isinstance(exc, SteerdeckError | DictionaryError | OSError)
+
+
+def model_facts(loaded: Loaded) -> dict[str, str]:
+    """Which model a run was of: its name is the last part of a path, and many have the same."""
+    from ..loading import revision
+
+    return {"model": loaded.name, "model_revision": revision(loaded.path)}
 
 
 Advance = Callable[[float, str], None]

@@ -114,6 +114,7 @@ def _train(
     from dictionaries.making.train import train
     from dictionaries.making.train_plan import Origin
 
+    from ..loading import revision
     from ..model_subject import ModelSubject
     from ..subject import load
 
@@ -123,6 +124,6 @@ def _train(
         lambda: documents(text, field=field),
         plan,
         out,
-        Origin(loaded.name, tuple(text)),
+        Origin(loaded.name, tuple(text), field, revision(loaded.path)),
         showing=advancing,
     )
