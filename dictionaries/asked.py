@@ -60,8 +60,10 @@ def asked(name: str) -> Asked:
             f"{name!r}: behind the '?' stand {', '.join(_KEYS)}, such as {base}?k=128&id=own."
         )
     k, scale = words.get("k"), words.get("norm_scaling_factor")
-    if k is not None and not (k.isascii() and k.isdigit() and int(k)):
-        raise DictionaryError(f"{name!r}: k should be a whole number from 1 up, not {k!r}.")
+    if k is not None and not (k.isascii() and k.isdigit() and len(k) < 10 and int(k)):
+        raise DictionaryError(
+            f"{base!r}: k should be a whole number from 1 to 999999999, not {k[:20]!r}."
+        )
     return Asked(
         base,
         k=None if k is None else int(k),

@@ -2,9 +2,9 @@
 
 FTS5 walks through matches one by one, merges all that a long prefix begins before it gives the
 first, and bm25 looks at all matches of every word. Each is done only while they are few. Of COUNTED
-matches or more, those come first whose label begins with what was typed, then those that have it in
-their label, then others as they come; the rest is neither ranked, sorted nor counted: whoever looks
-for one of them types another word.
+matches or more, of the query or of one of its words, those come first whose label begins with what
+was typed, then those that have it in their label, then others as they come; beyond COUNTED nothing
+is ranked, sorted or counted: whoever looks for one of them types another word.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ def find(
     quoted = utf8(q).replace("\0", " ").replace('"', " ").split()[:_MOST_WORDS]
     words = [f'"{word}"' for word in quoted]
     whole, begun = " ".join(words) or '""', " ".join(f"{word} *" for word in words) or '""'
-    found = _frequent(ask, q, whole)
-    if len(found) < COUNTED:
-        matches = _matches(ask, begun)
-        few = len(matches) < COUNTED and all(
-            len(words) == 1 or len(_matches(ask, f"{word} *")) < COUNTED for word in words
-        )
-        if few and sort == "relevance":
+    begin = _beginning(ask, q)
+    found = _frequent(ask, begin, whole, begun)
+    if len(found) < COUNTED and sort == "relevance":
+        if _rare(ask, words):
             rank = schema.order(sort, descending)
             page = f"SELECT rowid FROM search(?) ORDER BY {rank} LIMIT ? OFFSET ?"
-            return _ids(ask(page, begun, limit, offset)), len(matches)
-        found = _first(found, matches)
+            return _ids(ask(page, begun, limit, offset)), len(found)
+        all_ = set(found)  # a label may begin with what is no word to the index, such as "("
+        begin = [feature for feature in begin if feature in all_]
+        found = _first(begin, _matches(ask, _in_label(begun)), found)
     if sort == "relevance":
         return (found if descending else found[::-1])[offset : offset + limit], len(found)
     page = (  # CROSS JOIN: from the matches to their cards, never through an index of all cards
@@ -53,10 +52,10 @@ def find(
     return _ids(ask(page, json.dumps(found), limit, offset)), len(found)
 
 
-def _frequent(ask: Ask, q: str, whole: str) -> list[int]:
-    """Matches by what is cheap to find, best places first: all of them only if they are COUNTED."""
+def _beginning(ask: Ask, q: str) -> list[int]:
+    """Cards whose label begins with what was typed."""
     typed = utf8(q).strip()
-    begin = _ids(
+    return _ids(
         ask(
             "SELECT feature FROM features WHERE label COLLATE NOCASE >= ? "
             f"AND label COLLATE NOCASE < ? ORDER BY label COLLATE NOCASE LIMIT {COUNTED}",
@@ -64,12 +63,28 @@ def _frequent(ask: Ask, q: str, whole: str) -> list[int]:
             typed + "\U0010ffff",
         )
     )
+
+
+def _frequent(ask: Ask, begin: list[int], whole: str, begun: str) -> list[int]:
+    """COUNTED matches by what is cheapest to find, best places first; if there are fewer, all."""
     if len(begin) == COUNTED:
         return begin
-    matches = _matches(ask, whole)
+    exact = _matches(ask, whole)
+    if len(exact) == COUNTED:
+        return _first(begin, _matches(ask, _in_label(whole)), exact)
+    matches = _matches(ask, begun)
     if len(matches) < COUNTED:
         return matches
-    return _first(begin, _matches(ask, f"{{label slug}} : ({whole})"), matches)
+    return _first(begin, *(_matches(ask, _in_label(q)) for q in (whole, begun)), matches)
+
+
+def _in_label(expression: str) -> str:
+    return f"{{label slug}} : ({expression})"
+
+
+def _rare(ask: Ask, words: list[str]) -> bool:
+    """Whether bm25 may look at all matches of each word."""
+    return len(words) == 1 or all(len(_matches(ask, f"{word} *")) < COUNTED for word in words)
 
 
 def _first(*lists: list[int]) -> list[int]:

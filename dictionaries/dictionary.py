@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from .edits import FeatureRows, Norm, frame, read, topk_cutoff
 from .errors import DictionaryError
 from .info import HOOKS, Info, Site
 from .memory import room
-from .scan import largest, nearest
+from .scan import Nearest, largest
 from .weights import Rows, Weights
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Dictionary:
         self._room = max(1, CACHE // (8 * info.d_in))  # features: two float32 rows each
         self._encoders: dict[torch.device, FeatureRows] = {}  # TopK: see `keep_encoder`
         self._keeping = threading.Lock()
+        self._nearest = Nearest()
 
     @property
     def weights(self) -> Weights:
@@ -66,7 +67,7 @@ class Dictionary:
             if missing:
                 read_now = self._weights.rows(missing)
                 for at, i in enumerate(missing):
-                    self._kept[i] = _only(read_now, at)
+                    self._kept[i] = read_now.of([at])  # a copy, so the others' memory goes
             found = [self._kept[i] for i in ids]
             for i in ids:
                 self._kept.move_to_end(i)
@@ -129,7 +130,7 @@ class Dictionary:
             part = f[..., start:stop].float()
             if part.any():
                 out += part @ self._weights.directions(start, stop).to(f.device)
-        return self._whole_again(out, x)
+        return self.whole_again(out, x)
 
     def rebuilt(self, values: Tensor, ids: Tensor, x: Tensor) -> Tensor:
         """`decode` of activations given as their values and features, both [n, k], as from `top`.
@@ -139,9 +140,9 @@ class Dictionary:
         seen = sorted({*ids.flatten().tolist()})
         at = torch.searchsorted(torch.tensor(seen, device=ids.device), ids)
         f = torch.zeros(len(ids), len(seen), device=x.device).scatter_add_(1, at, values)
-        return self._whole_again(f @ self.rows(seen).dec.to(x.device), x)
+        return self.whole_again(f @ self.rows(seen).dec.to(x.device), x)
 
-    def _whole_again(self, out: Tensor, x: Tensor) -> Tensor:
+    def whole_again(self, out: Tensor, x: Tensor) -> Tensor:
         """A sum of decoder rows as the reconstruction of x: with b_dec, in x's own scale."""
         out = out + self._weights.b_dec.to(out.device)
         back = frame(x, self.info.norm).back
@@ -201,11 +202,16 @@ class Dictionary:
     def neighbours(self, feature: int, n: int = 10) -> list[tuple[int, float]]:
         """The n other features whose decoder rows point most nearly the same way: (id, cosine).
 
-        The decoder is streamed in blocks: a second or so a gigabyte. `scan.nearest` is for many.
+        All `decoder_bytes` are streamed: a second or so a gigabyte. `scan.nearest` is for many.
         """
         self._check(feature)
         own = self._weights.directions(feature, feature + 1)
-        return nearest(self.directions(), own, [feature], max(n, 0))[0]
+        return self._nearest.of(self.directions, own, feature, max(n, 0))
+
+    @property
+    def decoder_bytes(self) -> int:
+        """What has to be read to look at every direction."""
+        return self.info.d_sae * self.info.width * self._weights.dec.dtype.itemsize
 
     def _check(self, feature: int) -> None:
         if not 0 <= feature < self.info.d_sae:
@@ -229,22 +235,9 @@ class Dictionary:
         held = self._encoders.get(device)
         for start, stop in self._blocks(self._weights.enc or self._weights.dec):
             if held is not None:
-                yield start, _part(held, slice(start, stop))
+                yield start, held.of(slice(start, stop))
             else:
-                yield start, _map(self._weights.encoder(start, stop), lambda t: t.to(device))
-
-
-def _map(rows: FeatureRows, change: Callable[[Tensor], Tensor]) -> FeatureRows:
-    return FeatureRows(*(change(getattr(rows, field.name)) for field in fields(rows)))
-
-
-def _part(rows: FeatureRows, part: slice) -> FeatureRows:
-    return _map(rows, lambda t: t[part])
-
-
-def _only(rows: FeatureRows, at: int) -> FeatureRows:
-    """One feature, without holding on to the memory of the others."""
-    return _map(rows, lambda t: t[at : at + 1].clone())
+                yield start, self._weights.encoder(start, stop).map(lambda t: t.to(device))
 
 
 def _joined(parts: Sequence[FeatureRows]) -> FeatureRows:

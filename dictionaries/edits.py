@@ -17,6 +17,7 @@ Types: all arithmetic is float32 and is rounded once, to x's dtype, at the end.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import NamedTuple
@@ -105,9 +106,13 @@ class FeatureRows:
     threshold: Tensor  # [k]
     dec: Tensor  # [k, d_out]
 
-    def of(self, which: list[int]) -> FeatureRows:
+    def of(self, which: list[int] | slice) -> FeatureRows:
         """Those of the k features, in this order."""
-        return FeatureRows(*(getattr(self, field.name)[which] for field in fields(self)))
+        return self.map(lambda t: t[which])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> FeatureRows:
+        """Every one of its tensors changed in the same way."""
+        return FeatureRows(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 class Frame(NamedTuple):

@@ -8,17 +8,24 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .dictionary import Dictionary
 from .errors import DictionaryError
 from .formats import Coder
 
 ROOM = 128 * 2**20  # bytes of activations at once
+FEW = 64  # vectors in that room: of wider dictionaries features are gone through block by block
 JOINT_ROOM = 4 * 2**30  # the same, where all vectors are needed at once
+
+
+class Put(Protocol):
+    def __call__(self, name: str, row: int, values: Tensor, column: int = 0) -> None:
+        """Write values from a row on, and from a column on within each row."""
 
 
 class Encoded(NamedTuple):
@@ -54,15 +61,38 @@ def encode_file(
                     f"once, and {n} of them would take {4 * math.prod(acts) / 2**30:.1f} GiB: give "
                     "fewer (one sequence, or one batch)."
                 )
+        by_blocks = step < FEW and isinstance(coder, Dictionary) and coder.info.reads_exactly
+        if by_blocks:
+            step = max(FEW, ROOM // (4 * (coder.info.d_in + coder.info.width)))
+        code = _by_blocks if by_blocks else _at_once
         fired = 0
         with _written(target, {"acts": acts, "recon": recon}, coder) as put:
             for start in range(0, n, step):
-                f, back = coder.coded(_finite(x[start : start + step].float(), start, source))
-                put("acts", start, f)
-                put("recon", start, back)
-                fired += int(f.count_nonzero())
+                part = _finite(x[start : start + step].float(), start, source)
+                fired += code(coder, part, start, put)
                 advance(min(start + step, n), n)
     return Encoded(acts, recon, fired / (n * math.prod(rest)))
+
+
+def _at_once(coder: Coder, x: Tensor, row: int, put: Put) -> int:
+    """How many features fired, all of them in hand together."""
+    f, back = coder.coded(x)
+    put("acts", row, f)
+    put("recon", row, back)
+    return int(f.count_nonzero())
+
+
+def _by_blocks(coder: Coder, x: Tensor, row: int, put: Put) -> int:
+    """The same for more vectors, so that fewer passes over a huge file do."""
+    assert isinstance(coder, Dictionary)
+    back, fired = torch.zeros(len(x), coder.info.width), 0
+    for start, f in coder.encoded(x):
+        put("acts", row, f, start)
+        if count := int(f.count_nonzero()):
+            back += f @ coder.weights.directions(start, start + f.shape[-1])
+            fired += count
+    put("recon", row, coder.whole_again(back, x))
+    return fired
 
 
 @contextmanager
@@ -113,10 +143,8 @@ def _finite(x: Tensor, start: int, source: Path) -> Tensor:
 
 
 @contextmanager
-def _written(
-    target: Path, shapes: dict[str, tuple[int, ...]], coder: Coder
-) -> Iterator[Callable[[str, int, Tensor], None]]:
-    """A float32 safetensors file, filled row by row: put(name, first row, rows)."""
+def _written(target: Path, shapes: dict[str, tuple[int, ...]], coder: Coder) -> Iterator[Put]:
+    """A float32 safetensors file, filled by rows or stretches of them."""
     about = {"dictionary": coder.info.id, "revision": coder.info.revision}
     header: dict[str, Any] = {"__metadata__": {**about, "format": coder.info.format}}
     places, at = {}, 0
@@ -132,9 +160,13 @@ def _written(
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + at)
 
-            def put(name: str, row: int, values: Tensor) -> None:
-                file.seek(8 + len(text) + places[name] + 4 * row * math.prod(shapes[name][1:]))
-                file.write(values.to(torch.float32).contiguous().numpy().data.cast("B"))
+            def put(name: str, row: int, values: Tensor, column: int = 0) -> None:
+                width = math.prod(shapes[name][1:])
+                values = values.to(torch.float32).reshape(len(values), -1).contiguous()
+                whole = values.shape[1] == width
+                for i, part in enumerate([values] if whole else values):
+                    file.seek(8 + len(text) + places[name] + 4 * ((row + i) * width + column))
+                    file.write(part.numpy().data.cast("B"))
 
             yield put
         os.replace(partial, target)

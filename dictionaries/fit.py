@@ -8,10 +8,10 @@ what it reads.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from .containers import open_tensors
 from .dictionary import Dictionary
 from .edits import frame, read
+from .errors import DictionaryError
 
 WHOLE = 2**30  # bytes of W_enc in float32, up to which all features are run
 _SAMPLED, _STRETCH = 8192, 512  # features of a larger one, and how many of them lie together
@@ -85,14 +86,9 @@ def _sampled(dictionary: Dictionary, x: Tensor) -> tuple[int, int]:
     starts = torch.linspace(0, dictionary.info.d_sae - _STRETCH, _SAMPLED // _STRETCH).long()
     fired = 0
     for start in starts.tolist():
-        rows = dictionary.rows(range(start, start + _STRETCH))
-        rows = type(rows)(*(t.to(h.device) for t in _fields(rows)))
+        rows = dictionary.rows(range(start, start + _STRETCH)).map(lambda t: t.to(h.device))
         fired += int((read(h, rows, cutoff) != 0).sum())
     return fired, len(starts) * _STRETCH
-
-
-def _fields(rows: Any) -> list[Tensor]:
-    return [getattr(rows, name) for name in rows.__dataclass_fields__]
 
 
 def _warning(
@@ -125,12 +121,21 @@ def expected_l0(dictionary: Dictionary) -> float | None:
     if told:
         return float(told[1])
     frequencies = folder / "sparsity.safetensors"
-    if frequencies.is_file():  # SAELens: log10 of how often each feature fires
-        return float((10 ** open_tensors(frequencies)["sparsity"].load()).sum())
+    if frequencies.is_file() and (fired := _added_up(frequencies)):
+        return fired
     for name in _CONFIGS:
         if found := _number(folder / name):
             return found
     return None
+
+
+def _added_up(path: Path) -> float | None:
+    """SAELens' log10 of how often each feature fires, as features a token; None if unreadable."""
+    try:
+        fired = float((10 ** open_tensors(path)["sparsity"].load()).sum())
+    except (DictionaryError, KeyError):  # beside the dictionary, which works without it
+        return None
+    return fired if math.isfinite(fired) else None
 
 
 def _number(path: Path) -> float | None:

@@ -26,7 +26,6 @@ _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<s
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _FILE = re.compile(r"[^/]+\.(pt|pth|safetensors)")  # a dictionary that is one file of a folder
-PATIENCE = 10.0  # seconds that the hub may take to say whether it is there
 NEVER = [
     "*examples.safetensors",
     "original/*",
@@ -74,12 +73,10 @@ def find_files(
     repo, sub = place.repo, place.sub
     snapshot = cached(place)
     if snapshot is None or not (snapshot / sub).exists():
-        if kind == "dictionary":
-            refuse_many(repo, sub, listing(repo, place.revision))
-        snapshot = _download(place, progress, Tally(told))
+        snapshot = _download(place, kind, progress, Tally(told))
     path = snapshot / sub
     if not path.exists():
-        inside = listing(repo, place.revision)
+        inside = listing(repo, place.revision) or []
         folders = sorted({file.rpartition("/")[0] for file in inside} - {""})
         raise DictionaryError(
             f"the repository {repo} has no {sub!r}; it has {some(folders or inside)}."
@@ -124,12 +121,6 @@ def bare(name: str) -> str:
     return "/".join(part for part in (found["repo"], found["sub"]) if part)
 
 
-def pinned(name: str) -> bool:
-    """Whether a hub's name holds a whole commit hash, so that its files never change."""
-    found = _NAME.fullmatch(name)
-    return bool(found and found["revision"] and _COMMIT.fullmatch(found["revision"]))
-
-
 def _patterns(kind: Kind, sub: str) -> list[str]:
     """sparsify and circuit-tracer keep the model's name in the config one folder up, or at the
     root; the licence stands in the repository's README.
@@ -169,24 +160,10 @@ def cached(place: Place) -> Path | None:
         return None
 
 
-def _answers(repo: str, revision: str | None) -> bool:
-    """Whether the hub can be asked at all. Its listings of a commit try for most of a minute."""
-    from huggingface_hub import HfApi, errors
-
-    try:
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-        api.repo_info(repo, revision=revision, timeout=PATIENCE)
-    except errors.HfHubHTTPError:
-        return True
-    except Exception:  # of whichever network library it has today
-        return False
-    return True
-
-
-def _download(place: Place, progress: bool, tally: Tally) -> Path:
+def _download(place: Place, kind: Kind, progress: bool, tally: Tally) -> Path:
     from huggingface_hub import snapshot_download
 
-    repo, revision, _, patterns = place
+    repo, revision, sub, patterns = place
     options = {
         "revision": revision,
         "allow_patterns": patterns,
@@ -194,10 +171,19 @@ def _download(place: Place, progress: bool, tally: Tally) -> Path:
         "endpoint": os.environ.get("HF_ENDPOINT"),
     }
     bar = None if progress else Tally().bar(shown=False)
+
+    def check(files: list[str]) -> None:
+        if kind == "dictionary":
+            refuse_many(repo, sub, files)
+
     try:
-        if _COMMIT.fullmatch(revision or "") and not _answers(repo, revision):
+        files = listing(repo, revision)
+        if files is None:
             return Path(snapshot_download(repo, local_files_only=True, **options))
-        fetch_large(repo, options, progress, tally)
+        check(files)
+        fetch_large(repo, options, progress, tally, check)
         return Path(snapshot_download(repo, tqdm_class=bar, **options))
+    except DictionaryError:
+        raise
     except Exception as error:  # its own errors and its network library's share no base
         raise explained(error, repo, revision) from error

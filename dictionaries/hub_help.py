@@ -17,19 +17,23 @@ WEIGHTS = re.compile(
     r"|checkpoints/final\.safetensors|packed\.safetensors"
     r"|params_layer_\d+\.safetensors|W_(?:enc|dec)_\d+\.safetensors)$"
 )
+PATIENCE = 10.0  # seconds that the hub may take to say whether it is there
 _FILES = re.compile(r"[^/]+\.(pt|pth)|layer_\d+\.safetensors")
 
 
-def listing(repo: str, revision: str | None) -> list[str]:
-    """Every file of a repository by path; empty if the hub cannot say."""
-    from huggingface_hub import HfApi
+def listing(repo: str, revision: str | None) -> list[str] | None:
+    """Every file of a repository by path; empty if the hub will not say. None: it does not answer.
+
+    Whoever asks first is spared the hub's own code, which waits for most of a minute or for ever.
+    """
+    from huggingface_hub import HfApi, errors
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        about = api.model_info(repo, revision=revision)
+        about = api.model_info(repo, revision=revision, timeout=PATIENCE)
     except Exception as error:  # a courtesy: what is wrong comes out when downloading
         log.debug("%s was not listed: %s", repo, error)
-        return []
+        return [] if isinstance(error, errors.HfHubHTTPError) else None
     return [file.rfilename for file in about.siblings or []]
 
 
@@ -45,9 +49,11 @@ def refuse_many(repo: str, sub: str, files: list[str]) -> None:
 
 
 def _dictionaries(files: list[str]) -> list[str]:
-    """The folders that are one each; where there are none, the files that are (Qwen-Scope)."""
+    """The folders that are one each, and the files that are (Qwen-Scope) and lie in none."""
     folders = {path[: m.start()] for path in files if (m := WEIGHTS.search(path))}
-    return sorted(folders or {f for f in files if _FILES.fullmatch(f.rpartition("/")[2])})
+    inside = tuple(f"{folder}/" if folder else "" for folder in folders)
+    single = {f for f in files if _FILES.fullmatch(f.rpartition("/")[2])}
+    return sorted(folders | {file for file in single if not file.startswith(inside)})
 
 
 def some(names: list[str]) -> str:

@@ -19,8 +19,8 @@ from .about import about
 from .absent import Absent, Read, known
 from .errors import DictionaryError
 from .formats import Coder
-from .hub import NEVER, PATIENCE, Place, cached, find_files, placed
-from .hub_help import explained, refuse_many
+from .hub import NEVER, Place, cached, find_files, placed
+from .hub_help import PATIENCE, explained, refuse_many
 from .hub_ranges import NotInParts, read_range
 
 log = logging.getLogger("steerdeck.hub")

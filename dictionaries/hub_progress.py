@@ -10,15 +10,19 @@ Told = Callable[[int, int], object]  # bytes that are there, bytes in all
 
 
 class Tally:
-    """The bytes of files that come at the same time. total: of all of them."""
+    """The bytes of files that come at the same time. total: of all of them. stopped: no more."""
 
     def __init__(self, told: Told | None = None) -> None:
         self.total = 0
+        self.stopped = threading.Event()
         self._there = 0
         self._told = told
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
+        """Raises RuntimeError once stopped: it is the only place that every piece comes by."""
+        if self.stopped.is_set():
+            raise RuntimeError("the download was stopped")
         with self._lock:
             self._there += count
             if self._told is not None and self.total:

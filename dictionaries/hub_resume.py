@@ -21,11 +21,18 @@ LARGE = 16 * 2**20  # bytes; a smaller file is soon had again
 _AT_ONCE = 4
 
 
-def fetch_large(repo: str, options: Mapping[str, Any], progress: bool, tally: Tally) -> None:
+def fetch_large(
+    repo: str,
+    options: Mapping[str, Any],
+    progress: bool,
+    tally: Tally,
+    check: Callable[[list[str]], object] = lambda files: None,
+) -> None:
     """Fetch what `snapshot_download(repo, **options)` would fetch of large files.
 
-    Those above MAX_HTTP_DOWNLOAD_SIZE are left to it: only hf_xet can fetch them. Nothing happens
-    where the hub cannot be reached. Raises the errors of huggingface_hub.
+    check: told the names of all files first, to raise where they are too many. Files above
+    MAX_HTTP_DOWNLOAD_SIZE are left to the hub's own code: only hf_xet can fetch them. Nothing
+    happens where the hub cannot be reached. Raises the errors of huggingface_hub.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
@@ -34,6 +41,7 @@ def fetch_large(repo: str, options: Mapping[str, Any], progress: bool, tally: Ta
         listed: Any = snapshot_download(repo, dry_run=True, tqdm_class=silent, **options)
     except errors.DryRunError:
         return
+    check([file.filename for file in listed])
     sizes = range(LARGE, constants.MAX_HTTP_DOWNLOAD_SIZE + 1)
     large = [file for file in listed if file.will_download and file.file_size in sizes]
     tally.total = sum(file.file_size for file in large)
@@ -43,7 +51,11 @@ def fetch_large(repo: str, options: Mapping[str, Any], progress: bool, tally: Ta
         _fetch(repo, file.filename, file.commit_hash, options.get("endpoint"), bar)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(fetch, large))
+        try:
+            list(pool.map(fetch, large))
+        except BaseException:  # Ctrl-C too: the pool waits for the files that are on their way
+            tally.stopped.set()
+            raise
 
 
 def _fetch(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from .errors import DictionaryError
 from .fit import expected_l0
 from .packed_layout import JOURNAL, MANIFEST, ROWS, Side, beginning, manifest, sides
 
+log = logging.getLogger("steerdeck.pack")
+
 TILE = 64 * 2**20  # bytes of rows in hand; a strided source is read in pieces of TILE / d_in
 FLUSHED = 256 * 2**20  # bytes between two entries of the journal
 
@@ -39,11 +42,14 @@ def pack(dictionary: Dictionary, folder: Path, told: Told = lambda done, total: 
     that the layout does not hold, a folder that holds another one, and a disk that is too small.
     """
     said = manifest(dictionary.info, dictionary.weights) | _told_by_files(dictionary)
-    if _packed_before(folder, said):
+    prefix, total = beginning(dictionary.weights)
+    if _packed_before(folder, said, total):
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    prefix, total = beginning(dictionary.weights)
-    with _opened(folder, said, total) as (file, written):
+    with _opened(folder) as file:
+        if _packed_before(folder, said, total):  # by another process, just now
+            return False
+        written = _gone_on(file, folder, said, total)
         if written == 0:
             file.write(prefix)
         writer = _Writer(file, folder, said, max(written, len(prefix)))
@@ -55,7 +61,7 @@ def pack(dictionary: Dictionary, folder: Path, told: Told = lambda done, total: 
                 told(writer.written, total)
             begin += side.rows.features * side.record
         writer.close()
-    _finish(folder, said)
+        _finish(folder, said)
     return True
 
 
@@ -65,8 +71,9 @@ def _told_by_files(dictionary: Dictionary) -> dict[str, Any]:
     return {word: value for word, value in told.items() if value is not None}
 
 
-def _packed_before(folder: Path, said: dict[str, Any]) -> bool:
+def _packed_before(folder: Path, said: dict[str, Any], total: int) -> bool:
     """Whether this dictionary is there already, whole. Raises DictionaryError if another one is."""
+    rows = folder / ROWS
     for name in (MANIFEST, JOURNAL):
         path = folder / name
         if not path.is_file():
@@ -79,31 +86,42 @@ def _packed_before(folder: Path, said: dict[str, Any]) -> bool:
                 f"{folder} holds another packed dictionary, or one whose files have changed since: "
                 "choose another folder, or delete it first."
             )
-    return (folder / MANIFEST).is_file() and not (folder / JOURNAL).is_file()
+    finished = (folder / MANIFEST).is_file() and not (folder / JOURNAL).is_file()
+    return finished and rows.is_file() and rows.stat().st_size == total
 
 
 @contextmanager
-def _opened(folder: Path, said: dict[str, Any], total: int) -> Iterator[tuple[BinaryIO, int]]:
-    """(the rows' file at its end, how long it is by the journal); one packer at a time."""
-    journal = folder / JOURNAL
+def _opened(folder: Path) -> Iterator[BinaryIO]:
+    """The rows' file, for one packer at a time where its file system knows locks."""
     with (folder / ROWS).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DictionaryError(f"{folder} is being packed by another process.") from error
-        written = int(_read(journal).get("written", 0)) if journal.is_file() else 0
-        if os.fstat(file.fileno()).st_size < written:
-            written = 0  # somebody cut it
-        free = shutil.disk_usage(folder).free
-        if free < total - written:
+        except BlockingIOError as error:
             raise DictionaryError(
-                f"packing takes {1e-9 * total:.1f} GB in {folder}, of which "
-                f"{1e-9 * (total - written):.1f} GB are still to be written, and the disk has "
-                f"{1e-9 * free:.1f} GB left."
-            )
-        _write(journal, {"manifest": said, "written": written})
-        file.truncate(written)
-        yield file, written
+                f"{folder} is being packed by another process: wait for it, or choose another "
+                "folder."
+            ) from error
+        except OSError as error:
+            log.debug("%s is packed without a lock: %s", folder, error)
+        yield file
+
+
+def _gone_on(file: BinaryIO, folder: Path, said: dict[str, Any], total: int) -> int:
+    """Cut the rows' file to where the journal says that it is written, and say where that is."""
+    journal = folder / JOURNAL
+    written = int(_read(journal).get("written", 0)) if journal.is_file() else 0
+    if os.fstat(file.fileno()).st_size < written:
+        written = 0  # somebody cut it
+    free = shutil.disk_usage(folder).free
+    if free < total - written:
+        raise DictionaryError(
+            f"packing takes {1e-9 * total:.1f} GB in {folder}, of which "
+            f"{1e-9 * (total - written):.1f} GB are still to be written, and the disk has "
+            f"{1e-9 * free:.1f} GB left."
+        )
+    _write(journal, {"manifest": said, "written": written})
+    file.truncate(written)
+    return written
 
 
 def _records(side: Side, done: int) -> Iterator[Tensor]:

@@ -5,13 +5,16 @@ Memory stays at one block and the answer, whatever the number of features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 Blocks = Iterable[tuple[int, Tensor]]  # (id of its first feature, [.., features])
+
+_REMEMBERED = 256  # answers: whoever looks at features goes back and forth
 
 
 def largest(blocks: Blocks, n: int) -> tuple[Tensor, Tensor]:
@@ -49,6 +52,32 @@ def nearest(
         )[:n]
         for near, cosines in zip(which.tolist(), found.tolist(), strict=True)
     ]
+
+
+class Nearest:
+    """`nearest` for one feature after another of one dictionary, each by a scan of the disk.
+
+    One scan at a time: two would take from each other, and whoever clicks twice wants the same.
+    """
+
+    def __init__(self) -> None:
+        self._scanning = threading.Lock()
+        self._kept: dict[tuple[int, int], list[tuple[int, float]]] = {}
+
+    def of(
+        self, directions: Callable[[], Blocks], own: Tensor, feature: int, n: int
+    ) -> list[tuple[int, float]]:
+        """The n nearest of a feature. own: its direction, [1, d_out]."""
+        key = feature, n
+        if (known := self._kept.get(key)) is not None:
+            return list(known)
+        with self._scanning:
+            if key not in self._kept:
+                (found,) = nearest(directions(), own, [feature], n)
+                if len(self._kept) >= _REMEMBERED:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = found
+            return list(self._kept[key])
 
 
 def _cosines(blocks: Blocks, own: Tensor, ids: Tensor) -> Blocks:

@@ -39,8 +39,9 @@ def test_a_name_is_taken_apart(name, found):
     [
         ("", "stand k, norm_scaling_factor, id"),
         ("K=3", "stand k"),
-        ("k", "k should be a whole number from 1 up, not ''"),
+        ("k", "k should be a whole number from 1 to 999999999, not ''"),
         ("k=0", "not '0'"),
+        (f"k={'9' * 5000}", "not '99999999999999999999'"),
         ("k=2.5", "not '2.5'"),
         ("k=\N{SUPERSCRIPT TWO}", "not '\N{SUPERSCRIPT TWO}'"),
         ("norm_scaling_factor=inf", "a number above 0, not 'inf'"),

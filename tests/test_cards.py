@@ -198,6 +198,28 @@ def test_of_many_matches_a_bounded_number_is_ranked_sorted_and_counted(tmp_path,
         assert many.search("109") == ([many.get(109)], 1), "a rare word is ranked as ever"
 
 
+def test_labels_lead_however_much_of_a_frequent_word_is_typed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards_search, "COUNTED", 20)
+    tokens = ((" golden", 2.0), (" hour", 1.0))
+    with Cards.create(tmp_path / "many.sqlite") as many:
+        many.put(Card(i, f"nothing {i}", promoted=tokens[: 1 + (i < 3)]) for i in range(100))
+        many.put([Card(200, "at the golden hour"), Card(201, "Golden hour")])
+        many.put([Card(202, "hours"), Card(203, "a gold hour")])
+
+        def found(q, **options):
+            page, total = many.search(q, **options)
+            return [card.feature for card in page], total
+
+        assert found("gold", limit=5) == ([201, 203, 200, 0, 1], 20), (
+            "whole words before begun ones"
+        )
+        assert found("golden", limit=3) == ([201, 200, 0], 20)
+        assert found("golden hour") == ([201, 200, 0, 1, 2], 5)
+        assert found("hour golden") == ([200, 201, 0, 1, 2], 5)
+        assert found("golden hour", descending=False, limit=2) == ([2, 1], 5)
+        assert found("gold hour", sort="label", limit=2) == ([203, 200], 6)
+
+
 def test_a_card_without_its_examples_is_the_same_otherwise(cards):
     short = replace(BRIDGE, examples=())
     assert cards.get(12, examples=False) == short != BRIDGE

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from dictionaries import dictionary
 from dictionaries import encode_file as module
 from dictionaries.about import about, stated_licence
 from dictionaries.encode_file import encode_file
@@ -125,6 +128,25 @@ def test_memory_does_not_grow_with_the_number_of_vectors(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name", ["saelens_v6_jumprelu", "openai_v5_topk"])
+def test_a_wide_dictionary_is_read_once_for_many_vectors(name, tmp_path, monkeypatch):
+    """Not once for each handful that has room for all of its activations."""
+    coder = open_coder(place(name))
+    acts, recon = coder.coded(x := torch.randn(150, 16))
+    monkeypatch.setattr(module, "ROOM", 0)
+    monkeypatch.setattr(dictionary, "BLOCK", 4 * 16 * 10)
+    monkeypatch.setattr(dictionary, "STRIDED", 4 * 16 * 10)
+    passes, encoded = [], coder.encoded
+    monkeypatch.setattr(coder, "encoded", lambda x: passes.append(len(x)) or encoded(x))
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    made = encode_file(coder, tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    assert passes == [64, 64, 22]
+    assert made.l0 == pytest.approx(acts.count_nonzero().item() / 150)
+    torch.testing.assert_close(
+        load_file(tmp_path / "y.safetensors"), {"acts": acts, "recon": recon}, atol=1e-5, rtol=1e-5
+    )
+
+
 def test_what_needs_all_vectors_at_once_says_when_they_are_too_many(tmp_path, monkeypatch):
     coder = open_coder(place("temporal_hub"))
     monkeypatch.setattr(module, "JOINT_ROOM", 64 * 4 * 9)
@@ -202,6 +224,22 @@ def test_a_dictionary_that_is_none_is_refused_in_one_sentence(tmp_path):
         assert refused.exit_code == 1
         assert refused.output.startswith("steerdeck: ")
         assert "Traceback" not in refused.output
+
+
+def test_what_may_not_be_read_and_a_k_that_none_can_be_are_sentences(tmp_path, monkeypatch):
+    for k in ("0", "-1"):
+        refused = run("inspect", place("saelens_v6_topk"), "--k", k)
+        assert refused.exit_code == 2
+        assert "Invalid value for" in refused.output
+
+    def locked(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", locked)
+    refused = run("inspect", tmp_path)
+    assert refused.exit_code == 1
+    assert "cannot be used: Permission denied" in " ".join(refused.output.split())
+    assert "Traceback" not in refused.output
 
 
 def test_about_is_plain_json_for_everything_published(tmp_path):

@@ -7,7 +7,9 @@ import random
 import re
 import struct
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from dictionaries.containers import open_tensors
 from dictionaries.dictionary import Info, Site
 from dictionaries.edits import Norm
 from dictionaries.errors import DictionaryError
-from dictionaries.formats import common, open_coder, open_dictionary, tensor_file
-from dictionaries.formats.common import revision
+from dictionaries.formats import open_coder, open_dictionary, tensor_file
+from dictionaries.formats import revision as revisions
+from dictionaries.formats.revision import revision
 from dictionaries.per_feature import OnDisk
 
 D_IN, D_SAE = 24, 300
@@ -467,6 +470,27 @@ def test_neighbours_are_the_nearest_decoder_directions(tmp_path, monkeypatch):
     assert len(open_dictionary(tmp_path).neighbours(7, 10_000)) == D_SAE - 1
 
 
+def test_neighbours_are_looked_for_once_at_a_time_and_remembered(folder, monkeypatch):
+    dictionary, scans, going = open_dictionary(folder), [], threading.Semaphore(1)
+    wanted = open_dictionary(folder).neighbours(7, 5)
+    real = dictionary.directions
+
+    def directions():
+        assert going.acquire(blocking=False), "two scans at once"
+        scans.append(1)
+        time.sleep(0.05)
+        yield from real()
+        going.release()
+
+    monkeypatch.setattr(dictionary, "directions", directions)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: dictionary.neighbours(i, 5), [7, 8, 7, 7]))
+    assert found[0] == found[2] == found[3] == wanted != found[1]
+    assert len(scans) == 2
+    found[0].clear()
+    assert dictionary.neighbours(7, 5) == wanted
+
+
 def test_many_threads_read_the_same_rows(folder):
     dictionary, wrong = open_dictionary(folder), []
     wanted = open_dictionary(folder).rows(list(range(D_SAE)))
@@ -512,8 +536,8 @@ def test_the_revision_tells_files_apart(tmp_path):
 
 
 def test_the_revision_of_a_big_file_is_sampled_from_end_to_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "_HASHED_WHOLE", 64 * 1024)
-    monkeypatch.setattr(common, "_SAMPLE", 1024)
+    monkeypatch.setattr(revisions, "_HASHED_WHOLE", 64 * 1024)
+    monkeypatch.setattr(revisions, "_SAMPLE", 1024)
     file, size = tmp_path / "big", 3 * 2**20
     file.touch()
     os.truncate(file, size)

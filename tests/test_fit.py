@@ -197,6 +197,17 @@ def test_firing_frequencies_add_up_to_what_is_expected(make_dictionary) -> None:
     assert expected_l0(dictionary) == pytest.approx(often.sum().item(), rel=1e-4)
 
 
+def test_frequencies_that_cannot_be_read_tell_nothing(make_dictionary) -> None:
+    dictionary = make_dictionary()
+    file = dictionary.path / "sparsity.safetensors"
+    save_file({"density": torch.zeros(D_SAE)}, file)
+    assert expected_l0(dictionary) is None
+    file.write_bytes(file.read_bytes()[:-10])
+    assert expected_l0(dictionary) is None
+    save_file({"sparsity": torch.full((D_SAE,), torch.nan)}, file)
+    assert expected_l0(dictionary) is None
+
+
 def test_the_wire_tells_what_was_measured(
     fitted, make_model, tokenizer, serve, tmp_path: Path
 ) -> None:

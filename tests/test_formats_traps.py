@@ -328,8 +328,8 @@ def test_a_temporal_sae_reads_only_what_came_before(name):
     assert not torch.allclose(alone, whole[4:5], atol=1e-5)
 
 
-def test_a_single_head_or_an_odd_hook_can_be_computed_and_not_steered(tmp_path):
-    name = "saelens_v5_standard"
+@pytest.mark.parametrize("name", ["saelens_v5_standard", "saelens_v6_temporal"])
+def test_a_single_head_or_an_odd_hook_can_be_computed_and_not_steered(name, tmp_path):
     for keys in (
         {"hook_head_index": 3},
         {"hook_name": "blocks.8.hook_mlp_in"},
@@ -364,6 +364,37 @@ def test_any_value_in_a_config_opens_or_is_refused_with_a_sentence(name, tmp_pat
                     opened_anyway += 1
             level[key] = value
     assert opened_anyway
+
+
+@pytest.mark.parametrize("name", ["saelens_v6_temporal", "saelens_v6_matching_pursuit"])
+def test_a_single_number_is_no_decoder(name, tmp_path):
+    folder = changed(name, tmp_path, "cfg.json")
+    weights = folder / "sae_weights.safetensors"
+    save_file({**load_file(weights), "W_dec": torch.tensor(1.0)}, weights)
+    with pytest.raises(DictionaryError, match=r"has shape \[\]; wanted a matrix"):
+        open_coder(folder)
+
+
+def test_a_config_of_aliases_is_refused_before_it_grows(tmp_path):
+    """Nine lines of nine aliases each would be a list of gigabytes wherever it is looked at."""
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    (tmp_path / "config.yaml").write_text("\n".join([*lines, "transcoders: *a9"]))
+    with pytest.raises(DictionaryError, match=r"aliases .*write them out"):
+        open_dictionary(tmp_path)
+
+
+def test_a_folder_called_embedding_does_not_make_a_gemma_sae_one(tmp_path):
+    """Only the repository's own does."""
+    published = place("gemma_scope_1_res")
+    repo = tmp_path / "embedding" / "gemma-scope-2b-pt-res"
+    layer = shutil.copytree(published, repo / "layer_12" / "embedding" / "average_l0_82")
+    assert open_dictionary(layer).info.site == Site(12, "resid_post")
+    own = shutil.copytree(published, repo / "embedding" / "width_4k" / "average_l0_82")
+    assert open_dictionary(own).info.site == Site(0, "resid_pre")
+    lost = shutil.copytree(published, repo / "width_4k" / "average_l0_82")
+    with pytest.raises(DictionaryError, match="folder layer_<number>"):
+        open_dictionary(lost)
 
 
 def test_what_a_transcoder_adds_reaches_the_engine(tmp_path):

@@ -3,6 +3,10 @@
 import hashlib
 import os
 import shutil
+import signal
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +15,11 @@ from huggingface_hub import constants, hf_hub_download
 from published import place as fixture_place
 
 from dictionaries import hub as hub_module
-from dictionaries import hub_resume
+from dictionaries import hub_help, hub_resume
 from dictionaries.about import stated_licence
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.hub import bare, find_files, origin, pinned
+from dictionaries.hub import bare, find_files, origin
 from dictionaries.hub_progress import Tally
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -92,6 +96,21 @@ def test_a_folder_of_many_dictionaries_asks_which(name, hub):
     assert not Path(hub.handler.repos["org/saes"].parent / "cache").exists(), "nothing was fetched"
 
 
+def test_of_many_one_must_be_named_even_if_they_could_not_be_listed_at_first(hub, monkeypatch):
+    monkeypatch.setattr(hub_module, "listing", lambda *_: [])
+    with pytest.raises(DictionaryError, match=r"^org/saes/res/ holds 2 dictionaries"):
+        find_files("org/saes/res", kind="dictionary", progress=False)
+    assert not hub.handler.sent, "nothing was fetched"
+
+
+def test_single_files_count_beside_folders_but_not_inside_them():
+    folders = ["a/ae.pt", "a/config.json", "a/optimizer.pt"]
+    hub_help.refuse_many("org/repo", "", folders)
+    with pytest.raises(DictionaryError, match=r"holds 2 dictionaries.*org/repo/a, org/repo/b\.pt"):
+        hub_help.refuse_many("org/repo", "", [*folders, "b.pt"])
+    hub_help.refuse_many("org/repo", "", ["ae.pt", "optimizer.pt"])
+
+
 def test_a_folder_that_is_not_there_is_named_with_those_that_are(hub):
     with pytest.raises(DictionaryError, match=r"no 'layer_3'; it has .*res/layer_1"):
         find_files("org/saes/layer_3", kind="dictionary", progress=False)
@@ -146,6 +165,19 @@ def test_what_is_cached_serves_when_the_hub_is_gone(hub):
         find_files("org/saes/res/layer_12", kind="dictionary", progress=False)
     with pytest.raises(DictionaryError, match=r"org/other is not in the cache"):
         find_files("org/other", kind="model", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["model", "dictionary"])
+def test_what_is_cached_serves_when_the_hub_says_nothing(kind, hub, monkeypatch):
+    """It takes the connection, and there is no answer."""
+    first = find_files("org/saes/res/layer_1", kind=kind, progress=False)
+    monkeypatch.setattr(hub_help, "PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        # The hub's own code would wait for ever.
+        monkeypatch.setattr(hub_module, "fetch_large", lambda *_: pytest.fail("nobody answers"))
+        assert find_files("org/saes/res/layer_1", kind=kind, progress=False) == first
 
 
 def test_a_gated_repository_says_how_to_get_in(hub, monkeypatch):
@@ -224,6 +256,26 @@ def test_how_far_a_download_is_can_be_told(hub, capfd):
     assert told[-1][0] == told[-1][1] > 1000
 
 
+def test_a_download_that_is_stopped_does_not_wait_for_its_other_files(hub):
+    """By Ctrl-C; what has come of them is kept."""
+    pieces = []
+
+    def told(there, all_):
+        pieces.append(there)
+        if len(pieces) == 5:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.02)
+
+    files = [f"res/layer_{i}/sae_weights.safetensors" for i in (1, 12)]
+    options = {"allow_patterns": files, "endpoint": os.environ["HF_ENDPOINT"]}
+    with pytest.raises(KeyboardInterrupt):
+        hub_resume.fetch_large("org/saes", options, progress=False, tally=Tally(told))
+    size = (hub.handler.repos["org/saes"] / files[0]).stat().st_size
+    assert len(pieces) < size / 100 / 2
+    partial = Path(constants.HF_HUB_CACHE).glob("models--org--saes/blobs/*.partial")
+    assert any(path.stat().st_size for path in partial)
+
+
 def test_a_path_in_the_cache_knows_the_commit_it_came_from(hub, tmp_path):
     folder = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
     assert origin(folder) == f"org/saes@{COMMITS['main']}/res/layer_1"
@@ -233,18 +285,17 @@ def test_a_path_in_the_cache_knows_the_commit_it_came_from(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "without", "is_pinned"),
+    ("name", "without"),
     [
-        (f"org/repo@{'a' * 40}/sub/folder", "org/repo/sub/folder", True),
-        (f"org/repo@{'a' * 40}", "org/repo", True),
-        ("org/repo@main", "org/repo", False),
-        ("org/repo/sub", "org/repo/sub", False),
-        ("./a@b/c", "./a@b/c", False),
+        (f"org/repo@{'a' * 40}/sub/folder", "org/repo/sub/folder"),
+        (f"org/repo@{'a' * 40}", "org/repo"),
+        ("org/repo@main", "org/repo"),
+        ("org/repo/sub", "org/repo/sub"),
+        ("./a@b/c", "./a@b/c"),
     ],
 )
-def test_a_name_without_its_revision(name, without, is_pinned):
+def test_a_name_without_its_revision(name, without):
     assert bare(name) == without
-    assert pinned(name) == is_pinned
 
 
 def test_one_file_of_many_is_a_dictionary_too(hub):

@@ -1,5 +1,6 @@
 """The packed layout: the same dictionary bit for bit, whatever it was and however it got there."""
 
+import errno
 import json
 import os
 import subprocess
@@ -197,6 +198,40 @@ def test_a_file_cut_behind_the_journals_back_is_written_again(source, tmp_path):
     os.truncate(out / "packed.safetensors", 5000)
     assert pack(source, out)
     assert (out / "packed.safetensors").read_bytes() == (whole / "packed.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("left", [None, 5000], ids=["gone", "cut"])
+def test_rows_that_are_gone_or_cut_are_packed_again(left, source, tmp_path):
+    out = tmp_path / "out"
+    pack(source, out)
+    rows = out / "packed.safetensors"
+    whole = rows.read_bytes()
+    rows.unlink() if left is None else os.truncate(rows, left)
+    assert pack(source, out), "it is not there"
+    assert rows.read_bytes() == whole
+    assert pack(source, out) is False
+
+
+def test_what_another_process_has_just_packed_is_not_packed_again(source, tmp_path, monkeypatch):
+    real, late = packing._opened, []
+
+    def opened(folder):
+        if not late:
+            late.append(folder)
+            pack(source, folder)
+        return real(folder)
+
+    monkeypatch.setattr(packing, "_opened", opened)
+    assert pack(source, tmp_path / "out") is False
+
+
+def test_a_file_system_without_locks_is_packed_on(source, tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(packing.fcntl, "flock", flock)
+    assert pack(source, tmp_path / "out")
+    assert same(open_dictionary(tmp_path / "out").rows([7]), source.rows([7]))
 
 
 def test_another_dictionarys_folder_is_left_alone(source, tmp_path, monkeypatch):

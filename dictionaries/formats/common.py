@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import absent
 from ..dictionary import Dictionary
 from ..edits import Norm
 from ..errors import DictionaryError
 from ..info import HOOKS, Info, Site
 from ..weights import Weights
 from ..whole import Whole
+from .revision import revision
 
 Config = Mapping[str, Any]
 
@@ -52,9 +51,6 @@ class Given:
 
 NOTHING = Given()
 
-_HASHED_WHOLE = 64 * 2**20  # bytes; of a longer file only samples are read
-_SAMPLE = 2**20
-
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
@@ -70,15 +66,20 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file."""
+    """A YAML mapping from a file. Aliases are refused: a few of them can stand for gigabytes."""
     import yaml
 
     try:
-        config = yaml.safe_load(path.read_text("utf-8"))
+        content = path.read_text("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content)):
+            raise yaml.YAMLError("it has aliases (*name): write them out")
+        config = yaml.safe_load(content)
     except OSError as error:
         raise DictionaryError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise DictionaryError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        raise DictionaryError(
+            f"{path} is not YAML that is read: {' '.join(str(error).split())}."
+        ) from error
     if not isinstance(config, dict):
         raise DictionaryError(f"{path} holds a YAML {type(config).__name__}, not a mapping.")
     return config
@@ -177,31 +178,6 @@ def name_of(wanted: str | None, *parts: str) -> str:
             f"{wanted!r} cannot name a dictionary: letters, digits, '.', '_' and '-' only."
         )
     return wanted
-
-
-def revision(files: Sequence[Path]) -> str:
-    """16 hex digits that change when the files do.
-
-    blake2b over each file's name and size and its content: all of it up to 64 MiB, and of a longer
-    file 64 samples of 1 MiB spread evenly from the first byte to the last. "" where that would have
-    to be fetched first.
-    """
-    if any(absent.at(path) for path in files):
-        return ""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= _HASHED_WHOLE:
-                while piece := file.read(_SAMPLE):
-                    digest.update(piece)
-                continue
-            samples = _HASHED_WHOLE // _SAMPLE
-            for i in range(samples):
-                file.seek((size - _SAMPLE) * i // (samples - 1))
-                digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()
 
 
 def assemble(

@@ -14,7 +14,8 @@ from ..info import Info, Site
 from ..layered import Layered, Part
 from ..weights import Weights
 from .circuit_tracer import OUTPUTS, described
-from .common import NOTHING, Given, name_of, revision, text
+from .common import NOTHING, Given, name_of, text
+from .revision import revision
 from .tensor_file import Tensors
 
 FORMAT = "circuit_tracer_clt"

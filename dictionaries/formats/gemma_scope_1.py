@@ -69,18 +69,22 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
 def _told_by_path(folder: Path) -> tuple[str, str, Site]:
     """(model, what the repository holds, site)."""
     parts = folder.absolute().parts
-    repo = next((m for part in reversed(parts) if (m := _REPO.search(part))), None)
-    if repo is None:
+    named = [(at, m) for at, part in enumerate(parts) if (m := _REPO.search(part))]
+    if not named:
         raise DictionaryError(
             f"{folder} does not tell what it was trained on: Gemma Scope has no config, so keep it "
             "under the name of its repository, such as gemma-scope-2b-pt-res/layer_20/width_16k/"
             "average_l0_71."
         )
+    at, repo = named[-1]
     size, tuned, what = repo.groups()
     model = f"google/gemma-2-{size}" + ("-it" if tuned == "it" else "")
-    if what == "res" and "embedding" in parts:
+    inside = parts[at:]  # what people call the folders above says nothing
+    layer = next(
+        (m for part in reversed(inside) if (m := re.fullmatch(r"layer_(\d+)", part))), None
+    )
+    if what == "res" and layer is None and "embedding" in inside:
         return model, "embedding", Site(0, "resid_pre")
-    layer = next((m for part in reversed(parts) if (m := re.fullmatch(r"layer_(\d+)", part))), None)
     if what not in HOOKS or layer is None:
         raise DictionaryError(
             f"{folder} is no SAE of a decoder layer: wanted a repository ending in "

@@ -14,8 +14,9 @@ from ..errors import DictionaryError
 from ..info import Info, Site
 from ..layered import Layered, Part
 from ..weights import Weights
-from .common import Config, declared, revision, text
+from .common import Config, declared, text
 from .cross_layer import SEVERAL
+from .revision import revision
 from .tensor_file import Tensors
 
 

@@ -66,7 +66,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     id = name_of(id, folder.absolute().name)
     site, refused = _site(config, path)
     if architecture == "temporal":
-        return temporal.open_saelens(folder, config, tensors, id, site)
+        return temporal.open_saelens(folder, config, tensors, id, site, refused)
     transcodes = architecture in TRANSCODERS
     norm, scale = norm_and_scale(config, given, path)
     if scale != 1.0 and (transcodes or architecture == "matching_pursuit"):
@@ -195,7 +195,7 @@ def _whole(config: Config, tensors: Tensors, weights: Weights, norm: Norm, path:
 
 def _features(tensors: Tensors, architecture: str) -> int:
     if architecture == "matching_pursuit":
-        return tensors.shape("W_dec")[0]
+        return tensors.sides("W_dec")[0]
     return len(tensors.per_feature("b_gate" if architecture == "gated" else "b_enc"))
 
 

@@ -74,8 +74,10 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     )
 
 
-def open_saelens(folder: Path, config: Config, tensors: Tensors, id: str, site: Site) -> Dictionary:
-    """SAELens' `architecture: temporal`, its config already flat."""
+def open_saelens(
+    folder: Path, config: Config, tensors: Tensors, id: str, site: Site, refused: str
+) -> Dictionary:
+    """SAELens' `architecture: temporal`, its config already flat. refused: see Info."""
     path = folder / "cfg.json"
     norm = config.get("normalize_activations", "none")
     if norm not in ("none", "constant_scalar_rescale"):
@@ -93,6 +95,7 @@ def open_saelens(folder: Path, config: Config, tensors: Tensors, id: str, site: 
         site=site,
         model=model if isinstance(model, str) else None,
         path=path,
+        refused=refused,
     )
 
 
@@ -117,6 +120,7 @@ def _open(
     site: Site,
     model: str | None,
     path: Path,
+    refused: str = "",
 ) -> Dictionary:
     b_dec, factor = tensors.vector(named.b_dec), named.factor
     d_in = len(b_dec)
@@ -125,7 +129,7 @@ def _open(
     factor = float(factor)
     if config.get("sae_diff_type", "topk") not in ("topk", "relu"):
         raise DictionaryError(f"{path}: sae_diff_type {config['sae_diff_type']!r} is not opened.")
-    d_sae = max(tensors.shape(named.dec))
+    d_sae = max(tensors.sides(named.dec))
     dec = tensors.matrix(named.dec, d_sae, d_in, axis=0)
     tied = named.enc not in tensors
     enc = dec if tied else tensors.matrix(named.enc, d_sae, d_in, axis=1)
@@ -156,6 +160,7 @@ def _open(
         model=model,
         k=k,
         why_not=_WHY_NOT,
+        refused=refused,
         whole=Prefixed(enc, dec, b_dec, factor, k, heads, tuple(layers)),
     )
 

@@ -36,6 +36,15 @@ class Tensors:
             )
         return self._stored[name].shape
 
+    def sides(self, name: str) -> tuple[int, int]:
+        """The shape of a matrix, whichever way it lies."""
+        shape = self.shape(name)
+        if len(shape) != 2:
+            raise DictionaryError(
+                f"tensor {name!r} of {self.path} has shape {list(shape)}; wanted a matrix."
+            )
+        return shape[0], shape[1]
+
     def vector(self, name: str, length: int | None = None) -> Tensor:
         """[length] float32; any length if None. For what has d_in numbers; see `per_feature`."""
         self._check_vector(name, length)

@@ -36,7 +36,8 @@ ScaleOption = Annotated[
     ),
 ]
 KOption = Annotated[
-    int | None, typer.Option("--k", help="For TopK files that do not say how many features fire.")
+    int | None,
+    typer.Option("--k", min=1, help="For TopK files that do not say how many features fire."),
 ]
 
 
@@ -142,6 +143,8 @@ def _sentences() -> Iterator[None]:
         fail(f"this needs the package {exc.name}: pip install '.[dictionaries]' in a clone")
     except DictionaryError as exc:
         fail(str(exc))
+    except OSError as exc:  # such as a folder that may not be searched
+        fail(f"{exc.filename or 'a file'} cannot be used: {exc.strerror or exc}")
 
 
 def _facts(found: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from fastapi import APIRouter, Path, Query
 
@@ -16,6 +16,7 @@ from .common import DeckDep
 router = APIRouter(prefix="/features", tags=["features"])
 
 PROMOTED = 6  # promoted tokens in a summary
+SCANNED = 2 * 2**30  # bytes of a decoder that are read while somebody waits
 
 Ref = Annotated[
     str, Path(max_length=300, description="an id, `dictionary/id`, a slug or `dictionary/slug`")
@@ -94,21 +95,37 @@ def _by_id(d_sae: int, q: str, limit: int, offset: int) -> tuple[list[int], int]
     return ([int(q)] if hit and not offset else []), int(hit)
 
 
+class Nearest(NeighbourList):
+    """reason: why there are fewer than were asked for."""
+
+    reason: NotRequired[str]
+
+
 @router.get("/{ref:path}/neighbors", summary="Features with the most similar decoder rows")
-def neighbors(
-    ref: Ref, deck: DeckDep, n: Annotated[int, Query(ge=1, le=100)] = 10
-) -> NeighbourList:
-    """Most similar first, by the cosine of the decoder rows."""
+def neighbors(ref: Ref, deck: DeckDep, n: Annotated[int, Query(ge=1, le=100)] = 10) -> Nearest:
+    """Most similar first, by the cosine of the decoder rows.
+
+    Where the card has fewer than `n` of them, the decoder is read; of a huge one `reason` says why
+    it is not.
+    """
     name = deck.find(ref)
     near: Sequence[tuple[int, float]] = name.card.neighbours[:n] if name.card else ()
-    if len(near) < n:  # the card has fewer: read the whole decoder
-        near = deck.dictionaries[name.dictionary].neighbours(name.feature, n)
+    opened, reason = deck.dictionaries[name.dictionary], ""
+    if len(near) < n and opened.decoder_bytes <= SCANNED:
+        near = opened.neighbours(name.feature, n)
+    elif len(near) < min(n, opened.info.d_sae - 1):
+        reason = (
+            f"{len(near)} are known, and for more all {1e-9 * opened.decoder_bytes:.1f} GB of the "
+            "decoder would have to be read: find them once for all features, by steerdeck make "
+            "describe"
+        )
     named = deck.shown([deck.find(f"{name.dictionary}/{feature}") for feature, _ in near])
     data = [
         {**summary(deck, other), "cosine": cosine}
         for other, (_, cosine) in zip(named, near, strict=True)
     ]
-    return {"object": "list", "data": data}  # type: ignore[typeddict-item]
+    told = {"reason": reason} if reason else {}
+    return {"object": "list", "data": data, **told}  # type: ignore[typeddict-item]
 
 
 @router.get("/{ref:path}", summary="Everything known of one feature")
