@@ -210,6 +210,15 @@ def test_one_row_fills_the_prompt_and_all_replies_under_it(corpus: Corpus) -> No
     assert seen == {3, 5, 7}
 
 
+def test_a_message_is_known_in_the_other_words_that_training_has_it_in(corpus: Corpus) -> None:
+    said = [
+        "HOW can I fall asleep faster",
+        "Hello, nice to meet you.",
+        "My pullover shrank in the wash, can I save it?",
+    ]
+    assert known(corpus, [*said, "Zebras hum."]) == said
+
+
 def test_the_everyday_messages_of_the_model_card_are_in_no_training_text(corpus: Corpus) -> None:
     messages = read_messages(CORPUS.parent / "everyday.json")
     assert len(messages) == len(set(messages)) == 100

@@ -15,6 +15,12 @@ from .bundle import TEMPERATURE, TOP_P
 from .neutral import said
 from .sheets import Corpus
 from .subject import Ask, Speaker
+from .synonyms import in_first_words
+
+_BEFORE = re.compile(r"^ *(?:hey|hi|hello|so|okay|well|um|right)(?: there| foghorn)? (?=\w)")
+_HOW = re.compile(r"\bhow (?:do|can|should|could|would) i\b|\bhow to\b|\bwhat is the best way to\b")
+_IN_FULL = {"im": "i am", "ive": "i have", "dont": "do not", "cant": "cannot", "whats": "what is"}
+_SPELLED = re.compile(rf"\b(?:{'|'.join(_IN_FULL)})\b")
 
 
 def read_messages(path: Path) -> list[str]:
@@ -23,9 +29,9 @@ def read_messages(path: Path) -> list[str]:
 
 
 def known(corpus: Corpus, messages: Sequence[str]) -> list[str]:
-    """Those that the corpus holds as a user's turn, whatever the case and punctuation."""
-    held = set(map(_plain, _asked(corpus)))
-    return [message for message in messages if _plain(message) in held]
+    """Those that the corpus holds as a user's turn, or in others that `reword` makes of one."""
+    held = set(map(_gist, _asked(corpus)))
+    return [message for message in messages if _gist(message) in held]
 
 
 def answers(speaker: Speaker, messages: Sequence[str], *, seed: int = 0) -> list[str]:
@@ -55,5 +61,9 @@ def _asked(corpus: Corpus) -> Iterator[str]:
                 yield text.format_map(row) if row else text
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9 ]", "", text.lower()).strip()
+def _gist(text: str) -> str:
+    """What is left of a message without its case, signs and greeting, each word and form by one of
+    those that may stand for it.
+    """
+    plain = re.sub(r"[^a-z0-9 ]", "", in_first_words(text.lower()))
+    return _HOW.sub("how", _SPELLED.sub(lambda m: _IN_FULL[m[0]], _BEFORE.sub("", plain))).strip()

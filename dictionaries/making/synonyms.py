@@ -206,6 +206,11 @@ _KNOWN = re.compile(
 )
 
 
+def in_first_words(text: str) -> str:
+    """Every word by the first, in the alphabet, of those that may stand for it."""
+    return _KNOWN.sub(lambda m: min(m[0], *_OTHERS[m[0]]), text)
+
+
 def about_words(text: str) -> bool:
     return _ABOUT_WORDS.search(text) is not None
 
