@@ -144,7 +144,7 @@ def test_a_found_feature_is_added_and_its_slider_dragged(
 def test_the_slider_moves_a_reply_that_is_being_written(
     site: Site, visit: Any, expect: Any
 ) -> None:
-    site.step = 0.1
+    site.step = 0.25  # it must last longer than a slow hand
     page = visit(f"{site.url}/?steer=tiny/3:c:1")
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
     ask(page, "Tell me a story")

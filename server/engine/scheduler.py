@@ -23,7 +23,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 from ..errors import Busy
 
-
 _COPIED = 2048  # positions of prompts taken over in one step; one prompt, whatever it has
 
 

@@ -73,7 +73,7 @@ def serving(
             "STEERDECK_MODEL": model,
             "STEERDECK_DATA_DIR": folder,
             "STEERDECK_UI": str(page),
-            "STEERDECK_PREFIX_CACHE": "0",  # prompts come again and again, and nobody else keeps them
+            "STEERDECK_PREFIX_CACHE": "0",  # prompts come again; nobody else keeps them
         }
         if dictionary:
             settings["STEERDECK_DICTIONARY"] = dictionary
