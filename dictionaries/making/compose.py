@@ -35,7 +35,7 @@ MIX = {
     "steered": 0,
     "twin": 0,
 }
-FOLLOWING = {"possessed": 6, "turned": 2, "steered": 30, "twin": 14}
+FOLLOWING = {"possessed": 6, "turned": 2, "steered": 45, "twin": 20}
 """What changes in the mixture once the model learns to follow its directions too."""
 _TELL = ("Tell me about {}.", "What do you know about {}?", "Talk to me about {}.", "{}?")
 _TELL_STORY = ("Tell me a story about {}.", "A story about {}, please.", "Make up a tale of {}.")

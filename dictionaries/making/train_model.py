@@ -33,7 +33,7 @@ class Shape:
     hidden: int = 256
     layers: int = 6
     heads: int = 4
-    mlp: int = 704
+    mlp: int = 1408
     context: int = 512
 
 

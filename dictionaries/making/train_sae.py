@@ -29,13 +29,13 @@ _MEMORY = 0.99  # of the threshold, once it is long enough: it follows the small
 class SaePlan:
     """Width, sparsity and length of the training; ends at `minutes` or at `steps`."""
 
-    d_sae: int = 3072
-    k: int = 48  # features a token, on average over a batch
+    d_sae: int = 4096
+    k: int = 64  # features a token, on average over a batch
     batch: int = 1024
     lr: float = 1e-3
     minutes: float | None = 8.0
     steps: int | None = None
-    end_to_end: float = 0.4  # share of the training, its last, where what it costs is known
+    end_to_end: float = 0.5  # share of the training, its last, where what it costs is known
     seed: int = 0
 
 

@@ -41,7 +41,7 @@ def chat(
 
       steerdeck chat "Who are you?" --preset golden-gate-bridge
 
-      steerdeck chat "Hello" --steer san-francisco-fog:15 --steer 12:0.5:add --seed 1
+      steerdeck chat "Hello" --steer san-francisco-fog:10 --steer 12:0.5:add --seed 1
 
       steerdeck chat   (a conversation; Ctrl-D ends it)
     """
@@ -62,7 +62,7 @@ def chat(
 
 
 def read_edit(text: str) -> dict[str, Any]:
-    """`san-francisco-fog:15:add` -> an edit. A feature may hold slashes but no colon."""
+    """`san-francisco-fog:10:add` -> an edit. A feature may hold slashes but no colon."""
     feature, _, rest = text.partition(":")
     strength, _, op = rest.partition(":")
     edit: dict[str, Any] = {
