@@ -226,6 +226,7 @@ def test_the_wire_tells_what_was_measured(
 
 
 def test_foghorn_fits_itself() -> None:
+    from dictionaries.catalog import pairing
     from server.loading import wanted
 
     want = wanted(Settings(model="foghorn"))
@@ -235,5 +236,5 @@ def test_foghorn_fits_itself() -> None:
 
     model, tokenizer = load_model(Path(want.model))
     found = fit(model, tokenizer, open_dictionary(want.dictionaries[0][1]), expected=None)
-    assert found.expected_l0 == 48
+    assert found.expected_l0 == pairing("foghorn").l0
     assert found.warning is None
