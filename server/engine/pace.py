@@ -12,7 +12,7 @@ whatever was measured.
 from __future__ import annotations
 
 SLOWER = 1.8  # 2 is promised; measured times scatter
-LEAST = 16  # tokens: a prompt gets on, however slow they are
+LEAST = 4  # tokens: a prompt gets on, however slow they are
 _NEWEST = 0.3  # what the latest step weighs in an average
 
 
