@@ -99,6 +99,15 @@ def test_the_first_heading_loads_its_preset(stub: Stub, open_page: Any, expect: 
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
 
 
+def test_the_first_screen_is_read_from_its_top(stub: Stub, open_page: Any, expect: Any) -> None:
+    stub.start()
+    page = open_page()
+    page.set_viewport_size({"width": 1280, "height": 400})
+    page.reload()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    expect(page.locator(".sd-home h1")).to_be_in_viewport(ratio=1)
+
+
 def test_a_feature_that_comes_late_leaves_what_was_turned_since(
     stub: Stub, open_page: Any, expect: Any
 ) -> None:

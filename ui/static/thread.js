@@ -65,7 +65,8 @@ const take = () => {
   root.querySelectorAll(".sd-exchange").forEach((node, i, every) => node.classList.toggle("sd-last", i === every.length - 1));
   document.body.classList.toggle("sd-busy", busy());
   document.body.classList.toggle("sd-talking", replies.size > 0);
-  if (stay || asked) root.scrollTop = root.scrollHeight;
+  const talk = root.querySelector(".sd-user"); // the first screen is read from its top
+  if (talk && (stay || asked)) root.scrollTop = root.scrollHeight;
 };
 watch("value", take);
 take();
