@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -17,67 +17,52 @@ from .session import Session
 ARRIVAL = 3.0  # seconds a message waits for the page's first look at the service
 
 
+class Around(NamedTuple):
+    """What a message is answered with, in the order of the page's inputs: the tab, its rack and
+    settings as the browser has them, the two switches, and what the browser keeps.
+    """
+
+    session: Session
+    held: Any
+    chosen: Any
+    compare: bool
+    swept: bool
+    stored: Any
+
+
 class Talking(Arriving):
     @tells_all
-    async def ask(
-        self,
-        text: str,
-        session: Session,
-        held: Any,
-        chosen: Any,
-        compare: bool,
-        swept: bool,
-        stored: Any,
-    ) -> AsyncIterator[Update]:
+    async def ask(self, text: str, *around: Any) -> AsyncIterator[Update]:
         """What stands in the message field."""
         said = str(text or "").strip()
         if not said:
             yield NOTHING
             return
-        async for update in self._talk(said, session, held, chosen, compare, swept, stored):
+        async for update in self._talk(said, Around(*around)):
             yield update
 
     @tells_all
-    async def show(
-        self,
-        event: gr.EventData,
-        session: Session,
-        held: Any,
-        chosen: Any,
-        compare: bool,
-        swept: bool,
-        stored: Any,
-    ) -> AsyncIterator[Update]:
+    async def show(self, event: gr.EventData, *around: Any) -> AsyncIterator[Update]:
         """An example prompt of the first screen, with its preset loaded first where it has one."""
         text, name = field(event, "text"), field(event, "preset")
-        talk = self._talk(text, session, held, chosen, compare, swept, stored, preset=name)
-        async for update in talk:
+        async for update in self._talk(text, Around(*around), preset=name):
             yield update
 
     @tells_all
-    async def again(
-        self, session: Session, held: Any, chosen: Any, compare: bool, swept: bool, stored: Any
-    ) -> AsyncIterator[Update]:
+    async def again(self, *around: Any) -> AsyncIterator[Update]:
         """The last question once more, with the rack as it is now."""
-        if session.live is not None:
+        now = Around(*around)
+        if now.session.live is not None:
             yield NOTHING
             return
-        async for update in self._talk(None, session, held, chosen, compare, swept, stored):
+        async for update in self._talk(None, now):
             yield update
 
     async def _talk(
-        self,
-        text: str | None,
-        session: Session,
-        held: Any,
-        chosen: Any,
-        compare: bool,
-        swept: bool,
-        stored: Any,
-        *,
-        preset: str = "",
+        self, text: str | None, around: Around, *, preset: str = ""
     ) -> AsyncIterator[Update]:
         """Ask `text`, or the last question again where it is None."""
+        session, held, chosen, compare, swept, stored = around
         p = self.parts
         if not session.arrived.is_set():
             shown = await self._arrival(session, stored, chosen)
