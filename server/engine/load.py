@@ -42,10 +42,7 @@ def load_model(
         raise SteerdeckError(f"{path} has no tokenizer.json: a fast tokenizer is needed.")
     try:
         model.to(device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # what torch raises where there is none, or no room
+    except (RuntimeError, AssertionError) as error:  # no such device, or no room on it
         raise SteerdeckError(
             f"the model cannot be put on {device}: {str(error).splitlines()[0]} "
             "(auto, cpu, cuda, cuda:1 and mps are devices)"
