@@ -207,6 +207,23 @@ def test_a_failing_reply_says_why_and_the_next_one_works(
     assert "Traceback" not in page.content()
 
 
+def test_a_message_sent_while_a_reply_is_written_is_kept_and_told_why(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start(rate=12)
+    page = open_page()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    ask(page, "Hello")
+    expect(page.locator(".sd-reply[aria-busy]")).to_contain_text("I am a small")
+    ask(page, "And then?")
+    expect(page.get_by_text("A reply is still being written")).to_be_visible()
+    expect(page.get_by_label("Message")).to_have_value("And then?")
+    page.keyboard.press("Escape")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    page.get_by_label("Message").press("Enter")
+    expect(page.locator(".sd-reply")).to_have_count(2)
+
+
 def test_the_words_after_the_mark_are_those_of_the_new_setting(
     stub: Stub, open_page: Any, expect: Any
 ) -> None:

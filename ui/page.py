@@ -58,8 +58,9 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
 
     talk = [*steer, p.compare, p.sweep, p.stored]
     said = [p.prompt, *seen]
+    heard = {"trigger_mode": "multiple", **streams}  # or Enter is dropped unsaid until a reply ends
     turns = [
-        gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **streams),
+        gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **heard),
         p.thread.ask(do.show, talk, said, **streams),
         p.thread.again(do.again, talk, said, **streams),
         p.rack.follow(do.again, talk, said, **streams),
