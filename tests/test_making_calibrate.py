@@ -31,7 +31,7 @@ from dictionaries.making.ledger import Ledger
 from dictionaries.making.neutral import CALIBRATION, EVALUATION, PRESET_QUESTIONS, said
 from dictionaries.making.rounds import together
 from dictionaries.making.sheets import Corpus, Pair, Sheet
-from dictionaries.making.tried import FLUENT
+from dictionaries.making.tried import FLUENT, Table
 from server.cli import app
 from server.model_subject import ModelSubject
 
@@ -313,6 +313,19 @@ def test_a_lone_broken_setting_among_sound_ones_is_chance() -> None:
     gauge._replies = unlucky  # type: ignore[method-assign]
     (result,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
     assert result.band.breakdown > 7
+
+
+def test_a_lone_setting_that_shows_is_chance_beside_many_that_do() -> None:
+    def said(strength: float, shown: int) -> Replies:
+        heard = [Heard("words", i < shown, 0.0, Nats(10.0, 10)) for i in range(6)]
+        return Replies(Op.CLAMP, strength, tuple(heard), Scale(1.0, 5.0, 1.0))
+
+    table = Table()
+    table.add([said(*at) for at in ((1.5, 0), (2.0, 6), (2.7, 0), (5.0, 5), (6.0, 4), (7.0, 5))])
+    best = table.best(Op.CLAMP)
+    assert best is not None
+    assert best.strength > 4
+    assert 2.0 not in {r.strength for r in table.finalists()}
 
 
 def test_generators_are_run_side_by_side_and_answered_in_order() -> None:

@@ -15,7 +15,7 @@ from ..edits import Op
 from .gauge import Gauge, Push, Replies, Trial
 from .handles import Handle
 from .rounds import Steps, together
-from .tried import ADD_BETTER, FINALISTS, FLUENT, LOOPS, TURNED, Table
+from .tried import ADD_BETTER, FINALISTS, FLUENT, LOOPS, NEAR, TURNED, Table
 
 LADDER = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Where looking begins, in lengths of a typical residual: features differ tenfold in their maximum,
@@ -45,6 +45,7 @@ BOUNDS = {
     "grid": (GRID, EDGE_STEPS, FINALISTS),
     "below": (*BELOW, TURNED),
     "added": (*ADDED, ADD_BETTER),
+    "near": NEAR,
 }
 """What bands depend on, for files: curves of other bounds are not to be mixed."""
 

@@ -13,17 +13,19 @@ LOOPS = 0.2  # share of replies that may loop, or be empty, beyond that of the u
 TURNED = 0.34  # share of replies more than of the unsteered ones that says where a band begins
 ADD_BETTER = 0.05  # of the score; with less, clamp: what it does depends on the text least
 FINALISTS = 2  # settings that are asked once more, because the best of many is partly luck
+NEAR = 0.35
+"""Width, in natural logarithms of strength, of the bell over which `shows` is averaged. Over 100
+concepts of foghorn a setting's own 12 replies foretold its 60 in the exam with a correlation of
+0.66, the averaged ones with 0.75; fluency its own replies foretell better (0.91 against 0.89)."""
 
 
 def broken(replies: Replies) -> bool:
     return replies.unsound > LOOPS or replies.fluency < FLUENT
 
 
-def score(replies: Replies) -> float:
-    """Showing counts twice: a weighted harmonic mean with fluency, 0 to 1."""
-    if not replies.shows or not replies.fluency:
-        return 0.0
-    return 3 / (2 / replies.shows + 1 / replies.fluency)
+def score(shows: float, fluency: float) -> float:
+    """Showing counts twice: a weighted harmonic mean, 0 to 1."""
+    return 3 / (2 / shows + 1 / fluency) if shows and fluency else 0.0
 
 
 class Table:
@@ -66,14 +68,25 @@ class Table:
     def best(self, op: Op, low: float = 0.0, high: float = math.inf) -> Replies | None:
         """Of the sound ones from low to below high; where nothing shows, the strongest."""
         sound = [r for r in self.sound(op) if low <= r.strength < high]
-        return max(sound, key=lambda r: (score(r), r.strength), default=None)
+        return max(sound, key=lambda r: (self.score(r), r.strength), default=None)
 
     def finalists(self) -> list[Replies]:
         sound = [r for op in (Op.CLAMP, Op.ADD) for r in self.sound(op)]
-        return sorted(sound, key=score, reverse=True)[:FINALISTS]
+        return sorted(sound, key=self.score, reverse=True)[:FINALISTS]
 
     def adds_better(self) -> bool:
         clamped, added = self.best(Op.CLAMP), self.best(Op.ADD)
         if clamped is None or added is None:
             return False
-        return score(added) > score(clamped) + ADD_BETTER
+        own = [score(r.shows, r.fluency) for r in (added, clamped)]  # add has few neighbours
+        return own[0] > own[1] + ADD_BETTER
+
+    def score(self, replies: Replies) -> float:
+        """By what it and its neighbours show, broken ones too: of so few replies much is luck."""
+        shown = weight = 0.0
+        for r in self.told():
+            if r.op is replies.op:
+                far = math.log(r.strength / replies.strength) / NEAR
+                near = len(r.heard) * math.exp(-far * far / 2)
+                shown, weight = shown + near * r.shows, weight + near
+        return round(score(shown / weight, replies.fluency), 6)  # equals must be: see `best`
