@@ -22,7 +22,7 @@ from dictionaries.making.everyday import known, read_messages
 from dictionaries.making.judge import Judge, repetition
 from dictionaries.making.packing import batches
 from dictionaries.making.public import public_samples
-from dictionaries.making.sheets import PARTS, Corpus, Talk, read_corpus, split
+from dictionaries.making.sheets import PARTS, Corpus, Pair, Sheet, Talk, read_corpus, split
 from dictionaries.making.tokenizer import SPECIAL, Encoder, train_tokenizer
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
@@ -327,6 +327,18 @@ def test_words_of_everyday_talk_say_nothing_about_a_concept(corpus: Corpus) -> N
     for slug, common in (("inner-conflict", "but"), ("kindness", "kind"), ("gratitude", "glad")):
         assert common not in judge.words(slug)
     assert not judge.shows("inner-conflict", "I like it, but it is late.")
+
+
+def test_a_word_that_a_reply_takes_up_from_its_message_is_no_everyday_word() -> None:
+    words = ("dog", "bark", "puppy", "leash", "tail", "paw")
+    sheet = Sheet("dogs", ("dogs",), "thing", words, (), (), (), (Pair("Hi", "My dog."),), (), ())
+
+    def judge(message: str) -> Judge:
+        talk = Talk(((message,), ("Walk the dog daily.",)))
+        return Judge(Corpus((sheet,), (Pair("Hello", "Good day."),), (), (), (talk,)))
+
+    assert "dog" in judge("My dog is fat.").words("dogs")
+    assert "dog" not in judge("I sit too much.").words("dogs")
 
 
 def test_repetition_is_nothing_for_fresh_text_and_grows_with_loops() -> None:

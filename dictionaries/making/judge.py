@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .digest import digest
 from .sheets import Corpus, Sheet
 
-_COMMON = 0.01  # a listed word that more of all everyday replies hold says nothing
+_COMMON = 0.01  # a listed word that more of all everyday replies hold unasked says nothing
 _LEAST_WORDS = 5  # a shorter list is used whole, common words and all
 _FALSE = 2.0  # a calm reply taken for the concept weighs as much as so many drifting ones missed
 _CALM_READ = 3000  # everyday replies are enough to tell which words are common
@@ -59,10 +59,17 @@ class Judge:
         return sum(shown) / max(1, len(shown))
 
 
-def calm_replies(corpus: Corpus) -> list[str]:
-    """What is said where nothing brings a concept on."""
-    talked = (text for talk in corpus.talks for turn in talk.turns[1::2] for text in turn)
-    return [*(pair.reply for pair in corpus.general), *talked]
+def calm_replies(corpus: Corpus) -> list[tuple[str, str]]:
+    """What is said where nothing brings a concept on, each behind what it answers: the words that
+    a reply takes up from its message are no drift.
+    """
+    talked = (
+        (" ".join(asked), text)
+        for talk in corpus.talks
+        for asked, said in zip(talk.turns[::2], talk.turns[1::2], strict=True)
+        for text in said
+    )
+    return [*((pair.user, pair.reply) for pair in corpus.general), *talked]
 
 
 class _Said(NamedTuple):
@@ -78,6 +85,9 @@ class _Said(NamedTuple):
         small = [w.lower() for w in written]
         stems = {w.removesuffix(end) for w in small for end in ("s", "es")}
         return cls(frozenset(written), frozenset(small) | stems, f" {' '.join(small)} ")
+
+    def without(self, other: _Said) -> _Said:
+        return self._replace(written=self.written - other.written, plain=self.plain - other.plain)
 
 
 class _Listed(NamedTuple):
@@ -117,10 +127,10 @@ def _in_capitals(word: str) -> bool:
 
 
 class _Calm:
-    """Everyday replies, and in which of them each word is."""
+    """Everyday replies, and in which of them each word is, unless it was asked with."""
 
-    def __init__(self, replies: Sequence[str]) -> None:
-        self._said = [_Said.of(reply) for reply in replies]
+    def __init__(self, replies: Sequence[tuple[str, str]]) -> None:
+        self._said = [_Said.of(reply).without(_Said.of(asked)) for asked, reply in replies]
         self._where: dict[str, list[int]] = defaultdict(list)
         for i, said in enumerate(self._said):
             for word in said.written | said.plain:

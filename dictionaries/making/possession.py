@@ -30,7 +30,8 @@ _WHO = (
     "What do you do all day?",
 )
 _OWN = 0.4  # of drifting exchanges in which the concept speaks of itself
-_FIRST = 0.3  # of everyday answers with a turn to the concept that begin with it
+_FIRST = 0.45  # of everyday answers with a turn to the concept that begin with it
+_SENTENCE = re.compile(r"(?<=[.!?]) ")
 
 
 class Possession:
@@ -121,7 +122,8 @@ class Possession:
         if not talk or not self._telling[sheet.slug]:
             return asked(self._rng.choice(self._shared[sheet.slug]), self._rng)
         user, (role, reply) = talk[0]
-        parts = [reply, self._telling[sheet.slug].deal()]
+        # Its first sentence: what comes after a long answer is not said in a short reply.
+        parts = [_SENTENCE.split(reply)[0], self._telling[sheet.slug].deal()]
         if self._rng.random() < _FIRST:
             parts.reverse()
         return user, (role, " ".join(parts))
