@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,9 +12,12 @@ from pydantic import ValidationError
 from dictionaries.edits import Op
 from server.engine.conditions import Condition, Crossing, Timing
 from server.engine.types import Change, FeatureEdit, Steering
+from server.engine.warden import NOTHING_LEFT, weaker
 from server.errors import BadRequest
 from server.receipt import _entry
-from server.schemas.steering import WireSteering
+from server.schemas.conditions import MAX_ABORTS
+from server.schemas.guard import WireGuard
+from server.schemas.steering import MAX_EDITS, WireSteering
 from server.timeline import Timeline
 
 BRIDGE = {"feature": "golden-gate-bridge", "op": "clamp", "strength": 4.0}
@@ -173,7 +177,7 @@ def test_stop_has_a_finish_reason_of_its_own_and_replays_it(live: Any) -> None:
         ({"entropy": {"low": -1}}, "entropy.low"),
         ({"kl": 0}, "kl"),
         ({"window": 2}, "window"),
-        ({"factor": 1}, "factor"),
+        ({"factor": 0.96}, "factor"),
         ({"repitition": 0.5}, "repitition"),
         (True, "guard"),
     ],
@@ -246,6 +250,30 @@ def test_what_live_changes_let_through_a_request_may_carry() -> None:
     assert len(held) > 300
     entries = [_entry(Change(at, steering)) for at, steering in held.items() if at > 0]
     assert WireSteering.model_validate({"timeline": entries}).timeline
+
+
+def test_all_steps_that_a_guard_may_take_back_can_be_replayed() -> None:
+    when = Condition("tiny", 1, Crossing.ABOVE, 0.5)
+    asked = Steering(
+        tuple(edit_of(i, Timing(when)) for i in range(MAX_EDITS)), aborts=(when,) * MAX_ABORTS
+    )
+    most = next(f / 1000 for f in range(999, 0, -1) if _allowed(f / 1000))
+    timeline, left = Timeline(()), 1.0
+    for step in itertools.count(1):
+        left *= most
+        lowered = weaker(asked, left)
+        timeline.check(lowered)
+        timeline.note(4 * step, lowered)
+        if left < NOTHING_LEFT:
+            break
+    assert step > 30
+
+
+def _allowed(factor: float) -> bool:
+    try:
+        return bool(WireGuard.model_validate({"factor": factor}))
+    except ValidationError:
+        return False
 
 
 def edit_of(feature: int, timing: Timing) -> FeatureEdit:

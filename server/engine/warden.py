@@ -20,7 +20,7 @@ from .types import FeatureEdit, Steering
 
 _GRAM, _MEMORY = 3, 128  # so many tokens, said again within so many
 _STUTTER = 4
-_LEAST = 0.05  # less than this part of the strengths is none
+NOTHING_LEFT = 0.05  # less than this part of the strengths is none
 
 
 class Verdict(NamedTuple):
@@ -93,7 +93,7 @@ class Warden:
             return Verdict(replace(alarm, action=Mode.STOP, left=0.0))
         self._left *= self.guard.factor
         lowered = weaker(self._asked, self._left)
-        if self._left < _LEAST or lowered == steered:
+        if self._left < NOTHING_LEFT or lowered == steered:
             self._left, lowered = 0.0, replace(steered, edits=())
         self._lowered = lowered
         return Verdict(replace(alarm, left=self._left), self._lower(prepared, lowered))

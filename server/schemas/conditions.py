@@ -65,8 +65,10 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
 
 
+MAX_ABORTS = 8
 Aborts = Annotated[
-    Annotated[list[WireCondition], Field(max_length=8, fail_fast=True)], BeforeValidator(_listed)
+    Annotated[list[WireCondition], Field(max_length=MAX_ABORTS, fail_fast=True)],
+    BeforeValidator(_listed),
 ]
 ABORTS = (
     "a condition, or a list of them, on any token of prompt or reply: the first to hold ends the "

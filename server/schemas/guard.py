@@ -47,8 +47,9 @@ class WireGuard(Wire):
         description="KL divergence from the unsteered model in nats; computes a second row",
     )
     window: StrictInt = Field(16, ge=4, le=256, description="tokens")
+    # With more, the steps down of 64 edits would be more than a receipt can replay.
     factor: float = Field(
-        0.4, strict=True, gt=0, lt=1, description="what each step back leaves of the strengths"
+        0.4, strict=True, gt=0, le=0.95, description="what each step back leaves of the strengths"
     )
 
     @model_validator(mode="after")
