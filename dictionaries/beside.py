@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .cards import Cards
 from .errors import DictionaryError
+from .hub import other_commits
 from .info import Info
 
 CARDS, PRESETS = "cards.sqlite", "presets.json"
@@ -19,6 +20,28 @@ CARDS, PRESETS = "cards.sqlite", "presets.json"
 def cards_beside(path: Path) -> Path:
     """path: `Dictionary.path`. `layer5.sae.pt` has its cards in `layer5.sae.pt.cards.sqlite`."""
     return _beside(path, CARDS)
+
+
+def cards_of(path: Path, info: Info) -> Path:
+    """Where a dictionary's cards are or, without any, would be made: beside it, mostly.
+
+    The hub's cache has a folder for each commit, and upstream may change a README the day after
+    cards were made: so the latest of the same weights at another commit are a dictionary's, too.
+    """
+    own = cards_beside(path)
+    if own.is_file():
+        return own
+    others = [other for other in other_commits(own) if other.is_file() and _say_of(other, info)]
+    return max(others, key=lambda other: other.stat().st_mtime, default=own)
+
+
+def _say_of(path: Path, info: Info) -> bool:
+    """Whether cards say that they are this dictionary's."""
+    try:
+        with open_cards(path, info) as cards:
+            return "dictionary_revision" in cards.meta
+    except DictionaryError:
+        return False
 
 
 def presets_beside(path: Path) -> Path:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from . import cards_schema as schema
 from .card import Card, Example, Histogram
-from .cards_search import COUNTED, find, utf8
+from .cards_schema import utf8
+from .cards_search import COUNTED, find
 from .errors import DictionaryError
 
 __all__ = ["COUNTED", "Card", "Cards", "Example", "Histogram", "Sort"]
@@ -73,27 +74,27 @@ class Cards:
     def create(cls, path: Path | str) -> Self:
         """Make a new, empty file. An existing one is never overwritten."""
         path = Path(path)
-        try:
-            path.open("x").close()
-        except FileExistsError:
+        if path.exists():
             raise DictionaryError(
                 f"{path} exists already: open it with writable=True to add cards, or move it away."
-            ) from None
-        except OSError as error:
+            )
+        new = path.with_name(f"{path.name}.new")  # killed, it leaves none that cannot be opened
+        try:
+            new.write_bytes(b"")
+            with closing(sqlite3.connect(new)) as db:
+                db.executescript(schema.SCHEMA)
+            new.rename(path)
+        except (OSError, sqlite3.Error) as error:
+            with suppress(OSError):
+                new.unlink()
             raise DictionaryError(f"no cards file can be made at {path}: {error}.") from error
-        cards = cls(path, _connect(path, "rw"))
-        cards._db.executescript(schema.SCHEMA)
-        return cards
+        return cls(path, _connect(path, "rw"))
 
     def put(self, cards: Iterable[Card]) -> None:
         """Add cards, or replace those of the same features: all of them, or on an error none."""
-        with self._lock:
-            try:
-                with self._db:  # one transaction
-                    for card in cards:
-                        self._put(card)
-            except sqlite3.DatabaseError as error:
-                raise DictionaryError(f"no card was written to {self.path}: {error}.") from error
+        with self._writing():
+            for card in cards:
+                self._put(card)
 
     def _put(self, card: Card) -> None:
         try:
@@ -194,14 +195,14 @@ class Cards:
     def put_meta(self, facts: Mapping[str, Any]) -> None:
         """Add or replace facts; the others stay."""
         rows = [(key, json.dumps(value, allow_nan=False)) for key, value in facts.items()]
-        with self._lock, self._db:
+        with self._writing():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
     def compact(self) -> None:
         """Merge the index and give free pages back: once, when a file is done."""
-        with self._lock:
-            with self._db:
-                self._db.execute("INSERT INTO search (search) VALUES ('optimize')")
+        with self._writing():
+            self._db.execute("INSERT INTO search (search) VALUES ('optimize')")
+            self._db.commit()  # SQLite refuses VACUUM within a transaction
             self._db.execute("VACUUM")
 
     def close(self) -> None:
@@ -212,6 +213,19 @@ class Cards:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction."""
+        with self._lock:
+            try:
+                with self._db:
+                    yield
+            except sqlite3.Error as error:
+                raise DictionaryError(
+                    f"nothing was written to {self.path} ({error}): it must be writable, its disk "
+                    "have room, and no other process write to it."
+                ) from error
 
     def _all(self, sql: str, *parameters: object) -> list[Any]:
         with self._lock:

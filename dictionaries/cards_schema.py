@@ -103,7 +103,7 @@ def to_row(card: Card) -> list[object]:
     h = card.histogram
     return [
         card.feature,
-        card.label,
+        utf8(card.label),
         card.slug,
         card.density,
         card.maximum,
@@ -112,13 +112,13 @@ def to_row(card: Card) -> list[object]:
         card.op,
         card.strength,
         card.output_score,
-        card.labelled_by,
+        card.labelled_by and utf8(card.labelled_by),
         _json([h.edges, h.counts]) if h else None,
         _json(card.promoted),
         _json(card.suppressed),
         _json(card.neighbours) if card.neighbours else None,
         card.steerability,
-        " ".join(token for token, _ in card.promoted),
+        utf8(" ".join(token for token, _ in card.promoted)),
     ]
 
 
@@ -161,3 +161,8 @@ def unpack(body: bytes) -> tuple[Example, ...]:
 
 def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def utf8(text: str) -> str:
+    """Lone surrogates cannot be stored, so they cannot be found either."""
+    return text.encode("utf-8", "replace").decode()

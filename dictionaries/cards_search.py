@@ -30,7 +30,7 @@ def find(
     """
     # Quoted phrases, each a prefix: operators are just words, and the index's own tokenizer splits
     # them, so that "golden-gate" finds what it would index. An empty phrase matches nothing.
-    quoted = utf8(q).replace("\0", " ").replace('"', " ").split()[:_MOST_WORDS]
+    quoted = schema.utf8(q).replace("\0", " ").replace('"', " ").split()[:_MOST_WORDS]
     words = [f'"{word}"' for word in quoted]
     whole, begun = " ".join(words) or '""', " ".join(f"{word} *" for word in words) or '""'
     begin = _beginning(ask, q)
@@ -54,7 +54,7 @@ def find(
 
 def _beginning(ask: Ask, q: str) -> list[int]:
     """Cards whose label begins with what was typed."""
-    typed = utf8(q).strip()
+    typed = schema.utf8(q).strip()
     return _ids(
         ask(
             "SELECT feature FROM features WHERE label COLLATE NOCASE >= ? "
@@ -99,8 +99,3 @@ def _matches(ask: Ask, expression: str) -> list[int]:
 
 def _ids(rows: list[Any]) -> list[int]:
     return [feature for (feature,) in rows]
-
-
-def utf8(text: str) -> str:
-    """Lone surrogates cannot be stored, so they cannot be found either."""
-    return text.encode("utf-8", "replace").decode()

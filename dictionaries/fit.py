@@ -20,6 +20,7 @@ from .containers import open_tensors
 from .dictionary import Dictionary
 from .edits import frame, read
 from .errors import DictionaryError
+from .formats.common import is_number
 
 WHOLE = 2**30  # bytes of W_enc in float32, up to which all features are run
 _SAMPLED, _STRETCH = 8192, 512  # features of a larger one, and how many of them lie together
@@ -142,13 +143,13 @@ def _number(path: Path) -> float | None:
     """The first of the keys that a config, or an object in it, gives a positive number for."""
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict):
         return None
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in _KEYS:
             value = part.get(key)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            if is_number(value) and value > 0:
                 return float(value)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,11 @@ log = logging.getLogger("steerdeck.hub")
 
 Kind = Literal["model", "dictionary"]
 
-_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+?))?(/(?P<sub>[^@]+?))?/?")
+_NAME = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[\w./-]+?))?"  # what the hub calls so has slashes
+    r"(/(?P<sub>[^@]+?))?/?"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _FILE = re.compile(r"[^/]+\.(pt|pth|safetensors)")  # a dictionary that is one file of a folder
@@ -58,11 +63,11 @@ def find_files(
     """The folder (or dictionary file) that `name` means, downloaded if need be.
 
     name: an existing path, or "org/repo", "org/repo/sub/folder", "org/repo/file.pt", each with
-    "@revision" after the repo. revision: a commit, tag or branch; pin a commit and the files never
-    change (and the hub need not be asked again). Of a dictionary's repository only its folder, or
-    its file and the configs beside it, is fetched, and the README; the weights of a folder stand
-    for it. progress: draw bars on stderr. told: called with the bytes that are there of large files
-    and all that are wanted, as they come.
+    "@revision" after the repo. revision: a commit, tag, branch or refs/pr/N; pin a commit and the
+    files never change (and the hub need not be asked again). Of a dictionary's repository only its
+    folder, or its file and the configs beside it, is fetched, and the README; the weights of a
+    folder stand for it. progress: draw bars on stderr. told: called with the bytes that are there
+    of large files and all that are wanted, as they come.
 
     Raises DictionaryError: no such repo or folder, gated, unreachable and not cached.
     """
@@ -105,11 +110,28 @@ def origin(path: Path) -> str | None:
     None for a path that is not in the cache.
     """
     parts = path.absolute().parts
-    for at, part in enumerate(parts[:-2]):
-        commit = parts[at + 2]
-        if part.startswith("models--") and parts[at + 1] == "snapshots" and _COMMIT.match(commit):
-            repo = part.removeprefix("models--").replace("--", "/", 1)
-            return "/".join([f"{repo}@{commit}", *parts[at + 3 :]])
+    at = _cached_at(parts)
+    if at is None:
+        return None
+    repo = parts[at].removeprefix("models--").replace("--", "/", 1)
+    return "/".join([f"{repo}@{parts[at + 2]}", *parts[at + 3 :]])
+
+
+def other_commits(path: Path) -> list[Path]:
+    """What a path in the hub's cache would be at the other commits that are there."""
+    parts = path.absolute().parts
+    at = _cached_at(parts)
+    if at is None:
+        return []
+    snapshots, commit, inside = Path(*parts[: at + 2]), parts[at + 2], parts[at + 3 :]
+    return [other.joinpath(*inside) for other in snapshots.glob("*") if other.name != commit]
+
+
+def _cached_at(parts: Sequence[str]) -> int | None:
+    """Where a path in the hub's cache has its models--org--repo/snapshots/commit."""
+    for at, (repo, word, commit) in enumerate(zip(parts, parts[1:], parts[2:], strict=False)):
+        if repo.startswith("models--") and word == "snapshots" and _COMMIT.match(commit):
+            return at
     return None
 
 

@@ -76,17 +76,16 @@ def _fetch(
         if blob.exists():
             return
         with partial.open("ab") as file:
-            there = file.tell()
             http_get(
                 url,
                 file,
-                resume_size=there,
+                resume_size=file.tell(),
                 headers=build_hf_headers(),
                 expected_size=about.size,
                 displayed_filename=name,
                 tqdm_class=bar,
             )
-        if there and not _is(partial, about.etag):
+        if not _is(partial, about.etag):
             partial.unlink()
             raise OSError(f"{name} came in parts that do not fit together and was thrown away")
         os.replace(partial, blob)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dictionaries.asked import asked
-from dictionaries.beside import cards_beside, open_cards, presets_beside
+from dictionaries.beside import cards_of, open_cards, presets_beside
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
@@ -156,7 +156,7 @@ def _open(want: Wanted, undo: ExitStack, report: Report) -> Opened:
             )
         opened.dictionaries[id] = dictionary
         opened.sources |= _source(id, path, want_one.facts)
-        beside = cards_beside(dictionary.path)
+        beside = cards_of(dictionary.path, dictionary.info)
         if cards_path or beside.is_file():
             cards = open_cards(cards_path or beside, dictionary.info)
             undo.callback(cards.close)

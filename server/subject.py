@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dictionaries.asked import asked
-from dictionaries.beside import cards_beside
+from dictionaries.beside import cards_of
 from dictionaries.dictionary import Dictionary
 
 from .engine.load import load_model
@@ -75,7 +75,7 @@ def subject(
             loaded=loaded,
             dictionary=opened,
             subject=ModelSubject(loaded.model, loaded.tokenizer, opened.info.site, opened),
-            cards=want.cards[0] or cards_beside(opened.path),
+            cards=want.cards[0] or cards_of(opened.path, opened.info),
             _closing=closing,
         )
 

@@ -11,7 +11,7 @@ import torch
 from published import FIXTURES, copied, place
 from typer.testing import CliRunner
 
-from dictionaries.beside import cards_beside, open_cards, owner, presets_beside
+from dictionaries.beside import cards_beside, cards_of, open_cards, owner, presets_beside
 from dictionaries.card import Card
 from dictionaries.cards import Cards
 from dictionaries.catalog import pairing
@@ -122,6 +122,28 @@ def test_cards_of_another_dictionary_are_refused(make_dictionary, model, tmp_pat
         refused = run(*asked)
         assert refused.exit_code == 1
         assert "cards of another dictionary" in refused.output
+
+
+def test_cards_made_at_another_commit_of_the_same_weights_are_found(
+    make_dictionary, model, tmp_path
+):
+    """The hub's cache has a folder a commit, and a commit may change a README alone."""
+    source, snapshots = make_dictionary().path, tmp_path / "models--org--saes" / "snapshots"
+    old, new, other = (shutil.copytree(source, snapshots / (c * 40) / "sae") for c in "abc")
+    (other / "cfg.json").write_text((other / "cfg.json").read_text() + "\n")
+    (tmp_path / "mine.csv").write_text("feature_id,label\n7,mine\n")
+    (tmp_path / "more.csv").write_text("feature_id,label\n8,more\n")
+    assert run("features", "import", tmp_path / "mine.csv", "-d", old).exit_code == 0
+    assert run("features", "import", tmp_path / "more.csv", "-d", new).exit_code == 0
+    assert not cards_beside(new).exists(), "they would hide the others"
+    for folder, wanted in ((new, old), (other, other)):
+        opened = open_dictionary(folder)
+        assert cards_of(opened.path, opened.info) == cards_beside(wanted)
+        options = {"model": str(model), "dictionary": str(folder), "data_dir": tmp_path / "data"}
+        deck = load(Settings(**options), lambda *_: None)
+        deck.engine.close()
+        labels = [cards.get(i).label for cards in deck.cards.values() for i in (7, 8)]
+        assert labels == (["mine", "more"] if wanted == old else [])
 
 
 def test_an_import_says_whose_cards_it_made(tmp_path):

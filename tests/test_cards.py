@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from dictionaries import cards_search
+from dictionaries import cards_schema, cards_search
 from dictionaries.cards import Card, Cards, Example, Histogram
 from dictionaries.errors import DictionaryError
 
@@ -307,9 +307,26 @@ def test_an_existing_file_is_never_overwritten_but_may_be_added_to(cards):
     assert len(cards) == len(ALL) + 1, "another connection's writes are seen"
 
 
-def test_a_served_file_is_read_only(cards):
+@pytest.mark.parametrize(
+    "write",
+    [lambda c: c.put([Card(5, "five")]), lambda c: c.put_meta({"a": 1}), lambda c: c.compact()],
+    ids=["put", "put_meta", "compact"],
+)
+def test_a_served_file_is_read_only(cards, write):
     with Cards.open(cards.path) as served, pytest.raises(DictionaryError, match="readonly"):
-        served.put([Card(5, "five")])
+        write(served)
+
+
+def test_a_file_whose_making_broke_off_stands_in_nobodys_way(tmp_path, monkeypatch):
+    path = tmp_path / "cards.sqlite"
+    with monkeypatch.context() as patch:
+        patch.setattr(cards_schema, "SCHEMA", cards_schema.SCHEMA + "such as a full disk;")
+        with pytest.raises(DictionaryError, match="no cards file can be made at"):
+            Cards.create(path)
+    assert not any(tmp_path.iterdir())
+    path.with_name("cards.sqlite.new").write_bytes(b"of one that was killed")
+    Cards.create(path).close()
+    assert [file.name for file in tmp_path.iterdir()] == ["cards.sqlite"]
 
 
 def test_what_is_no_cards_file_is_refused(tmp_path, cards):

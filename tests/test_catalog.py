@@ -65,6 +65,8 @@ def test_every_pairing_has_a_preset_but_those_nobody_has_published_one_for():
         "gemma-3-270m-it", "gpt2-small", "llama-3.1-8b-goodfire", "pythia-70m", "qwen3-8b",
     }  # fmt: skip
     assert all(pairing(name).preset for name in names() if pairing(name).presets)
+    told = {name for name in names() if "No preset was published" in pairing(name).about}
+    assert told == without, "whoever looks for one is told"
 
 
 def test_the_models_are_pinned_and_most_dictionaries():

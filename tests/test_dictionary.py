@@ -19,7 +19,7 @@ import torch
 from published import FIXTURES, copied, place
 from safetensors.torch import save_file
 
-from dictionaries import tensors, torch_files
+from dictionaries import memory, tensors, torch_files
 from dictionaries.containers import open_tensors
 from dictionaries.dictionary import Info, Site
 from dictionaries.edits import Norm
@@ -407,6 +407,20 @@ def test_a_topk_too_large_to_hold_is_streamed_to_the_same_activations(folder, mo
     torch.testing.assert_close(large.encode(x), wanted)
     with pytest.raises(DictionaryError, match=r"takes its whole encoder, 0\.0 GB.*'add'"):
         large.keep_encoder(x.device)
+
+
+def test_the_memory_of_a_container_is_what_it_may_take(tmp_path, monkeypatch):
+    """It sees all that its host has, and is killed for taking it."""
+    limits, cpu = [tmp_path / "memory.max", tmp_path / "limit_in_bytes"], torch.device("cpu")
+    monkeypatch.setattr(memory, "_LIMITS", limits)
+    whole = memory.room(cpu)
+    limits[0].write_text("max\n")
+    limits[1].write_text(f"{2**63 - 4096}\n")
+    assert memory.room(cpu) == whole
+    for limit in limits:
+        limit.write_text("4000000\n")
+        assert memory.room(cpu) == 2_000_000
+        limit.unlink()
 
 
 @pytest.mark.parametrize("architecture", ["jumprelu", "topk"])

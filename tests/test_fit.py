@@ -178,6 +178,7 @@ def test_what_cannot_be_read_is_not_measured(make_dictionary, monkeypatch) -> No
         ("hyperparams.json", {"top_k": 50}, 50),
         ("cfg.json", {"metadata": {"training_k": 20}}, 20),
         ("cfg.json", {"l0": "medium", "k": True}, None),
+        ("cfg.json", {"l0": 10**400, "k": float("inf")}, None),
     ],
 )
 def test_what_is_expected_is_read_from_the_files(
@@ -188,6 +189,13 @@ def test_what_is_expected_is_read_from_the_files(
     (tmp_path / file).write_text(json.dumps(content))
     dictionary.path = (tmp_path / file).parent
     assert expected_l0(dictionary) == expected
+
+
+def test_a_config_nested_beyond_reading_tells_nothing(make_dictionary, tmp_path) -> None:
+    dictionary = make_dictionary()
+    dictionary.path = tmp_path
+    (tmp_path / "config.json").write_text("[" * 1_000_000)
+    assert expected_l0(dictionary) is None
 
 
 def test_firing_frequencies_add_up_to_what_is_expected(make_dictionary) -> None:

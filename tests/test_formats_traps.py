@@ -342,7 +342,7 @@ def test_a_single_head_or_an_odd_hook_can_be_computed_and_not_steered(name, tmp_
         torch.testing.assert_close(acts, expected(name)["acts"])
 
 
-WEIRD = [None, True, -1, float("inf"), "x", "", [], {}, [[]], 10**30]
+WEIRD = [None, True, -1, float("inf"), float("nan"), "x", "", [], {}, [[]], 10**30, 10**400]
 
 
 @pytest.mark.parametrize("name", ["qwen_scope", "connor_rob_hook_z", "circuit_tracer_topk_skip",
@@ -364,6 +364,25 @@ def test_any_value_in_a_config_opens_or_is_refused_with_a_sentence(name, tmp_pat
                     opened_anyway += 1
             level[key] = value
     assert opened_anyway
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "huge"])
+@pytest.mark.parametrize(
+    ("name", "file", "key"),
+    [
+        ("saelens_v5_expected_average_only_in", "cfg.json", "norm_scaling_factor"),
+        ("saelens_v6_matching_pursuit", "cfg.json", "residual_threshold"),
+        ("saelens_v6_temporal", "cfg.json", "activation_normalization_factor"),
+        ("llama_scope", "hyperparams.json", "jump_relu_threshold"),
+        ("llama_scope", "hyperparams.json", "dataset_average_activation_norm"),
+    ],
+)
+def test_a_number_that_float32_does_not_hold_is_refused(name, file, key, value, tmp_path):
+    """JSON, as Python reads it, has NaN, and whole numbers that no float holds."""
+    said = {"in": value, "out": 1.0} if key.startswith("dataset") else value
+    folder = changed(name, tmp_path, file, **{key: said})
+    with pytest.raises(DictionaryError):
+        open_coder(folder)
 
 
 @pytest.mark.parametrize("name", ["saelens_v6_temporal", "saelens_v6_matching_pursuit"])

@@ -19,7 +19,7 @@ from dictionaries import hub_help, hub_resume
 from dictionaries.about import stated_licence
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.hub import bare, find_files, origin
+from dictionaries.hub import bare, find_files, origin, placed
 from dictionaries.hub_progress import Tally
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -233,6 +233,14 @@ def test_parts_that_do_not_fit_together_are_thrown_away(hub):
     assert open_dictionary(find_files(name, kind="dictionary", progress=False)).info.k
 
 
+def test_what_broke_and_went_on_within_one_start_must_fit_together_too(hub):
+    hub.handler.cuts[:] = [700]
+    hub.handler.tag = lambda *_: "f" * 64
+    with pytest.raises(DictionaryError, match="do not fit together"):
+        find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
+    assert hub.handler.ranges == ["bytes=700-"]
+
+
 def test_offline_the_cache_serves_and_nothing_is_asked(hub, monkeypatch):
     first = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -290,12 +298,20 @@ def test_a_path_in_the_cache_knows_the_commit_it_came_from(hub, tmp_path):
         (f"org/repo@{'a' * 40}/sub/folder", "org/repo/sub/folder"),
         (f"org/repo@{'a' * 40}", "org/repo"),
         ("org/repo@main", "org/repo"),
+        ("org/repo@refs/pr/1", "org/repo"),
+        ("org/repo@refs/convert/v2/sub/folder", "org/repo/sub/folder"),
+        ("org/repo@refs/sub", "org/repo/sub"),
         ("org/repo/sub", "org/repo/sub"),
         ("./a@b/c", "./a@b/c"),
     ],
 )
 def test_a_name_without_its_revision(name, without):
     assert bare(name) == without
+
+
+def test_what_the_hub_calls_a_pull_request_is_a_revision():
+    place = placed("org/repo@refs/pr/12/res/layer_1", "dictionary")
+    assert (place.repo, place.revision, place.sub) == ("org/repo", "refs/pr/12", "res/layer_1")
 
 
 def test_one_file_of_many_is_a_dictionary_too(hub):

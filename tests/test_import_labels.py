@@ -5,25 +5,33 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from published import FIXTURES, opened, place
 from published import place as published_place
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from dictionaries.card import Card, Example
 from dictionaries.cards import Cards
+from dictionaries.catalog import pairing
 from dictionaries.dictionary import Site
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.making import label_table
+from dictionaries.making import label_table, neuronpedia
 from dictionaries.making.gemma_examples import import_examples
 from dictionaries.making.label_table import import_table
 from dictionaries.making.neuronpedia import import_export
+from dictionaries.making.neuronpedia_source import check_source
 from server.cli import app
+from server.cli.features_import import _texts
 from server.engine.sites import decoder_layers
 from server.lens import final_gain, logit_lens, unembedding
 from server.stand_in import StandIn
@@ -50,7 +58,7 @@ def test_an_export_of_neuronpedia_becomes_cards(tmp_path):
         assert card.histogram.counts == (3, 1)
         assert [e.tokens for e in card.examples] == [("<bos>", " my", " dog")]
         assert [c.feature for c in cards.search("legal cit")[0]] == [2]
-        assert cards.meta["labels"]["source"] == "gemma-2-2b/12-gemmascope-res-16k"
+        assert cards.meta["labels"]["source"] == "gemma-2-2b/12-gemmascope-res"
 
 
 def test_its_activations_come_in_the_dictionarys_own_units(tmp_path):
@@ -110,7 +118,7 @@ def test_an_export_of_labels_alone_is_enough(tmp_path):
 
 
 def test_another_dictionarys_export_is_refused(tmp_path):
-    with pytest.raises(DictionaryError, match=r"12-gemmascope-res-16k \(google.* sits at layer 8"):
+    with pytest.raises(DictionaryError, match=r"12-gemmascope-res \(google.* sits at layer 8"):
         import_export(EXPORT, opened("saelens_v5_jumprelu"), tmp_path / "cards.sqlite")
     export = tmp_path / "export"
     (export / "explanations").mkdir(parents=True)
@@ -149,8 +157,8 @@ NOWHERE = {"hfRepoId": None, "hfFolderId": None}
         (SAE, "sae", {"id": "12-gemmascope-att-16k"}, "sits at layer 12 resid_post"),
         (SAE, "sae", {"id": "12-res-jb"}, None),
         (SAE, "sae", {"id": "12-gemmascope-transcoder-16k"}, "sits at layer 12 resid_post"),
-        (CODER, CODERS, {"id": "5-gemmascope-transcoder-16k", **NOWHERE}, None),
-        (CODER, CODERS, {"id": "5-gemmascope-mlp-16k", **NOWHERE}, "is a transcoder"),
+        (CODER, CODERS, {"id": "5-gemmascope-transcoder", **NOWHERE}, None),
+        (CODER, CODERS, {"id": "5-gemmascope-mlp", **NOWHERE}, "is a transcoder"),
         (GEMMA, MLPS, {"id": "12-gemmascope-transcoder-16k", **NOWHERE}, "is none"),
     ],
 )
@@ -167,11 +175,26 @@ def test_an_export_of_another_place_width_or_repository_is_refused(
     assert not path.exists()
 
 
-def test_a_narrower_dictionarys_export_is_refused_before_it_fits_in(tmp_path):
-    wide = opened(SAE)
-    wide.info = replace(wide.info, d_sae=65_536)
-    with pytest.raises(DictionaryError, match="has 65,536 features"):
-        import_export(EXPORT, wide, tmp_path / "cards.sqlite")
+@pytest.mark.parametrize(
+    ("said", "d_sae", "fits"),
+    [
+        ("16k", 16_384, True),
+        ("16k", 16_000, True),
+        ("25k", 24_576, True),
+        ("131k", 131_072, True),
+        ("1m", 1_048_576, True),
+        ("1m", 1_000_000, True),
+        ("16k", 65_536, False),
+        ("65k", 16_384, False),
+        ("1m", 131_072, False),
+    ],
+)
+def test_an_export_of_another_width_is_refused_before_any_of_it_fits_in(said, d_sae, fits):
+    dictionary = opened(SAE)
+    dictionary.info = replace(dictionary.info, d_sae=d_sae)
+    wrong = pytest.raises(DictionaryError, match=f"has {d_sae:,} features: it belongs to another")
+    with nullcontext() if fits else wrong:
+        check_source({"id": f"12-gemmascope-res-{said}"}, dictionary)
 
 
 def test_an_export_of_another_folder_of_the_hub_is_refused(tmp_path):
@@ -187,12 +210,24 @@ def test_an_export_of_another_folder_of_the_hub_is_refused(tmp_path):
             import_export(export, open_dictionary(folder), tmp_path / "cards.sqlite")
 
 
+INF = float("inf")
+BARS = {"freq_hist_data_bar_values": [1, 5]}
+
+
+def row(**fields) -> bytes:
+    return json.dumps({"index": "1", **fields}).encode()
+
+
 @pytest.mark.parametrize(
     ("kind", "line", "said"),
     [
         ("features", b"{", "line 1 of .* is no JSON object"),
         ("features", b'{"index": "x"}', "line 1 of .* is no JSON object with an index"),
         ("features", b"[1]", "is no JSON object"),
+        ("features", b'{"index": 1e999}', "is no JSON object with an index"),
+        ("features", row(topkCosSimIndices=[INF], topkCosSimValues=[1]), "no row of features"),
+        ("features", row(**BARS, freq_hist_data_bar_heights=[INF, 1]), "no row of features"),
+        ("features", row(maxActApprox=10**400), "no row of features"),
         ("features", b'{"index": "1", "maxActApprox": "loud"}', "line 1 of .* no row of features"),
         ("features", b'{"index": "1", "frac_nonzero": 7}', "density 7 is not a fraction"),
         ("features", b'{"index": "1", "pos_str": [1, 2], "pos_values": [1]}', "no row of features"),
@@ -206,6 +241,80 @@ def test_a_row_that_is_none_is_named(kind, line, said, tmp_path):
     with pytest.raises(DictionaryError, match=said):
         import_export(tmp_path, opened(SAE), tmp_path / "cards.sqlite")
     assert not (tmp_path / "cards.sqlite").exists(), "it would stand in the way of make describe"
+
+
+def test_half_a_character_is_no_reason_to_refuse_the_rest(tmp_path):
+    """JSON can name one half of what UTF-16 has in two, and SQLite takes no such text."""
+    half = "\ud83d"
+    for kind, line in (
+        ("features", row(pos_str=[half], pos_values=[1])),
+        ("activations", row(tokens=["a", half], values=[0, 1])),
+        ("explanations", row(description=f"smiles {half}", explanationModelName=half)),
+    ):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "batch-0.jsonl").write_bytes(line)
+    with imported(tmp_path, export=tmp_path) as cards:
+        card = cards.get(1)
+        assert (card.label, card.labelled_by, card.promoted) == ("smiles ?", "?", (("?", 1.0),))
+        assert card.examples[0].tokens == ("a", "?")
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("bring", "source"), [(import_export, "export"), (import_table, "table.csv")]
+)
+def test_an_import_refused_at_its_end_leaves_the_cards_as_they_were(
+    bring, source, before, tmp_path, monkeypatch
+):
+    """A feature that there is not may come after thousands that passed for this dictionary's."""
+    monkeypatch.setattr(neuronpedia, "BATCH", 1)
+    monkeypatch.setattr(label_table, "BATCH", 1)
+    export = shutil.copytree(EXPORT, tmp_path / "export")
+    (export / "explanations" / "batch-10.jsonl").write_text('{"index": "64"}')
+    (tmp_path / "table.csv").write_text("feature_id,label\n3,three\n64,none\n")
+    path = tmp_path / "cards.sqlite"
+    if before:
+        with Cards.create(path) as cards:
+            cards.put([Card(1, "mine")])
+    there = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(DictionaryError, match="feature 64, but"):
+        bring(tmp_path / source, opened(SAE), path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == there
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == [export]
+
+
+def test_an_import_that_was_stopped_is_done_whole_by_the_next(tmp_path, monkeypatch):
+    folder = shutil.copytree(place(SAE), tmp_path / "sae")
+    ask = ["features", "import", str(EXPORT), "-d", str(folder)]
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cards, "compact", stop)
+        stopped = CliRunner().invoke(app, ask)
+    assert (stopped.exit_code, "nothing was imported" in stopped.output) == (130, True)
+    assert not (folder / "cards.sqlite").exists()
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    with imported(tmp_path) as at_once, Cards.open(folder / "cards.sqlite") as later:
+        assert [later.get(i) for i in range(8)] == [at_once.get(i) for i in range(8)]
+
+
+def test_the_cards_of_a_writer_that_was_killed_are_filled(tmp_path):
+    """What it left half done is undone first, as SQLite does for whoever may write."""
+    path = tmp_path / "cards.sqlite"
+    with Cards.create(path) as cards:
+        cards.put([Card(1, "mine", labelled_by="concept")])
+    killed = (
+        "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
+        "db.execute('PRAGMA cache_size = 1'); "
+        "db.execute(\"UPDATE features SET label = 'half', promoted = zeroblob(200000)\"); "
+        "db.execute('INSERT INTO meta VALUES (1, zeroblob(200000))'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, path], check=False).returncode == 9
+    assert path.with_name("cards.sqlite-journal").exists()
+    with imported(tmp_path) as cards:
+        assert (cards.get(1).label, cards.get(2).label) == ("mine", LABELS["2"])
 
 
 def test_a_batch_cut_short_is_named(tmp_path):
@@ -349,6 +458,22 @@ def test_the_command_fills_the_cards_beside_a_dictionary(tmp_path, tokenizer):
     for source, words in ((tmp_path, "neither a folder of"), (tmp_path / "no", "is not there")):
         refused = run(source, "-d", folder)
         assert (refused.exit_code, words in refused.output) == (1, True)
+
+
+def test_the_tokenizer_of_an_import_goes_by_the_names_of_the_catalog(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *name, **more: asked.append((*name, more))
+    )
+    for name in ("gpt2-small", "org/name@main/sub", "foghorn"):
+        _texts(name, opened(SAE))
+    commit = pairing("gpt2-small").model.partition("@")[2]
+    assert asked[:2] == [
+        ("openai-community/gpt2", {"revision": commit, "subfolder": ""}),
+        ("org/name", {"revision": "main", "subfolder": "sub"}),
+    ]
+    if Path(pairing("foghorn").model).exists():
+        assert asked[2] == (Path(pairing("foghorn").model), {})
 
 
 def test_without_any_labels_promoted_tokens_stand_in(make_deck, serve, make_model, tokenizer):

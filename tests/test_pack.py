@@ -15,15 +15,17 @@ from published import FIXTURES, opened, place
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from dictionaries import catalog, tensors
 from dictionaries import pack as packing
-from dictionaries import tensors
 from dictionaries.about import stated_licence
+from dictionaries.beside import presets_beside
 from dictionaries.edits import FeatureRows
 from dictionaries.errors import DictionaryError
 from dictionaries.fit import expected_l0
 from dictionaries.formats import open_dictionary, packed, tensor_file
 from dictionaries.pack import pack
 from server.cli import app
+from server.presets import read_builtin
 
 REPO = Path(__file__).resolve().parents[1]
 D_IN, D_SAE = 24, 300
@@ -276,6 +278,7 @@ def test_two_packers_do_not_write_one_file(source, tmp_path):
         (lambda c: c["records"]["encoder"].update(numbers=["luck"]), "numbers are .'luck'."),
         (lambda c: c["records"]["encoder"].update(numbers=["gain", "threshold"]), "no 'gate'"),
         (lambda c: c["folding"].update(enc_scale=None), "'enc_scale' should be a number"),
+        (lambda c: c["folding"].update(enc_scale=float("nan")), "'enc_scale' should be a number"),
         (lambda c: c["folding"].update(decoder_norm=7), "7 is not one of ignored"),
         (lambda c: c.pop("records"), "type is None, not one of"),
     ],
@@ -328,6 +331,24 @@ def test_the_command_packs_with_cards_and_presets_and_says_so(source, tmp_path):
     assert "it was packed already" in second.stdout
     assert (tmp_path / "out" / "cards.sqlite").read_bytes() == b"cards"
     assert same(open_dictionary(tmp_path / "out").rows([7]), source.rows([7]))
+    assert (tmp_path / "out" / "presets.json").read_text() == "[]"
     wrong = CliRunner().invoke(app, [*ask[:2], str(tmp_path / "none" / "at all"), *ask[3:]])
     assert wrong.exit_code == 1
     assert "Traceback" not in wrong.output
+
+
+def test_a_packed_dictionary_of_the_catalog_keeps_the_catalogs_presets(
+    source, tmp_path, monkeypatch
+):
+    """Served by its folder it is no entry of the catalog's any more."""
+    entry = replace(catalog.pairing("gpt2-small-jb"), dictionary=str(source.path))
+    monkeypatch.setattr(catalog, "pairing", {"gpt2-small-jb": entry}.get)
+    ask = ["dictionaries", "pack", "gpt2-small-jb", "--out", str(tmp_path / "out")]
+    packed = CliRunner().invoke(app, ask)
+    assert packed.exit_code == 0, packed.output
+    assert "with presets.json" in packed.stdout
+    beside = presets_beside(tmp_path / "out")
+    assert [preset.name for preset in read_builtin(beside)] == ["cats", "golden-state", "apple"]
+    beside.write_text("[]")
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    assert beside.read_text() == "[]", "one's own stay"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..dictionary import Dictionary
 from ..edits import Norm
@@ -91,6 +91,21 @@ def whole_number(config: Config, key: str, path: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DictionaryError(f"{path}: {key!r} should be a whole number from 1 up, not {value!r}.")
     return value
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether float32 holds what a config says: JSON has NaN, and whole numbers of any length."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= 3e38
+
+
+def number(config: Config, key: str, path: Path) -> float:
+    """A number from a config."""
+    value = config.get(key)
+    if not is_number(value):
+        raise DictionaryError(f"{path}: {key!r} should be a number, not {value!r}.")
+    return float(value)
 
 
 def section(config: Config, key: str) -> Config:

@@ -28,8 +28,10 @@ from .common import (
     Given,
     assemble,
     declared,
+    is_number,
     lens_site,
     name_of,
+    number,
     read_config,
     reading,
     section,
@@ -103,11 +105,9 @@ def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     s_in = _scale(config, lengths.get("in"), d_in, path)
     s_out = _scale(config, lengths.get("out"), d_in, path)
     act = config.get("act_fn")
-    threshold = 0.0 if act == "relu" else config.get("jump_relu_threshold")
     if act not in ("relu", "jumprelu", "topk"):
         raise DictionaryError(f"{path}: the act_fn {act!r} is not relu, jumprelu or topk.")
-    if not isinstance(threshold, int | float) or not math.isfinite(threshold):
-        raise DictionaryError(f"{path}: jump_relu_threshold is {threshold!r}, not a number.")
+    threshold = 0.0 if act == "relu" else number(config, "jump_relu_threshold", path)
     if act == "topk" and threshold <= 0:  # those published as topk run with a threshold, too
         raise DictionaryError(f"{path}: topk without a jump_relu_threshold is not opened yet.")
     by_length = config.get("sparsity_include_decoder_norm") is True
@@ -119,7 +119,7 @@ def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
             dec=weights.dec,
             b_dec=weights.b_dec / s_out,
             gate=mapped(weights.gate, lambda b: b / s_in * (ratio if by_length else 1.0)),
-            threshold=Constant(weights.d_sae, float(threshold)),
+            threshold=Constant(weights.d_sae, threshold),
             enc_scale=ratio if by_length else 1.0,
             dec_scale=None if by_length else Constant(weights.d_sae, ratio),
             decoder_norm=DecoderNorm.IN_ACTIVATIONS if by_length else DecoderNorm.IGNORED,
@@ -192,7 +192,7 @@ def _scale(config: Config, length: object, d_in: int, path: Path) -> float:
         raise DictionaryError(
             f"{path}: norm_activation {norm!r} is not dataset-wise, inference or none."
         )
-    if not isinstance(length, int | float) or not (math.isfinite(length) and length > 0):
+    if not is_number(length) or length <= 0:
         raise DictionaryError(
             f"{path} says that inputs were scaled by their average length, but no "
             f"dataset_average_activation_norm is given (found {length!r})."

@@ -19,6 +19,7 @@ from .common import (
     Given,
     assemble,
     name_of,
+    number,
     read_config,
     section,
     text,
@@ -101,7 +102,7 @@ def _weights(
             if word in side_records.names:
                 found[word] = side_records.numbers(word)
             elif word in constants:
-                found[word] = Constant(d_sae, _number(constants, word, path))
+                found[word] = Constant(d_sae, number(constants, word, path))
     if "encoder" in records and "gate" not in found:
         raise DictionaryError(f"{path} has no 'gate' (the encoder's bias). Pack it again.")
     return Weights(
@@ -111,7 +112,7 @@ def _weights(
         gate=found.pop("gate", Constant(d_sae, 0.0)),
         centred=folding.get("centred") is True,
         mean_free=folding.get("mean_free") is True,
-        enc_scale=_number(folding, "enc_scale", path),
+        enc_scale=number(folding, "enc_scale", path),
         decoder_norm=_enum(DecoderNorm, folding.get("decoder_norm"), path),
         **found,
     )
@@ -124,13 +125,6 @@ def _site(config: Config, path: Path) -> Site:
             f"{path}: the site is layer {layer!r}, hook {hook!r}; hooks are {', '.join(HOOKS)}."
         )
     return Site(layer, str(hook))
-
-
-def _number(config: Config, key: str, path: Path) -> float:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 3e38:
-        raise DictionaryError(f"{path}: {key!r} should be a number, not {value!r}.")
-    return float(value)
 
 
 def _enum(kind: Any, value: object, path: Path) -> Any:

@@ -28,6 +28,7 @@ from .common import (
     declared,
     lens_site,
     name_of,
+    number,
     of_module,
     read_config,
     reading,
@@ -174,14 +175,12 @@ def _weights(
 def _whole(config: Config, tensors: Tensors, weights: Weights, norm: Norm, path: Path) -> Whole:
     """What computes the activations that single rows do not tell."""
     if weights.enc is None:
-        residual = config.get("residual_threshold", 1e-2)
-        if isinstance(residual, bool) or not isinstance(residual, int | float):
-            raise DictionaryError(f"{path}: residual_threshold is {residual!r}, not a number.")
+        residual = number({"residual_threshold": 1e-2, **config}, "residual_threshold", path)
         steps = config.get("max_iterations")
         return Pursuit(
             weights.b_dec,
             norm,
-            float(residual),
+            residual,
             weights.d_in if steps is None else whole_number(config, "max_iterations", path),
             config.get("stop_on_duplicate_support", True) is not False,
         )

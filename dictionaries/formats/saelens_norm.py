@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from ..edits import Norm
 from ..errors import DictionaryError
-from .common import Config, Given
+from .common import Config, Given, is_number
 
 
 def norm_and_scale(config: Config, given: Given, path: Path) -> tuple[Norm, float]:
@@ -26,7 +25,7 @@ def norm_and_scale(config: Config, given: Given, path: Path) -> tuple[Norm, floa
         )
     factor = given.norm_scaling_factor
     factor = config.get("norm_scaling_factor") if factor is None else factor
-    if not isinstance(factor, int | float) or not (math.isfinite(factor) and factor > 0):
+    if not is_number(factor) or factor <= 0:
         raise DictionaryError(
             f"{path} says expected_average_only_in: its inputs were multiplied by a factor that "
             "the files do not hold, and without it every activation would be wrong. Add "

@@ -7,7 +7,6 @@ features can be added along their directions, and not read. source: arXiv 2511.0
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from .common import (
     Given,
     assemble,
     declared,
+    is_number,
     name_of,
     number_after,
     read_yaml,
@@ -124,7 +124,7 @@ def _open(
 ) -> Dictionary:
     b_dec, factor = tensors.vector(named.b_dec), named.factor
     d_in = len(b_dec)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+    if not is_number(factor) or factor <= 0:
         raise DictionaryError(f"{path}: inputs are scaled by {factor!r}, not a number above 0.")
     factor = float(factor)
     if config.get("sae_diff_type", "topk") not in ("topk", "relu"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -24,23 +27,41 @@ BY_TOKENS = "tokens"  # `labelled_by` of labels that were built, not written
 
 @contextmanager
 def cards_file(path: Path, dictionary: Dictionary) -> Iterator[Cards]:
-    """The dictionary's, opened to be added to, or new; it says from now on whose cards it holds.
+    """The dictionary's, to be added to, or new; it says from now on whose cards it holds.
 
-    A new one into which nothing came before an error goes again: it would stand in the way of
-    `steerdeck make describe`. Raises DictionaryError for another dictionary's.
+    It is a copy, and takes the file's place when all has come: half of an import would pass for
+    cards that were there before the next, and half of another dictionary's would stay for good.
+    Raises DictionaryError for another dictionary's.
     """
     old = path.is_file()
-    opened = open_cards(path, dictionary.info, writable=True) if old else Cards.create(path)
-    with opened as cards:
-        if "dictionary_revision" not in cards.meta:
-            cards.put_meta(owner(dictionary.info))
-        try:
+    with _aside(path) as folder:
+        new = Path(folder) / path.name
+        if old:
+            _copy(path, new)
+            open_cards(path, dictionary.info).close()
+        opened = open_cards(new, dictionary.info, writable=True) if old else Cards.create(new)
+        with opened as cards:
+            if "dictionary_revision" not in cards.meta:
+                cards.put_meta(owner(dictionary.info))
             yield cards
-        except BaseException:
-            if not old and not len(cards):
-                cards.close()
-                path.unlink()
-            raise
+        os.replace(new, path)
+
+
+def _copy(path: Path, to: Path) -> None:
+    """A cards file as its last whole write left it, be another under way or broken off."""
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as target:
+            source.backup(target)
+    except sqlite3.Error as error:
+        raise DictionaryError(f"{path} cannot be read as cards: {error}.") from error
+
+
+def _aside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder of the same file system, so that what is made in it can take the place of `path`."""
+    try:
+        return tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise DictionaryError(f"no cards file can be made at {path}: {error}.") from error
 
 
 def completed(own: Card | None, found: Card) -> Card:

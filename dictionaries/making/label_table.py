@@ -31,7 +31,8 @@ def import_table(source: Path, dictionary: Dictionary, path: Path) -> int:
 
     A label that was written here stays, one that was made of tokens is replaced; of several for
     one feature the first counts. Memory does not grow with the table. Raises DictionaryError for
-    what is no such table, naming the line, and for another dictionary's as far as it shows.
+    what is no such table, naming the line, and for another dictionary's as far as it shows; the
+    cards are then as they were.
     """
     seen = bytearray(dictionary.info.d_sae)
     rows = _rows(source, dictionary)

@@ -7,20 +7,17 @@ first (but for TopK and temporal dictionaries), so its activations are |decoder 
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..card import Card, Example, Histogram
 from ..cards import Cards
+from ..cards_schema import utf8
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from .imported import (
@@ -34,6 +31,7 @@ from .imported import (
     decoder_lengths,
     in_range,
 )
+from .neuronpedia_rows import Row, read_rows, zipped
 from .neuronpedia_source import check_source, read_source
 from .token_label import token_label
 
@@ -68,15 +66,16 @@ def import_export(
 
     by: take only explanations whose model or type has this in its name; by default the first of a
     feature. Memory does not grow with the export. Raises DictionaryError for another dictionary's
-    export and for rows that are no such rows, naming file and line.
+    export and for rows that are no such rows, naming file and line; the cards are then as they
+    were.
     """
     source = read_source(folder)
     check_source(source, dictionary)
     with cards_file(path, dictionary) as cards:
         importer = _Importer(dictionary, cards, by, advance)
-        rows = importer.features(_rows(folder / "features"))
-        rows += importer.activations(_rows(folder / "activations"))
-        rows += importer.explanations(_rows(folder / "explanations"))
+        rows = importer.features(read_rows(folder / "features"))
+        rows += importer.activations(read_rows(folder / "activations"))
+        rows += importer.explanations(read_rows(folder / "explanations"))
         words = (source.get("modelId"), source.get("id"))
         cards.put_meta({"labels": {"from": "neuronpedia", "source": "/".join(map(str, words))}})
         cards.compact()
@@ -94,14 +93,14 @@ class _Importer:
         self._shown = bytearray(dictionary.info.d_sae)  # examples are this import's own
         self._units: Tensor | None = None
 
-    def features(self, rows: Iterable[_Row]) -> int:
-        def change(own: Card | None, row: _Row) -> Card:
+    def features(self, rows: Iterable[Row]) -> int:
+        def change(own: Card | None, row: Row) -> Card:
             return completed(own, self._described(row))
 
         return self._all("features", rows, change)
 
-    def activations(self, rows: Iterable[_Row]) -> int:
-        def change(own: Card | None, row: _Row) -> Card | None:
+    def activations(self, rows: Iterable[Row]) -> int:
+        def change(own: Card | None, row: Row) -> Card | None:
             example = self._example(row)
             own = own or Card(row.feature, "", labelled_by=BY_TOKENS)
             if example is None or (own.examples and not self._shown[row.feature]):
@@ -113,8 +112,8 @@ class _Importer:
 
         return self._all("activations", rows, change)
 
-    def explanations(self, rows: Iterable[_Row]) -> int:
-        def change(own: Card | None, row: _Row) -> Card | None:
+    def explanations(self, rows: Iterable[Row]) -> int:
+        def change(own: Card | None, row: Row) -> Card | None:
             writer = str(row.get("explanationModelName") or row.get("typeName") or "neuronpedia")
             label = " ".join(str(row.get("description") or "").split())
             names = f"{row.get('explanationModelName')} {row.get('typeName')}"
@@ -128,7 +127,7 @@ class _Importer:
         return self._all("explanations", rows, change)
 
     def _all(
-        self, kind: str, rows: Iterable[_Row], change: Callable[[Card | None, _Row], Card | None]
+        self, kind: str, rows: Iterable[Row], change: Callable[[Card | None, Row], Card | None]
     ) -> int:
         """Apply `change` to the card of every row, a batch of rows in one transaction."""
         done = 0
@@ -140,7 +139,7 @@ class _Importer:
                 own = changed.get(row.feature) or self.cards.get(row.feature)
                 try:
                     card = change(own, row)
-                except (DictionaryError, TypeError, ValueError) as error:
+                except (DictionaryError, TypeError, ValueError, OverflowError) as error:
                     raise DictionaryError(f"{row.where} is no row of {kind}: {error}") from error
                 if card is not None:
                     changed[row.feature] = card
@@ -157,7 +156,7 @@ class _Importer:
             self._units = torch.ones(len(self._shown)) if lengths is None else 1 / lengths
         return float(self._units[feature])
 
-    def _described(self, row: _Row) -> Card:
+    def _described(self, row: Row) -> Card:
         unit = self._unit(row.feature)
         largest = row.get("maxActApprox")
         promoted = tuple(_pairs(row, "pos_str", "pos_values"))
@@ -171,16 +170,16 @@ class _Importer:
             suppressed=tuple(_pairs(row, "neg_str", "neg_values")),
             neighbours=tuple(
                 (int(i), float(cosine))
-                for i, cosine in _zipped(row, "topkCosSimIndices", "topkCosSimValues")
+                for i, cosine in zipped(row, "topkCosSimIndices", "topkCosSimValues")
                 if int(i) != row.feature
             ),
             labelled_by=BY_TOKENS,
         )
         return replace(card, label=_label(card))
 
-    def _example(self, row: _Row) -> Example | None:
+    def _example(self, row: Row) -> Example | None:
         """The stretch around the largest activation; None for a text on which nothing fires."""
-        pairs = [(str(t), float(v)) for t, v in _zipped(row, "tokens", "values")]
+        pairs = [(utf8(str(t)), float(v)) for t, v in zipped(row, "tokens", "values")]
         if not pairs or max(v for _, v in pairs) <= 0:
             return None
         peak = max(range(len(pairs)), key=lambda i: pairs[i][1])
@@ -197,51 +196,14 @@ class _Importer:
         )
 
 
-class _Row(dict[str, Any]):
-    """A JSON line with its feature and where it stands."""
-
-    feature: int
-    where: str
+def _pairs(row: Row, words: str, values: str) -> Iterator[tuple[str, float]]:
+    for word, value in zipped(row, words, values):
+        yield utf8(str(word)), _short(float(value))
 
 
-def _rows(folder: Path) -> Iterator[_Row]:
-    """Of all batches of one kind; an export need not have every kind."""
-    files = sorted(folder.glob("batch-*.jsonl*"), key=lambda file: (len(file.name), file.name))
-    for file in files:
-        unpacked = gzip.open if file.suffix == ".gz" else open
-        try:
-            with unpacked(file, "rt", encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield _row(line, f"line {number} of {file}")
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-            raise DictionaryError(f"{file} cannot be read ({error}). Download it again.") from error
-
-
-def _row(line: str, where: str) -> _Row:
-    try:
-        row = _Row(json.loads(line))
-        row.feature, row.where = int(row["index"]), where  # published as a string
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DictionaryError(
-            f"{where} is no JSON object with an index ({error}): it is no export of Neuronpedia's."
-        ) from error
-    return row
-
-
-def _zipped(row: _Row, left: str, right: str) -> list[tuple[Any, Any]]:
-    """Two lists of a row side by side; a missing one is empty."""
-    return list(zip(row.get(left) or (), row.get(right) or (), strict=True))
-
-
-def _pairs(row: _Row, words: str, values: str) -> Iterator[tuple[str, float]]:
-    for word, value in _zipped(row, words, values):
-        yield str(word), _short(float(value))
-
-
-def _histogram(row: _Row, unit: float) -> Histogram | None:
+def _histogram(row: Row, unit: float) -> Histogram | None:
     """Its bars are named by their middles; edges lie half a bar to either side."""
-    bars = _zipped(row, "freq_hist_data_bar_values", "freq_hist_data_bar_heights")
+    bars = zipped(row, "freq_hist_data_bar_values", "freq_hist_data_bar_heights")
     if len(bars) < 2:
         return None
     half = (bars[1][0] - bars[0][0]) / 2

@@ -29,7 +29,7 @@ _WORDS = (
     r"width_\w+?(?=[/_]l0|[/]|$)",
     r"average_l0_\d+",
 )
-_UNITS = {"k": 1024, "m": 1024**2}
+_UNITS = {"k": (1000, 1024), "m": (1000**2, 1024**2)}
 
 
 def read_source(folder: Path) -> Source:
@@ -70,10 +70,15 @@ def _contradictions(source: Source, dictionary: Dictionary) -> Iterator[str]:
     if place and bool(info.reads) != (place == "transcoder"):
         yield "is a transcoder" if info.reads else "is none"
     width = re.search(r"-(\d+)([km])$", id)
-    # A wider one's rows would name features that are not there.
-    if width and info.d_sae >= (int(width[1]) + 1) * _UNITS[width[2]]:
+    if width and not _wide(int(width[1]), width[2], info.d_sae):
         yield f"has {info.d_sae:,} features"
     yield from _elsewhere(source, dictionary.path)
+
+
+def _wide(said: int, unit: str, d_sae: int) -> bool:
+    """Whether so many may be called "16k": some count by 1000, some by 1024, and some round up."""
+    small, large = _UNITS[unit]
+    return (said - 0.5) * small <= d_sae < (said + 1) * large
 
 
 def _elsewhere(source: Source, path: Path) -> Iterator[str]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..card import Card, Example
 from ..cards import Cards
 from ..dictionary import Dictionary
-from ..errors import DictionaryError
 from ..scan import nearest
 from .exemplars import Exemplar
 from .output_score import PROMISED, OutputScore
@@ -77,12 +76,7 @@ def write_cards(
 
 
 def _opened(path: Path) -> Cards:
-    """A file whose making was cut short before it held anything is begun again."""
-    try:
-        return Cards.open(path, writable=True)
-    except DictionaryError:
-        path.unlink(missing_ok=True)
-        return Cards.create(path)
+    return Cards.open(path, writable=True) if path.exists() else Cards.create(path)
 
 
 def _lens(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .make_options import advancing, making
+
+if TYPE_CHECKING:
+    from dictionaries.dictionary import Dictionary
 
 
 def pack(
@@ -26,7 +31,8 @@ def pack(
     """Rewrite a dictionary so that a feature is two contiguous reads, whatever its size.
 
     Its values stay the same bit for bit, and the folder opens like any other. Stopped or killed,
-    the same command goes on; memory stays below 500 MB. Cards and presets beside it are copied.
+    the same command goes on; memory stays below 500 MB. Cards and presets beside it are copied, or
+    else the catalog's presets.
 
     [bold]Examples[/bold]
 
@@ -53,24 +59,39 @@ def pack(
                 out,
                 lambda done, total: advance(done / total, f"{done / 1e9:,.1f} GB"),
             )
-        copied = _copy_beside(dictionary.path, out)
+        brought = [*_copy_beside(dictionary, out), *_presets(paired.presets if paired else (), out)]
     typer.echo(
         f"{out}: {info.d_sae:,} features of {info.d_in} numbers, from {info.format}"
         + ("" if fresh else "; it was packed already")
-        + (f"; with {' and '.join(copied)}" if copied else "")
+        + (f"; with {' and '.join(brought)}" if brought else "")
     )
 
 
-def _copy_beside(source: Path, target: Path) -> list[str]:
+def _copy_beside(source: Dictionary, target: Path) -> list[str]:
     """The cards and presets of one dictionary for another, unless it has its own."""
-    from dictionaries.beside import cards_beside, presets_beside
+    from dictionaries.beside import cards_beside, cards_of, presets_beside
 
     copied = []
-    for find in (cards_beside, presets_beside):
-        there, wanted = find(source), find(target)
+    for there, wanted in (
+        (cards_of(source.path, source.info), cards_beside(target)),
+        (presets_beside(source.path), presets_beside(target)),
+    ):
         if there.is_file() and not wanted.exists():
             new = wanted.with_name(f"{wanted.name}.new")
             shutil.copyfile(there, new)
             os.replace(new, wanted)
             copied.append(wanted.name)
     return copied
+
+
+def _presets(presets: Sequence[Mapping[str, Any]], target: Path) -> list[str]:
+    """The catalog's, laid beside: served by its folder, the copy is no entry of the catalog's."""
+    from dictionaries.beside import presets_beside
+
+    wanted = presets_beside(target)
+    if not presets or wanted.exists():
+        return []
+    new = wanted.with_name(f"{wanted.name}.new")
+    new.write_text(json.dumps(presets, indent=1), "utf-8")
+    os.replace(new, wanted)
+    return [wanted.name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,8 @@ def import_(
     """Import labels, examples and statistics that were published for a dictionary.
 
     They fill what its cards lack: measurements of your own (`steerdeck make describe`) stay, and a
-    written label replaces one made of tokens. A running server shows them after a restart.
+    written label replaces one made of tokens. Stopped or refused, an import has changed nothing. A
+    running server shows it after a restart.
 
     [bold]Examples[/bold]
 
@@ -60,10 +61,9 @@ def import_(
     """
     with making():
         from dictionaries.asked import asked
-        from dictionaries.beside import cards_beside
+        from dictionaries.beside import cards_of
         from dictionaries.catalog import pairing
         from dictionaries.hub import find_files
-        from dictionaries.making import gemma_examples, label_table, neuronpedia
 
         if not source.exists():
             fail(f"{source} is not there")
@@ -71,33 +71,61 @@ def import_(
         paired = pairing(want.name)
         path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
         opened = want.open(path)
-        target = out or cards_beside(opened.path)
-        examples = source / "examples.safetensors" if source.is_dir() else source
-        if source.is_dir() and neuronpedia.recognise(source):
-            done = neuronpedia.import_export(source, opened, target, by=by)
-            said = f"{done.rows:,} rows; {done.labelled:,} features have a written label"
-        elif gemma_examples.recognise(examples):
-            texts = _texts(model, opened)
-            made = gemma_examples.import_examples(examples, opened, target, texts)
-            said = f"cards of {made:,} features"
-        elif label_table.recognise(source):
-            labelled = label_table.import_table(source, opened, target)
-            said = f"{labelled:,} features have a written label"
-        else:
-            fail(
-                f"{source} is neither a folder of Neuronpedia's export (with features/, "
-                "activations/ or explanations/ of batch-*.jsonl.gz) nor an examples.safetensors "
-                "nor a .csv with the columns feature_id and label"
-            )
+        target = out or cards_of(opened.path, opened.info)
+        try:
+            said = _imported(source, opened, target, by, model)
+        except KeyboardInterrupt:
+            fail("stopped; nothing was imported, start the same command again", 130)
     typer.echo(f"{target}: {said}")
 
 
-def _texts(model: str | None, dictionary: Dictionary) -> Callable[[int], str]:
-    from transformers import AutoTokenizer
+def _imported(
+    source: Path, dictionary: Dictionary, target: Path, by: str | None, model: str | None
+) -> str:
+    """What came, in words."""
+    from dictionaries.making import gemma_examples, label_table, neuronpedia
 
+    examples = source / "examples.safetensors" if source.is_dir() else source
+    if source.is_dir() and neuronpedia.recognise(source):
+        done = neuronpedia.import_export(source, dictionary, target, by=by)
+        return f"{done.rows:,} rows; {done.labelled:,} features have a written label"
+    if gemma_examples.recognise(examples):
+        texts = _texts(model, dictionary)
+        made = gemma_examples.import_examples(examples, dictionary, target, texts)
+        return f"cards of {made:,} features"
+    if label_table.recognise(source):
+        labelled = label_table.import_table(source, dictionary, target)
+        return f"{labelled:,} features have a written label"
+    fail(
+        f"{source} is neither a folder of Neuronpedia's export (with features/, activations/ or "
+        "explanations/ of batch-*.jsonl.gz) nor an examples.safetensors nor a .csv with the "
+        "columns feature_id and label"
+    )
+
+
+def _texts(model: str | None, dictionary: Dictionary) -> Callable[[int], str]:
+    from dictionaries.catalog import pairing
     from dictionaries.making.token_text import TokenTexts
 
     name = model or dictionary.info.model
     if name is None:
         fail("the dictionary does not say which model it is of: give --model, for its tokenizer")
-    return TokenTexts(AutoTokenizer.from_pretrained(name))
+    found = pairing(name)
+    return TokenTexts(_tokenizer(found.model if found else name))
+
+
+def _tokenizer(name: str) -> Any:
+    """Of a model on the hub no more is fetched than this: its weights are not asked for."""
+    from transformers import AutoTokenizer
+
+    from dictionaries.hub import placed
+
+    local = Path(name).expanduser()
+    if local.exists():
+        return AutoTokenizer.from_pretrained(local)
+    if "/" not in name:  # what dictionaries say of their model, such as "gpt2"
+        return AutoTokenizer.from_pretrained(name)
+    place = placed(name, "model")
+    return AutoTokenizer.from_pretrained(
+        place.repo, revision=place.revision or "main", subfolder=place.sub
+    )
