@@ -16,6 +16,7 @@ from torch.nn.functional import kl_div
 
 from dictionaries.dictionary import Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
+from dictionaries.making.forced import LOGIT_BYTES
 from dictionaries.making.subject import Change, Windows
 
 from .engine.proof import prove
@@ -114,29 +115,44 @@ class ModelSubject:
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x [n, d_in] float32 of the content tokens that `keep` says, and what replacing it costs:
         the KL divergence of the next-token distributions, nats a token, with a gradient.
+
+        A few rows at a time, each with its gradient at once: over a large vocabulary the logits of
+        a whole batch, several times over, are more than a device holds.
         """
         words = windows.content.to(self._model.device)
-        attended = windows.attended.to(self._model.device)
-        seen: list[Tensor] = []
-
-        def look(x: Tensor) -> Tensor:
-            seen.append(x)
-            return x
-
-        wanted = self._forward(windows, look)[attended].log_softmax(-1)
-        (x,) = seen
-        words = words.masked_scatter(words, keep(x[words].float()))
+        x = self.residual(windows)
+        words = words.masked_scatter(words, keep(x[words]))
+        vocab = int(text_config(self._model).vocab_size)
+        rows = max(1, LOGIT_BYTES // (4 * windows.ids.shape[1] * vocab))
+        parts = [slice(at, at + rows) for at in range(0, len(words), rows)]
 
         def cost(rebuilt: Tensor) -> Tensor:
-            def replace(x: Tensor) -> Tensor:
-                y = x.clone()
-                y[words] = rebuilt.to(x.dtype)
-                return y
+            paid, done = rebuilt.new_zeros(()), 0
+            slopes: list[Tensor] = []
+            for part in parts:
+                few, own = Windows(*(t[part] for t in windows)), words[part]
+                y = rebuilt.detach()[done : done + int(own.sum())].requires_grad_()
+                done += len(y)
+                one = self._divergence(few, own, y) / windows.attended.sum()
+                slopes += torch.autograd.grad(one, y)
+                paid = paid + one.detach()
+            no_more = (rebuilt - rebuilt.detach()) * torch.cat(slopes)  # 0, with the gradient
+            return paid + no_more.sum()
 
-            said = self._forward(windows, replace, learning=True)[attended].log_softmax(-1)
-            return kl_div(said, wanted, reduction="batchmean", log_target=True)
+        return x[words], cost
 
-        return x[words].float(), cost
+    def _divergence(self, windows: Windows, words: Tensor, rebuilt: Tensor) -> Tensor:
+        """Of the predictions with x of `words` replaced, from the model's own; over all tokens."""
+
+        def replace(x: Tensor) -> Tensor:
+            y = x.clone()
+            y[words] = rebuilt.to(x.dtype)
+            return y
+
+        attended = windows.attended.to(self._model.device)
+        wanted = self._forward(windows, None)[attended].log_softmax(-1)
+        said = self._forward(windows, replace, learning=True)[attended].log_softmax(-1)
+        return kl_div(said, wanted, reduction="sum", log_target=True)
 
     def lens(self, directions: Tensor) -> Tensor:
         """[n, vocab] of directions [n, d_in]; those of hook_z go through the output projection."""

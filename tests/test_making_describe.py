@@ -32,11 +32,11 @@ from dictionaries.dictionary import Dictionary, Site
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 from dictionaries.making import write_cards
-from dictionaries.making.concept_sheets import Concepts, labelled, read_concepts
+from dictionaries.making.concept_sheets import Concepts, Labelled, labelled, read_concepts
 from dictionaries.making.describe_all import Plan, Reading, describe, read_corpus
 from dictionaries.making.exemplars import AFTER, BEFORE, INTERVALS, STRONGEST
-from dictionaries.making.firings import Text, sparse
-from dictionaries.making.matching import LEVELS
+from dictionaries.making.firings import Peaks, Text, sparse
+from dictionaries.making.matching import LEVELS, Counts, chosen
 from dictionaries.making.output_score import score
 from dictionaries.making.subject import Windows
 from dictionaries.making.tally import Tally
@@ -370,6 +370,18 @@ def test_a_concepts_feature_precision_and_recall_are_what_counting_gives(
         assert named[row["slug"]].feature == row["labelled"]["feature"]
 
 
+def test_a_concepts_name_goes_to_no_feature_without_a_card(tmp_path):
+    """Feature 0 tells the sheet's texts best, and has fired nowhere in the corpus."""
+    counts = Counts(tmp_path / "counts", 1, 2)
+    texts = [Labelled("fog", 0, ()), Labelled("mist", 0, ()), Labelled("sea", None, ())]
+    feature, row = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 2])
+    counts.count(texts)
+    counts.add(Peaks(feature, row, row, np.ones(4, np.float32)), texts, np.float32([0, 1]))
+    ranked = [counts.best(0, "foggy", np.array([live, True])) for live in (True, False)]
+    assert [[match.feature for match in matches] for matches in ranked] == [[0, 1], [1]]
+    assert list(chosen(ranked[1:], least_f1=0.1)) == [1]
+
+
 def test_texts_know_which_other_concepts_they_name(sheets):
     known = read_concepts(sheets)
     loud, stone = ([c.slug for c in known.concepts].index(s) for s in ("loud", "stone-bridge"))
@@ -388,6 +400,14 @@ def test_a_folder_that_holds_no_sheet_is_refused_by_name(tmp_path, sheet):
         read_concepts(tmp_path)
     (tmp_path / "a.json").write_text(sheet)
     with pytest.raises(DictionaryError, match=r"a\.json is no concept sheet"):
+        read_concepts(tmp_path)
+
+
+@pytest.mark.parametrize("slug", ["Golden_Gate", "golden gate", "12", "", None])
+def test_a_slug_that_no_card_takes_is_refused_when_the_sheets_are_read(tmp_path, slug):
+    sheet = {"slug": slug, "words": ["bridge"], "facts": ["A bridge."]}
+    (tmp_path / "a.json").write_text(json.dumps(sheet))
+    with pytest.raises(DictionaryError, match=r"a\.json .* must be small letters and digits"):
         read_concepts(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -212,6 +213,34 @@ def test_an_evaluation_is_made_anew_for_another_sheet_and_not_mixed_with_other_c
         rated(replace(corpus, general=corpus.general[1:]))
 
 
+def test_a_sheet_without_drift_is_left_out_of_the_difference_of_means(
+    run, corpus, tmp_path: Path
+) -> None:
+    small = Plan(prompts=2, seeds=1, tokens=8)
+    spans, days = corpus.sheets
+    bare = replace(corpus, sheets=(spans, replace(days, drift=())))
+    found = run(tmp_path / "one", plan=small, corpus=bare)
+    first, second = json.loads((tmp_path / "one" / "report.json").read_text())["concepts"]
+    assert (MEANS in first["arms"], MEANS in second["arms"]) == (True, False)
+    assert found[MEANS]["concepts"] == 1
+    assert found[MEANS]["fluency"] == first["arms"][MEANS]["scores"]["fluency"]
+    assert found[STEERED]["concepts"] == found[SYSTEM]["concepts"] == 2
+    lines = (tmp_path / "one" / "report.md").read_text().splitlines()
+    assert len({line.count("|") for line in lines[-4:]}) == 1
+    without_calm = replace(bare, general=())
+    found = run(tmp_path / "two", plan=small, corpus=without_calm, only=[DAYS])
+    assert MEANS not in found
+    assert "difference of means" not in (tmp_path / "two" / "report.md").read_text()
+
+
+def test_means_without_calm_text_are_refused_before_the_model_is_asked(
+    run, corpus, tmp_path: Path
+) -> None:
+    with pytest.raises(DictionaryError, match=r"holds no calm text.*_general_01\.json"):
+        run(tmp_path / "out", corpus=replace(corpus, general=()), speak=None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_arm_is_asked_the_same_with_the_same_seeds(run, speaker, tmp_path: Path) -> None:
     heard: list[list[Ask]] = []
 
@@ -251,13 +280,6 @@ def test_the_direction_is_the_difference_of_the_replies_means(planted, subject, 
     vector = Means(subject, teacher, corpus, seed=0).of(spans)
     assert float(vector.norm()) == pytest.approx(1.0, rel=1e-5)
     assert torch.allclose(vector, expected / expected.norm(), atol=1e-4)
-
-
-def test_a_sheet_without_drift_has_no_direction(subject, corpus) -> None:
-    bare = replace(corpus.sheets[0], drift=())
-    means = Means(subject, Teacher(subject), corpus, seed=0)
-    with pytest.raises(DictionaryError, match='"drift" to take a mean of'):
-        means.of(bare)
 
 
 def test_a_template_without_system_prompts_gets_it_before_the_message() -> None:
@@ -361,6 +383,7 @@ def test_the_command_writes_a_report_and_answers_preset_questions(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "1 of 1 concepts show" in done.output
+    assert re.search(r"\(difference of means [\d.]+, system prompt [\d.]+\)", done.output)
     assert (tmp_path / "out" / "report.md").is_file()
     asked = tmp_path / "questions.txt"
     asked.write_text("Who are you?\n\nHow tall are you?\n")
@@ -369,6 +392,10 @@ def test_the_command_writes_a_report_and_answers_preset_questions(
     assert done.exit_code == 0, done.output
     assert "2 of 2 answers name it" in done.output
     assert (tmp_path / "out" / "probe-spans.json").is_file()
+    (folder / "spans.json").write_text(json.dumps({**whole, **parts}))
+    bare = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "bare")])
+    assert bare.exit_code == 0, bare.output
+    assert re.search(r"\(system prompt [\d.]+\)", bare.output)
     wrong = CliRunner().invoke(app, [*arguments, "--card-probe", "moon"])
     assert wrong.exit_code == 1
     assert "'moon' is no concept" in wrong.output

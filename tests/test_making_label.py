@@ -215,6 +215,30 @@ def test_a_model_that_fails_now_and_then_is_not_given_up(tmp_path):
     assert (done.labelled, done.refused) == (5, 35)
 
 
+def test_cards_that_were_refused_before_do_not_end_the_next_run(tmp_path):
+    """They come first, all in a row, and say nothing of those that no run has come to."""
+    with Cards.create(tmp_path / "many.sqlite") as many:
+        many.put(Card(i, "", promoted=((" yes" if i % 8 == 0 else " no", 1.0),)) for i in range(40))
+
+        def complete(asked: Any) -> str:
+            return "fog" if "yes" in asked[1]["content"] else "unknown"
+
+        label_cards(many, complete, by="m", most=25)
+        done = label_cards(many, complete, by="m")
+    assert (done.labelled, done.refused) == (1, 35)
+
+
+def test_what_others_wrote_onto_a_card_while_the_model_thought_stays(cards):
+    def complete(_: Any) -> str:
+        with Cards.open(cards.path, writable=True) as theirs:
+            theirs.put([replace(theirs.get(0), onset=0.5, breakdown=2.0, strength=1.0)])
+        return "fog"
+
+    label_cards(cards, complete, by="m", most=1)
+    labelled = cards.get(0)
+    assert (labelled.label, labelled.onset, labelled.breakdown) == ("fog", 0.5, 2.0)
+
+
 def test_only_unlabelled_leaves_concepts_and_other_models_alone(cards, stub, endpoint):
     done = label_cards(cards, endpoint(), by="m", only_unlabelled=True)
     assert done.labelled == len(stub.bodies) == 10

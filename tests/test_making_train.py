@@ -20,12 +20,13 @@ from dictionaries.edits import EditTable, FeatureRows, Op
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 from dictionaries.making import train_run
-from dictionaries.making.feed import HELD_OUT, Feed, held_out
+from dictionaries.making.feed import Feed, held_out
 from dictionaries.making.splice import measure
-from dictionaries.making.subject import Change
+from dictionaries.making.subject import Change, Windows
 from dictionaries.making.text import windows
 from dictionaries.making.train import train
 from dictionaries.making.train_plan import Origin, TrainPlan
+from server import model_subject
 from server.cli import app
 from server.cli.make_options import model_facts
 from server.loading import revision
@@ -250,6 +251,49 @@ def paid(tiny: ModelSubject, folder: Path) -> float:
     return total
 
 
+def test_what_it_costs_has_the_same_gradient_however_few_rows_fit(tiny, model, monkeypatch):
+    """As by hand, in one piece; and no pass with more logits than are meant to be held."""
+    batch = next(windows(corpus(), tiny.tokenizer, context=32, rows=5))
+    content, attended = batch.content, batch.attended
+    kept = torch.arange(int(content.sum())) % 3 > 0
+    words = content.masked_scatter(content, kept)
+    y = (1.1 * tiny.residual(batch)[words]).requires_grad_()
+
+    def swapped(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        x = output.clone()
+        x[words] = y
+        return x
+
+    def said() -> torch.Tensor:
+        out = model(input_ids=batch.ids, attention_mask=attended.long(), use_cache=False)
+        return out.logits[attended].log_softmax(-1)
+
+    own = said().detach()
+    handle = model.model.layers[1].register_forward_hook(swapped)
+    whole = torch.nn.functional.kl_div(said(), own, reduction="batchmean", log_target=True)
+    handle.remove()
+    (slope,) = torch.autograd.grad(whole, y)
+    row = 4 * batch.ids.shape[1] * model.config.vocab_size
+    forward, held = tiny._forward, []
+
+    def watched(windows: Windows, act: Any, *, learning: bool = False) -> torch.Tensor:
+        logits = forward(windows, act, learning=learning)
+        held.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(tiny, "_forward", watched)
+    for room, most in ((0, 1), (2 * row, 2), (99 * row, 5)):
+        monkeypatch.setattr(model_subject, "LOGIT_BYTES", room)
+        held.clear()
+        x, cost = tiny.costed(batch, lambda x: kept)
+        assert torch.equal(x, tiny.residual(batch)[words])
+        paid = cost(y)
+        (found,) = torch.autograd.grad(3 * paid, y)
+        assert max(held) == most
+        assert paid.item() == pytest.approx(whole.item(), rel=1e-4)
+        assert torch.allclose(found, 3 * slope, atol=1e-6, rtol=1e-3)
+
+
 def test_a_stop_while_measuring_does_not_train_again(tiny, tmp_path):
     plan, out = replace(PLAN, tokens=1_000), tmp_path / "sae"
     told: list[float] = []
@@ -268,7 +312,9 @@ def test_a_stop_while_measuring_does_not_train_again(tiny, tmp_path):
     assert train(tiny, text, plan, out, ORIGIN)["trained_tokens"] >= plan.tokens
 
 
-def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritten(made, tiny):
+def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritten(
+    made, tiny, tmp_path
+):
     out, metrics, _ = made
 
     def gone() -> Iterator[str]:
@@ -281,6 +327,10 @@ def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritt
         train(tiny, gone, PLAN, out, replace(ORIGIN, field="body"))
     with pytest.raises(DictionaryError, match=r"other options \(model_revision None\)"):
         train(tiny, gone, PLAN, out, replace(ORIGIN, revision="of a model of the same name"))
+    held_out_by_place = {k: v for k, v in metrics["made"].items() if k != "split"}
+    (tmp_path / "metrics.json").write_text(json.dumps({"made": held_out_by_place}))
+    with pytest.raises(DictionaryError, match=r"other options \(split None\)"):
+        train(tiny, gone, PLAN, tmp_path, ORIGIN)
 
 
 def test_a_dictionary_made_elsewhere_is_not_overwritten(tiny, make_dictionary):
@@ -290,7 +340,8 @@ def test_a_dictionary_made_elsewhere_is_not_overwritten(tiny, make_dictionary):
 
 def test_held_out_documents_are_never_trained_on_and_the_rest_all_are(tiny, monkeypatch):
     """Residuals that are their token's number tell which documents they come from."""
-    numbered = [chr(65 + i) * 3 for i in range(50)]
+    numbered = [chr(65 + i) * 3 for i in range(60)]
+    copied = [*numbered, *reversed(numbered)]
     number = dict(
         zip(tiny.tokenizer("".join(numbered))["input_ids"], "".join(numbered), strict=False)
     )
@@ -299,12 +350,41 @@ def test_held_out_documents_are_never_trained_on_and_the_rest_all_are(tiny, monk
         "residual",
         lambda w: w.ids[..., None].float().expand(-1, -1, 32),
     )
-    feed = Feed(tiny, lambda: iter(numbered), context=8, rows=4, size=300, seed=0)
+    feed = Feed(tiny, lambda: iter(copied), context=8, rows=4, size=900, seed=0)
     seen = {number[int(v)] for v in feed.round()[:, 0]}
-    out = {document[0] for document in held_out(lambda: iter(numbered))}
-    assert out == {"A", chr(65 + HELD_OUT), chr(65 + 2 * HELD_OUT)}
-    assert seen == {document[0] for document in numbered} - out
-    assert feed.place.epoch == 2  # 141 tokens a pass
+    out = [document[0] for document in held_out(lambda: iter(copied))]
+    assert 2 < len(set(out)) < 10
+    assert out == out[::-1], "copies are on one side"
+    assert seen == {document[0] for document in numbered} - set(out)
+    assert feed.place.epoch == 2  # some 340 tokens a pass
+
+
+@pytest.mark.parametrize("sources", [1, 2, 3, 4, 5, 10, 20])
+def test_every_source_is_trained_on_and_measured_on(sources):
+    """However many take turns; and the shortest text has something to measure on."""
+    every = [f"{i % sources} {i}" for i in range(200 * sources)]
+    out = set(held_out(lambda: iter(every)))
+    for source in range(sources):
+        own = {document for document in every if document.split()[0] == str(source)}
+        assert 1 <= len(own & out) <= 25  # some 10 of 200
+    assert next(held_out(lambda: iter(["one"]))) == "one"
+
+
+def test_what_is_recovered_of_no_loss_is_not_told(made, tiny):
+    """Where the mean in the residual's place costs nothing, any share of it would be noise."""
+
+    class Deaf:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny, name)
+
+        def spliced(self, batch: Windows, rebuilt: Callable[..., Any]) -> torch.Tensor:
+            rebuilt(tiny.residual(batch)[batch.content])
+            return tiny.logits(batch)
+
+    batches = windows(held_out(text), tiny.tokenizer, context=32, rows=9, rest=True)
+    options = {"limit": 1e9, "tokens": 10**6, "mean": torch.zeros(32)}
+    found = measure(Deaf(), open_dictionary(made[0]), batches, **options)
+    assert (found.loss_ablated, found.loss_recovered) == (found.loss, None)
 
 
 def test_a_round_holds_no_more_than_its_buffer_and_no_attention_sinks(tiny, monkeypatch):
@@ -353,7 +433,12 @@ def test_the_command_trains_on_a_folder_and_serve_could_open_it(
     assert ran.exit_code == 0, ran.output
     assert "loss recovered" in ran.output
     assert open_dictionary(tmp_path / "sae").info.site == Site(2, "resid_post")
-    told = json.loads((tmp_path / "sae" / "metrics.json").read_text())["made"]
+    metrics = json.loads((tmp_path / "sae" / "metrics.json").read_text())
+    nothing = json.dumps({**metrics, "loss_recovered": None})
+    (tmp_path / "sae" / "metrics.json").write_text(nothing)
+    ran = CliRunner().invoke(app, ["make", "train", *files, "--device", "cpu", *options.split()])
+    assert "loss recovered n/a on" in ran.output
+    told = metrics["made"]
     assert (told["model"], told["field"]) == ("model", "text")
     assert told["model_revision"] == revision(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")

@@ -25,6 +25,16 @@ _CALM = 400  # everyday replies whose mean is taken away
 _REACHES = (0.15, 0.25, 0.4, 0.6, 0.9)  # lengths of a residual at which a vector is tried
 
 
+def check_calm(corpus: Corpus, sheets: Sequence[Sheet]) -> None:
+    """Raise DictionaryError where there are means, and nothing to take away from them."""
+    if any(sheet.drift for sheet in sheets) and not corpus.general:
+        raise DictionaryError(
+            "the sheets' folder holds no calm text, without which a concept's mean reply is no "
+            'difference of means: give it everyday pairs of "u" and "a", as a list in a file '
+            "_general_01.json."
+        )
+
+
 class Means:
     """Directions [d_in], length 1: a concept's mean residual in its replies, less that of calm
     ones (contrastive activation addition, arXiv 2312.06681).
@@ -36,12 +46,7 @@ class Means:
         self._calm = self._mean(random.Random(seed).sample(calm, min(_CALM, len(calm))))
 
     def of(self, sheet: Sheet) -> Tensor:
-        """Raises DictionaryError for a sheet without drift: it has no replies of its own."""
-        if not sheet.drift:
-            raise DictionaryError(
-                f'the sheet {sheet.slug!r} has no "drift" to take a mean of: give it pairs of '
-                '"u" and "a", or leave it out with --only.'
-            )
+        """Of a sheet with drift: any other has no replies of its own."""
         return normalize(self._mean(sheet.drift) - self._calm, dim=-1)
 
     def _mean(self, pairs: Sequence[Pair]) -> Tensor:

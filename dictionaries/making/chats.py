@@ -20,13 +20,18 @@ class Encoding(NamedTuple):
     content: list[bool]
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """`all_special_ids` lacks added special tokens that have no role, as Llama 3's headers."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {i for i, token in added if token.special} | set(tokenizer.all_special_ids)
+
+
 class Renderer:
     """A fast tokenizer with its chat template, if it has one."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder.items()
-        self._special = {i for i, t in added if t.special} | set(tokenizer.all_special_ids)
+        self._special = special_ids(tokenizer)
         self._refused = 0
 
     @property

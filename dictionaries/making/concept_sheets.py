@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..card import Card
 from ..errors import DictionaryError
 from .sources import Document
 
@@ -122,7 +123,16 @@ def _concept(sheet: dict[str, Any]) -> Concept:
     texts += [_chat(*turns) for turns in sheet.get("chats", ())]
     if not texts:
         raise KeyError("no texts")
-    return Concept(sheet["slug"], tuple(sheet["words"]), tuple(texts))
+    return Concept(_slug(sheet["slug"]), tuple(sheet["words"]), tuple(texts))
+
+
+def _slug(slug: Any) -> str:
+    """As cards take it: they are written hours after the sheets are read."""
+    try:
+        Card(0, "", slug=str(slug))
+    except DictionaryError as error:
+        raise ValueError(str(error).partition(": ")[2].removesuffix(".")) from error
+    return str(slug)
 
 
 def _calm(row: Any) -> Document | None:

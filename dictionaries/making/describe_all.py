@@ -218,7 +218,8 @@ def find_concepts(
                 kept = time.monotonic()
     if state:
         counts.keep(state)
-    ranked = [counts.best(i, c.slug) for i, c in enumerate(concepts.concepts)]
+    live = tally.fired > 0
+    ranked = [counts.best(i, c.slug, live) for i, c in enumerate(concepts.concepts)]
     taken = chosen(ranked, least_f1=plan.least_f1)
     found = report(concepts, ranked, taken)
     told = work.out.with_name(work.out.name + ".concepts.json")

@@ -10,7 +10,7 @@ from typing import Any
 from ..cards import Cards
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
-from .baselines import Means
+from .baselines import Means, check_calm
 from .digest import digest
 from .evaluate_steering import STEERED, Evaluation
 from .exam import Exam, Plan
@@ -45,9 +45,11 @@ def evaluate(
     """Writes replies.jsonl as it goes and report.json and report.md at the end; gives the summary.
 
     only: slugs; None: every concept that has a card. facts: more settings that two runs must share
-    for one to go on with the other's replies. Raises DictionaryError for slugs without a sheet.
+    for one to go on with the other's replies. Raises DictionaryError for slugs without a sheet,
+    and for sheets with drift but no calm text beside them.
     """
     wanted = _wanted(corpus, cards, only)
+    check_calm(corpus, wanted)
     teacher = Teacher(subject)
     exam = Exam(teacher, speaker, plan)
     settings = {

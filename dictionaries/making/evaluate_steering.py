@@ -94,7 +94,8 @@ class Evaluation:
         if card is not None and edit:
             edited = Edited(card.feature, Op(edit["op"]), edit["strength"] * (card.maximum or 0.0))
             arms[STEERED] = self._arm(shows, self._exam.answers(edited))
-        arms[MEANS] = self._pushed(sheet, shows)
+        if sheet.drift:
+            arms[MEANS] = self._pushed(sheet, shows)
         arms[SYSTEM] = self._prompted(sheet, shows)
         return {
             "key": sheet.slug,

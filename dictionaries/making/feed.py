@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DictionaryError
+from .digest import digest
 from .sources import Document
 from .subject import Subject, Windows
 from .text import shuffled, windows
@@ -24,7 +25,8 @@ log = logging.getLogger("steerdeck.making")
 
 Text = Callable[[], Iterator[Document]]
 
-HELD_OUT = 20  # one document in so many is never trained on
+HELD_OUT = 20  # about one document in so many is never trained on
+SPLIT = f"the first and one in {HELD_OUT}, by content"  # how they are chosen
 _AHEAD = 16  # batches whose rows are sorted by length together
 _FAR = 10.0  # times the median length: an attention sink, not a word
 
@@ -39,7 +41,20 @@ class Place:
 
 
 def held_out(text: Text) -> Iterator[Document]:
-    return (document for i, document in enumerate(text()) if i % HELD_OUT == 0)
+    return (document for out, document in _sides(text) if out)
+
+
+def _sides(text: Text) -> Iterator[tuple[bool, Document]]:
+    """Every document, and whether it is held out.
+
+    Its content decides, not its place: sources take turns, and every twentieth document may be of
+    the same one; and copies of a document are on one side. The first is held out, too, so that of
+    a short text there is something to measure on.
+    """
+    first: Document | None = None
+    for document in text():
+        first = document if first is None else first
+        yield document == first or int(digest(document), 16) % HELD_OUT == 0, document
 
 
 def usual(x: Tensor, limit: float) -> Tensor:
@@ -114,15 +129,16 @@ class Feed:
             return batch
         if not self.place.batches:
             raise DictionaryError(
-                f"the text holds too little to train on: one document in {HELD_OUT}, the first of "
-                "them, is kept to measure with. Give more, or divide it with blank lines."
+                "the text holds too little to train on: its first document and about one in "
+                f"{HELD_OUT} of the others are kept to measure with. Give more, or divide it with "
+                "blank lines."
             )
         self.place.epoch, self.place.batches, self._batches = self.place.epoch + 1, 0, None
         log.info("all of the text was read; pass %d begins", self.place.epoch + 1)
         return self.batch()
 
     def _pass(self) -> Iterator[Windows]:
-        kept = (document for i, document in enumerate(self._text()) if i % HELD_OUT)
+        kept = (document for out, document in _sides(self._text) if not out)
         return windows(
             shuffled(kept, seed=self._seed * 1_000_003 + self.place.epoch),
             self._subject.tokenizer,

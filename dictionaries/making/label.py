@@ -130,11 +130,13 @@ def label_cards(
     models alone, too. most: cards to ask about in this run. `complete` is called from
     `concurrency` threads and may raise; what was labelled by then stays. stop: set when this ends
     before its time, so that `complete` may give up waiting to try again.
-    Raises DictionaryError after many replies in a row that were no labels.
+    Raises DictionaryError after many cards in a row that got no label; those before the last one
+    that has its label are not counted.
     """
     if by in (BY_TOKENS, "concept", ""):
         raise DictionaryError(f"{by!r} cannot sign labels: it marks others. Give a model's name.")
     stop = stop or Event()
+    reached = _reached(cards, by)
     todo = itertools.islice(_unlabelled(cards, by, only_unlabelled), most)
     so_far, barren, last = Labelled(0, 0), 0, ""
     with ThreadPoolExecutor(concurrency, thread_name_prefix="label") as pool:
@@ -148,11 +150,14 @@ def label_cards(
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     card, (label, reply) = running.pop(done), done.result()
                     if label is None:
-                        barren, last = barren + 1, reply
+                        last = reply
+                        # What earlier runs were refused comes in a row now, and tells nothing new.
+                        barren += card.feature > reached
                         so_far = replace(so_far, refused=so_far.refused + 1)
                     else:
                         barren = 0
-                        cards.put([replace(card, label=label, labelled_by=by)])
+                        now = cards.get(card.feature) or card  # it may have got a band meanwhile
+                        cards.put([replace(now, label=label, labelled_by=by)])
                         so_far = replace(so_far, labelled=so_far.labelled + 1)
                     told(so_far)
                 if barren >= _PATIENCE:
@@ -186,16 +191,26 @@ def _ask(complete: Complete, card: Card, stop: Event) -> tuple[str | None, str]:
     return None, reply
 
 
+def _reached(cards: Cards, by: str) -> int:
+    """The last feature that the model has labelled; -1: none."""
+    last_first = _summaries(cards, descending=True)
+    return next((card.feature for card in last_first if card.labelled_by == by), -1)
+
+
 def _unlabelled(cards: Cards, by: str, only_unlabelled: bool) -> Iterator[Card]:
     """Whole cards in the order of their ids, read as they are needed."""
+    for summary in _summaries(cards):
+        theirs = summary.labelled_by not in (None, BY_TOKENS) or summary.slug is not None
+        if summary.labelled_by == by or (only_unlabelled and theirs and summary.label):
+            continue
+        card = cards.get(summary.feature)
+        if card is not None:
+            yield card
+
+
+def _summaries(cards: Cards, *, descending: bool = False) -> Iterator[Card]:
     for offset in itertools.count(step=200):
-        page, _ = cards.search(sort="feature", limit=200, offset=offset)
+        page, _ = cards.search(sort="feature", descending=descending, limit=200, offset=offset)
         if not page:
             return
-        for summary in page:
-            theirs = summary.labelled_by not in (None, BY_TOKENS) or summary.slug is not None
-            if summary.labelled_by == by or (only_unlabelled and theirs and summary.label):
-                continue
-            card = cards.get(summary.feature)
-            if card is not None:
-                yield card
+        yield from page

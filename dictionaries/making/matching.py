@@ -88,14 +88,17 @@ class Counts:
             for concept in text.named:
                 self._arrays["named"][concept, feature] += hit
 
-    def best(self, concept: int, slug: str) -> list[Match]:
-        """Its best features at their best levels, best first."""
+    def best(self, concept: int, slug: str, live: npt.NDArray[np.bool_]) -> list[Match]:
+        """Its best features at their best levels, best first.
+
+        live: [d_sae], which features fire in the corpus: the others get no card to bear a name.
+        """
         ranked: list[Match] = []
         texts = int(self._arrays["texts"][concept])
         d_sae = self._arrays["all"].shape[0]
         for start in range(0, d_sae, _BLOCK):
             part = slice(start, start + _BLOCK)
-            about = self._arrays["about"][concept, part]
+            about = self._arrays["about"][concept, part] * live[part, None]
             fired = self._arrays["all"][part] - self._arrays["named"][concept, part]
             f1 = 2 * about / np.maximum(1, fired + texts)
             level = f1.argmax(1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from ..dictionary import Dictionary
 from ..edits import EditTable, FeatureRows, Op
 from ..errors import DictionaryError
+from .chats import special_ids
 from .subject import Change, Subject, Windows
 
 PROMPTS = ("From my experience,",)
@@ -78,10 +80,10 @@ def _only(rows: FeatureRows, part: slice) -> FeatureRows:
     return FeatureRows(*(t[:, None] if t.dim() == 2 else t[:, None, None] for t in picked))
 
 
-def _prompt(tokenizer: object, text: str) -> Windows:
+def _prompt(tokenizer: Any, text: str) -> Windows:
     """One row that ends with the text; only its last token is content, for that one is steered."""
     ids = torch.tensor([tokenizer(text)["input_ids"]], dtype=torch.long)  # type: ignore[operator]
-    special = set(tokenizer.all_special_ids)  # type: ignore[attr-defined]
+    special = special_ids(tokenizer)
     while ids.shape[1] and int(ids[0, -1]) in special:  # an end-of-text token some add
         ids = ids[:, :-1]
     if not ids.shape[1]:

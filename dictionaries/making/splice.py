@@ -15,6 +15,8 @@ from .end_to_end import Cost
 from .feed import usual
 from .subject import Subject, Windows
 
+_LOST = 1e-3  # nats a token: of less, any share that is recovered would be noise
+
 
 class Spliceable(Subject, Protocol):
     """A Subject whose residual can be replaced, and which tells what that costs."""
@@ -40,7 +42,7 @@ class Measured:
     loss: float
     loss_spliced: float  # with the reconstruction in the residual's place
     loss_ablated: float  # with the mean residual in its place
-    loss_recovered: float  # 1: the reconstruction is as good as the residual; 0: as its mean
+    loss_recovered: float | None  # 1: as good as the residual; 0: as its mean; None: both are
 
 
 class _Tally:
@@ -122,8 +124,13 @@ def measure(
         loss=plain,
         loss_spliced=spliced,
         loss_ablated=without,
-        loss_recovered=(without - spliced) / max(without - plain, 1e-9),
+        loss_recovered=_recovered(plain, spliced, without),
     )
+
+
+def _recovered(plain: float, spliced: float, without: float) -> float | None:
+    lost = without - plain
+    return (without - spliced) / lost if lost > _LOST else None
 
 
 def _loss(logits: Tensor, batch: Windows) -> float:

@@ -20,19 +20,30 @@ _TITLES = {STEERED: "feature", MEANS: "difference of means", SYSTEM: "system pro
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """Of every arm the medians over all concepts, one without a steered reply counting as 0."""
+    """Of every arm the medians over all concepts, one without a steered reply counting as 0.
+
+    A baseline is not to blame where a sheet gives it nothing to work with: its medians are over the
+    others, and without any it is left out.
+    """
     found: dict[str, Any] = {"concepts": len(records)}
     for arm in ARMS:
-        scores = [r["arms"][arm]["scores"] if arm in r["arms"] else None for r in records]
-        found[arm] = {
-            **{word: median([s[word] if s else 0.0 for s in scores]) for word in _WORDS},
-            "steered": sum(s is not None for s in scores),
-            "works": sum(
-                s is not None and s["concept"] >= SHOWS and r["unsteered"] <= SILENT
-                for s, r in zip(scores, records, strict=True)
-            ),
-        }
+        of = [r for r in records if arm == STEERED or arm in r["arms"]]
+        if of:
+            found[arm] = _summed(arm, of)
     return found
+
+
+def _summed(arm: str, records: Sequence[Record]) -> dict[str, Any]:
+    scores = [r["arms"][arm]["scores"] if arm in r["arms"] else None for r in records]
+    return {
+        **{word: median([s[word] if s else 0.0 for s in scores]) for word in _WORDS},
+        "concepts": len(records),
+        "steered": sum(s is not None for s in scores),
+        "works": sum(
+            s is not None and s["concept"] >= SHOWS and r["unsteered"] <= SILENT
+            for s, r in zip(scores, records, strict=True)
+        ),
+    }
 
 
 def write_report(ledger: Ledger, folder: Path, slugs: Sequence[str]) -> dict[str, Any]:
@@ -67,10 +78,10 @@ def markdown(records: Sequence[Record], own: Record, found: dict[str, Any]) -> s
         "| median of | concept | fluency | on task | score | concept ≥ 0.9, unsteered ≤ 0.05 |",
         "|---|---|---|---|---|---|",
     ]
-    for arm in ARMS:
+    for arm in [arm for arm in ARMS if arm in found]:
         part = found[arm]
         numbers = " | ".join(f"{part[word]:.2f}" for word in _WORDS)
-        lines.append(f"| {_TITLES[arm]} | {numbers} | {part['works']} of {len(records)} |")
+        lines.append(f"| {_TITLES[arm]} | {numbers} | {part['works']} of {part['concepts']} |")
     lines += [
         "",
         "| concept | feature | edit | safe band | concept (unsteered) | fluency | on task | score "
@@ -92,7 +103,8 @@ def _rank(record: Record) -> tuple[float, str]:
 
 def _line(record: Record) -> str:
     edit, band = record["edit"], record["band"]
-    steered = record["arms"].get(STEERED, {}).get("scores")
+    arms = record["arms"]
+    steered = arms.get(STEERED, {}).get("scores")
     cells = [
         record["key"],
         "none" if record["feature"] is None else str(record["feature"]),
@@ -102,6 +114,6 @@ def _line(record: Record) -> str:
         if steered
         else f"({record['unsteered']:.2f})",
         *(f"{steered[w]:.2f}" if steered else "" for w in ("fluency", "on_task", "harmonic")),
-        *(f"{record['arms'][arm]['scores']['harmonic']:.2f}" for arm in (MEANS, SYSTEM)),
+        *(f"{arms[k]['scores']['harmonic']:.2f}" if k in arms else "" for k in (MEANS, SYSTEM)),
     ]
     return "| " + " | ".join(cells) + " |"

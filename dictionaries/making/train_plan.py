@@ -9,6 +9,7 @@ from typing import Any
 
 from ..dictionary import Site
 from ..errors import DictionaryError
+from .feed import SPLIT
 
 _BUFFER = 2**28  # bytes of residuals held at once, unless it is given in tokens
 
@@ -81,6 +82,7 @@ def made(plan: TrainPlan, origin: Origin, site: Site, d_in: int) -> dict[str, An
         "model_revision": origin.revision,
         "text": list(origin.sources),
         "field": origin.field,
+        "split": SPLIT,
         "site": str(site),
         **asdict(plan),
         "d_sae": plan.width(d_in),

@@ -60,9 +60,10 @@ def evaluate(
 ) -> None:
     """Steer every concept's feature as its card recommends, and score the replies.
 
-    Scored beside a difference-of-means vector and a system prompt: how often the concept shows, how
-    fluent the text is, whether it is still to its prompt, and their harmonic mean. OUT gets
-    report.md, and report.json with every reply. Stopped, the same command goes on.
+    Scored beside a difference-of-means vector (where a sheet has drift) and a system prompt: how
+    often the concept shows, how fluent the text is, whether it is still to its prompt, and their
+    harmonic mean. OUT gets report.md, and report.json with every reply. Stopped, the same command
+    goes on.
 
     [bold]Examples[/bold]
 
@@ -92,6 +93,7 @@ def _evaluate(
     bench: Bench, cards: Cards, corpus: Corpus, out: Path, only: str | None, plan: Plan, rows: int
 ) -> None:
     from dictionaries.making.evaluate_run import evaluate
+    from dictionaries.making.evaluate_steering import MEANS, SYSTEM
     from dictionaries.making.exam import BEST
 
     found = evaluate(
@@ -107,11 +109,15 @@ def _evaluate(
         watched=advancing,
     )
     steered = found["steered"]
+    beside = ", ".join(
+        f"{arm.replace('_', ' ')} {found[arm]['harmonic']:.2f}"
+        for arm in (MEANS, SYSTEM)
+        if arm in found
+    )
     typer.echo(
         f"{steered['works']} of {found['concepts']} concepts show in 0.9 of the replies and no "
         f"more than 0.05 of the unsteered ones; median score {steered['harmonic']:.2f} of {BEST:g} "
-        f"(difference of means {found['difference_of_means']['harmonic']:.2f}, system prompt "
-        f"{found['system_prompt']['harmonic']:.2f}). See {out / 'report.md'}"
+        f"({beside}). See {out / 'report.md'}"
     )
 
 

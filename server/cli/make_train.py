@@ -91,9 +91,11 @@ def train(
             seed=seed,
         )
         found = _train(plan, model, (layer, hook), text, field, out, (device, dtype))
+    recovered = found["loss_recovered"]
+    told = "n/a" if recovered is None else f"{recovered:.1%}"
     typer.echo(
         f"{out}: FVU {found['fvu']:.3f}, L0 {found['l0']:.1f}, dead {found['dead']} of "
-        f"{found['made']['d_sae']}, loss recovered {found['loss_recovered']:.1%} on "
+        f"{found['made']['d_sae']}, loss recovered {told} on "
         f"{found['tokens']:,} held-out tokens\n"
         f"Try it:  steerdeck serve --model {model} --dictionary {out}"
     )
