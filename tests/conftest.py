@@ -47,6 +47,16 @@ def make_model() -> Callable[..., Any]:
     return tiny_model
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a law must hold that takes a model there: on the CPU it proves its own test."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU that torch can use")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def make_dictionary(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dictionary]:
     """A small random SAE in SAELens' format, written to disk and opened like any other."""

@@ -129,6 +129,21 @@ def test_what_cannot_be_compared_is_refused_by_name(wide, more, status, param):
     assert str(error["param"]).startswith(param), error
 
 
+def test_sixteen_variants_are_compared_and_a_seventeenth_is_not(make_deck, serve):
+    """Also where there are rows for more."""
+    roomy = serve(make_deck(max_rows=17, max_waiting=3))
+    ways = [{"edits": [{"feature": "fog", "strength": 1.0 + i}]} for i in range(17)]
+    found = compared(roomy, variants=ways[:16], max_tokens=2)["variants"]
+    edited = [one["steering"]["receipt"]["tokens_edited"] for one in found]
+    assert [tokens > 0 for tokens in edited] == [False, *[True] * 16]
+    body = body_of(roomy, variants=ways, max_tokens=2)
+    refused = roomy.http.post("/v1/compare", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "variants")
+    assert "16" in error["message"]
+    assert "rows" not in error["message"]
+
+
 def test_a_comparison_is_stopped_as_one_and_not_steered_as_one(wide):
     long = {"max_tokens": 400, "steering": {"id": "many"}, "stream": True}
     body = body_of(wide, **long)

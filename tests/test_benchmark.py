@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 
+import admission
+import plain
 import pytest
 import serve
-from report import Point, high, ratio
+import torch
+from hosting import chosen
+from report import Point, high, ratio, summary
 from traffic import Reply, Round, parse
+
+from server.engine import threads
 
 TINY = ["--no-page", "--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
 
 
-def test_the_benchmark_ends_with_one_json_document(capsys):
+def test_the_benchmark_ends_with_one_json_document(capsys, monkeypatch):
+    monkeypatch.setattr(plain, "fastest", lambda step, most: (step(), 7)[1])
     serve.main([*TINY, "--requests", "1"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     points = [(p["concurrent"], p["steered"], p["replies"]) for p in report["points"]]
@@ -24,6 +32,9 @@ def test_the_benchmark_ends_with_one_json_document(capsys):
     for n in "1", "2":
         assert report["steered_over_unsteered"][n]["tokens_per_s"]["median"] > 0
         assert report["steered_over_generate"][n]["tokens_per_s"]["median"] > 0
+    assert report["threads"].keys() == {"server", "generate"}
+    assert report["threads"]["generate"] == 7
+    assert report["cached_prompt_tokens"] == 0
     assert report["ready_s"] > 0
     assert report["memory_gb_per_s"] > 0
     assert report["ceiling_tokens_per_s"] > 0
@@ -43,6 +54,47 @@ def test_a_reply_is_timed_by_its_pieces_and_counted_by_its_usage():
     reply = parse(-1.0, stamped(applied, *said, usage, "[DONE]"))
     assert reply == Reply(-1.0, (2.0, 3.0), 3, 5, 2, "abc")
     assert (reply.first, reply.gaps) == (3.0, [1.0])
+
+
+def test_ratios_to_generate_say_what_a_prefix_cache_did_for_them():
+    details = {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {}}
+    details["prompt_tokens_details"]["cached_tokens"] = 4
+    reply = parse(-1.0, stamped({"choices": [], "usage": details}, "[DONE]"))
+    cached = Point(2, True, [Round(1.0, (reply, reply))]).cached
+    assert cached == 8
+    rates = {"steered_over_unsteered": {}, "generate": {"tokens_per_s": 1.0}}
+    rates["steered_over_generate"] = {}
+    for kept, flattered in ((cached, True), (0, False)):
+        said = summary({**rates, "cached_prompt_tokens": kept})
+        assert ("flatter the server: it had 8 prompt tokens" in said) == flattered
+
+
+def test_a_servers_threads_are_those_that_it_tells_its_log(caplog, tmp_path):
+    log, before = tmp_path / "server.log", torch.get_num_threads()
+    log.write_text("")
+    assert chosen(log) is None
+    try:
+        with caplog.at_level(logging.INFO, "steerdeck.engine"):
+            found = threads.fastest(lambda: None, 2)
+    finally:
+        torch.set_num_threads(before)
+    log.write_text(caplog.text)
+    assert chosen(log) == found
+
+
+async def test_a_reply_that_fails_is_not_one_that_was_admitted(make_engine, make_model):
+    sizes = []
+
+    def fail(_module, args):
+        sizes.append(args[0].shape[1])
+        if len(sizes) > 20 and sizes[-1] > 2:  # the two go on, and here comes the long one
+            raise RuntimeError("no room for it")
+
+    model = make_model()
+    engine = make_engine(model=model, max_rows=3)
+    model.get_input_embeddings().register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no room for it"):
+        await admission.admit(engine, 2, 100)
 
 
 @pytest.mark.parametrize(

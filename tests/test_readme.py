@@ -29,12 +29,31 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 BLOCKS = [(m["language"], m["code"], m["expects"]) for m in BLOCK.finditer(README)]
-CODE = "\n".join(
-    fenced or inline
-    for fenced, inline in re.findall(r"^```\w*\n(.*?)^```$|`([^`\n]+)`", README, re.M | re.S)
-)
+FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")  # it may wrap, and ends with its paragraph
 PAGES = [*REPO.glob("*.md"), *(page for room in ROOMS for page in (REPO / room).rglob("*.md"))]
 FOGHORN = REPO / "dictionaries" / "foghorn" / "model" / "config.json"
+
+
+def pieces(page):
+    """The code of a page: each line of its blocks, and what is inline."""
+    lines = [line for block in FENCED.findall(page) for line in block.splitlines()]
+    return [*lines, *(" ".join(code.split()) for code in INLINE.findall(FENCED.sub("", page)))]
+
+
+def command(piece):
+    """The subcommand that a piece of code calls, None for none."""
+    parts = "features |presets |dictionaries |make "
+    found = re.search(rf"\bsteerdeck ((?:{parts})?[a-z]+)", piece)
+    return found[1] if found else "serve" if "make serve" in piece else None
+
+
+def options(piece):
+    return re.findall(r"(?<![\w-])--[a-z][a-z-]+", piece)
+
+
+def offers(told, option):
+    return re.search(rf"{option}(?![\w-])", told) is not None
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +106,8 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 def test_every_make_target_exists():
-    targets = set(re.findall(r"(?<!steerdeck )\bmake ([a-z]+)", CODE))
+    code = "\n".join(pieces(README))
+    targets = set(re.findall(r"(?<!steerdeck )\bmake ([a-z]+)", code))
     assert {"serve", "test", "bench"} <= targets
     for target in targets:
         run(["make", "--dry-run", target])
@@ -98,13 +118,24 @@ def test_the_port_reaches_the_server():
 
 
 def test_every_subcommand_and_option_exists():
-    parts = "features |presets |dictionaries |make "
-    named = set(re.findall(rf"\bsteerdeck ((?:{parts})?[a-z]+)", CODE))
-    assert {"serve", "chat", "features", "presets"} <= {name.split()[0] for name in named}
-    helps = ""
-    for name in named:
+    helps = {}
+    for name in {*map(command, pieces(README))} - {None}:
         result = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0, f"steerdeck {name}"
-        helps += result.output
-    for option in set(re.findall(r"(?<!\S|-)--[a-z][a-z-]+", CODE)):
-        assert option in helps
+        helps[name] = result.output
+    assert {"serve", "chat", "features", "presets"} <= {name.split()[0] for name in helps}
+    for piece in pieces(README):
+        own = command(piece)
+        for option in options(piece):
+            among = [helps[own]] if own else helps.values()
+            assert any(offers(told, option) for told in among), piece
+
+
+def test_code_that_wraps_is_read_whole_and_an_option_is_one_of_its_command():
+    block = '```sh\nmake serve ARGS="--host `h`"\n```'
+    found = pieces(f"See `steerdeck chat\n--url X`, 4` wide.\n\n{block}\n`--max`\n")
+    assert found == ['make serve ARGS="--host `h`"', "steerdeck chat --url X", "--max"]
+    assert [*map(command, found)] == ["serve", "chat", None]
+    assert [*map(options, found)] == [["--host"], ["--url"], ["--max"]]
+    assert offers("--max-rows  INTEGER", "--max-rows")
+    assert not offers("--max-rows  INTEGER", "--max")

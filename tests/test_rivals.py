@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import rivals
 from rival_env import RIVALS, Unavailable, interpreter, steps
+from rival_http import Served
 from rival_plot import plot
 from rival_process import Process
 from rival_report import Entry, against, comparison, table
@@ -55,6 +57,18 @@ def test_an_unknown_rival_is_refused_by_name(capsys):
 def test_an_interpreter_that_does_not_do_is_told(tmp_path, python, why):
     with pytest.raises(Unavailable, match=why):
         Process(LENS, Path(python), WORK, tmp_path / "log", 20)
+
+
+def test_the_server_in_the_race_gets_the_threads_that_everybody_gets(monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(*_, env, **__):
+        raise Started(env.get("STEERDECK_THREADS"))
+
+    monkeypatch.setattr("hosting.subprocess.Popen", start)
+    with pytest.raises(Started, match="3"):
+        Served(replace(WORK, threads=3))
 
 
 def test_who_differs_in_arithmetic_alone_runs_in_the_others_venv(tmp_path):

@@ -27,7 +27,7 @@ from engine import FOGHORN
 
 from server.engine.engine import SlotEngine
 from server.engine.load import load_model
-from server.engine.types import Delta, Request, Sampling
+from server.engine.types import Delta, Failure, Request, Sampling
 
 
 def arguments() -> argparse.Namespace:
@@ -55,6 +55,8 @@ async def admit(engine: SlotEngine, rows: int, prompt: int) -> dict[str, list[tu
         generation = engine.submit(request(name, 16, 400))
         async for event in generation:
             now = time.perf_counter(), time.process_time()
+            if isinstance(event, Failure):
+                raise RuntimeError(event.message)
             if not isinstance(event, Delta):
                 return
             count += 1
@@ -70,7 +72,9 @@ async def admit(engine: SlotEngine, rows: int, prompt: int) -> dict[str, list[tu
         nonlocal phase
         await warm.wait()
         phase = "while"
-        async for _ in engine.submit(request("long", prompt, 1)):
+        async for event in engine.submit(request("long", prompt, 1)):
+            if isinstance(event, Failure):
+                raise RuntimeError(event.message)
             done.set()
 
     await asyncio.gather(come(), *(run(f"row-{row}") for row in range(rows)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ class Server:
     url: str
     pid: int | None  # None: somebody else's
     ready_after: float | None = None  # seconds from starting the process to /readyz
+    threads: int | None = None  # of a step; None: as many as torch takes, or somebody else's
 
     def memory(self, what: str) -> float | None:
         """MB resident: `VmRSS` now or `VmHWM` at the peak. None where there is no /proc."""
@@ -61,11 +63,25 @@ def wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, limit: flo
     raise RuntimeError(f"the server was not ready after {limit:.0f} s:\n{log.read_text()}")
 
 
+def chosen(log: Path) -> int | None:
+    """The threads that a server measured to be the fastest; None where it measured none."""
+    found = re.search(r"a step runs on (\d+) of", log.read_text())
+    return int(found[1]) if found else None
+
+
 @contextmanager
 def serving(
-    model: str, dictionary: str | None = None, *, page: bool = True, limit: float = 120
+    model: str,
+    dictionary: str | None = None,
+    *,
+    page: bool = True,
+    threads: int | None = None,
+    limit: float = 120,
 ) -> Iterator[Server]:
-    """`steerdeck serve` on a free port with an empty data folder; stopped by SIGTERM."""
+    """`steerdeck serve` on a free port with an empty data folder; stopped by SIGTERM.
+
+    threads: of a step; None: as many as it finds fastest.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
@@ -77,6 +93,8 @@ def serving(
         }
         if dictionary:
             settings["STEERDECK_DICTIONARY"] = dictionary
+        if threads:
+            settings["STEERDECK_THREADS"] = str(threads)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("STEERDECK_")}
         command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
         log = Path(folder) / "server.log"
@@ -87,7 +105,8 @@ def serving(
             )
         try:
             wait_ready(url, process, log, limit)
-            yield Server(url, process.pid, round(time.monotonic() - started, 2))
+            ready = round(time.monotonic() - started, 2)
+            yield Server(url, process.pid, ready, threads or chosen(log))
         finally:
             process.send_signal(signal.SIGTERM)
             try:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dictionaries.edits import EditTable, Op, frame, steer
 from dictionaries.formats import open_dictionary
+from server.engine.threads import fastest
 
 
 def stream_read(megabytes: int = 512, repeats: int = 5) -> float:
@@ -35,7 +36,10 @@ class Spent:
 
 
 class Plain:
-    """One request at a time through `generate`; a forward hook clamps the same features."""
+    """One request at a time through `generate`; a forward hook clamps the same features.
+
+    threads: as many as it is fastest on, which is what a server looks for too; torch is set to it.
+    """
 
     def __init__(self, model: Path, dictionary: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
@@ -46,6 +50,11 @@ class Plain:
         if site.hook != "resid_post":
             raise SystemExit(f"the comparison steers the output of a layer, not {site}")
         self.layer = self.model.model.layers[site.layer]
+        self.threads = fastest(self._step, torch.get_num_threads())
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        self.model(input_ids=torch.zeros(1, 1, dtype=torch.long))
 
     @property
     def megabytes(self) -> float:

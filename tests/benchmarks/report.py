@@ -28,6 +28,11 @@ class Point:
     def cpu_rates(self) -> list[float]:
         return [r.tokens / cpu for r, cpu in zip(self.rounds, self.cpu, strict=False) if cpu]
 
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that the server had computed before."""
+        return sum(reply.cached for r in self.rounds for reply in r.replies)
+
     def row(self) -> dict[str, Any]:
         replies = [reply for r in self.rounds for reply in r.replies]
         firsts = [1e3 * reply.first for reply in replies if reply.pieces]
@@ -97,4 +102,9 @@ def summary(results: dict[str, Any]) -> str:
         for n, ratios in results["steered_over_generate"].items():
             wall, cpu = (ratios[of]["median"] for of in ("tokens_per_s", "tokens_per_cpu_s"))
             lines.append(f"steered at {n} / generate with a hook: {wall}, per cpu-s {cpu}")
+        if kept := results["cached_prompt_tokens"]:
+            lines.append(
+                f"These ratios flatter the server: it had {kept} prompt tokens in its prefix cache "
+                "and generate computed all of its own. Start it with STEERDECK_PREFIX_CACHE=0."
+            )
     return "\n".join(lines)

@@ -27,7 +27,8 @@ class Served:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.stack = ExitStack()
-        self.server = self.stack.enter_context(serving(work.model, work.sae, page=False))
+        server = serving(work.model, work.sae, page=False, threads=work.threads)
+        self.server = self.stack.enter_context(server)
         with urlopen(f"{self.server.url}/v1/models") as response:
             self.model = json.load(response)["data"][0]["id"]
 

@@ -10,8 +10,11 @@ order every other round), then `generate` doing the same clamps one request at a
 are taken within a round, so a machine that is busy now and idle later does not decide them.
 Replies end where the model ends them, and tokens are those the server's `usage` counts: a model
 that ends its steered replies sooner spends more on prompts, which random weights do not. The
-client runs on the same machine and its work is part of every number. What the memory allows is
-printed first, and the last line on stdout is one JSON document.
+server and `generate` each run on the threads that they are fastest on. A server given by its URL
+may keep prompts, which come again in every round, where one of the benchmark's own keeps none: what
+that saved it is told beside the ratios to `generate`. The client runs on the same machine and its
+work is part of every number. What the memory allows is printed first, and the last line on stdout
+is one JSON document.
 """
 
 from __future__ import annotations
@@ -152,6 +155,7 @@ class Benchmark:
         at = self.points
         return {
             "points": [point.row() for point in at.values()],
+            "cached_prompt_tokens": sum(point.cached for point in at.values()),
             "steered_over_unsteered": {
                 n: {
                     "tokens_per_s": ratio(at[n, True].rates, at[n, False].rates),
@@ -202,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     head = {
         "benchmark": "serve",
         "model": bench.model,
-        "threads": torch.get_num_threads(),
+        "threads": {"server": server.threads, "generate": plain.threads if plain else None},
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "edits": args.edits,

@@ -42,6 +42,7 @@ class Reply:
     completion_tokens: int
     edits: int
     text: str
+    cached: int = 0  # of the prompt's tokens, those that the server had computed before
 
     @property
     def first(self) -> float:
@@ -103,7 +104,8 @@ def parse(started: float, lines: Sequence[tuple[float, str]]) -> Reply:
     if usage is None:
         raise RuntimeError("a reply came without its usage")
     tokens = usage["prompt_tokens"], usage["completion_tokens"]
-    return Reply(started, tuple(pieces), *tokens, edits, text)
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    return Reply(started, tuple(pieces), *tokens, edits, text, cached)
 
 
 async def chat(client: httpx2.AsyncClient, request: dict[str, Any]) -> Reply:
