@@ -4,6 +4,9 @@
 #   docker build -t steerdeck .                                     torch as PyPI has it (CUDA, large)
 #   docker build -t steerdeck --build-arg TORCH_INDEX=https://… .   PyTorch's CPU wheel index: CPU only
 #   docker run --rm -p 127.0.0.1:8000:8000 -e STEERDECK_API_KEYS=… -v steerdeck:/data steerdeck
+#
+# Options stand behind the image's name and its command, `… steerdeck serve --model gpt2-small`;
+# another port outside is `-p 127.0.0.1:9000:8000`.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
@@ -34,6 +37,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     OMP_WAIT_POLICY=PASSIVE \
     HF_HOME=/data/huggingface \
     STEERDECK_DATA_DIR=/data/steerdeck \
+    STEERDECK_HOST=0.0.0.0 \
+    STEERDECK_PORT=8000 \
     HF_HUB_DISABLE_TELEMETRY=1 \
     GRADIO_ANALYTICS_ENABLED=False
 RUN useradd --uid 1000 --create-home steerdeck && install -d -o steerdeck -g steerdeck /data
@@ -47,4 +52,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=2)"]
 ENTRYPOINT ["steerdeck"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["serve"]

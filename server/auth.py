@@ -12,7 +12,7 @@ from .errors import Unauthorized
 
 def matches(given: str, keys: Iterable[str]) -> bool:
     """Whether it is one of the keys, in a time that does not tell how nearly it was one."""
-    encoded = given.encode("utf-8", "replace")
+    encoded = given.encode("latin-1", "replace")  # Starlette reads the bytes of a header as latin-1
     found = False
     for key in keys:
         found |= secrets.compare_digest(encoded, key.encode())
@@ -21,8 +21,9 @@ def matches(given: str, keys: Iterable[str]) -> bool:
 
 def key_of(request: Request) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
+    token = token.strip(" \t")  # no more: what ends a key may look like a space when read so
+    if scheme.lower() == "bearer" and token:
+        return token
     return request.headers.get("x-api-key")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .alarms import alarms
+from .engine.decoding import specials
 from .engine.types import Delta, Finish, Token
 from .jobs import Job
 from .receipt import applied, fingerprint, receipt
@@ -172,21 +174,47 @@ class ChatWriter(Writer):
 class TextWriter(Writer):
     object = chunk_object = "text_completion"
 
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        silent = frozenset(specials(job.deck.tokenizer)) if self.logprobs else frozenset()
+        self._offsets = [Offsets(silent) for _ in self.rows]
+
     def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
-        logprobs = text_logprobs(tokens, 0) if self.logprobs else None
+        logprobs = self._logprobs(row, tokens)
         return {"index": row, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def delta_choice(
         self, row: int, text: str | None, tokens: Sequence[Token], reason: str | None
     ) -> dict[str, Any]:
-        told = None
-        if self.logprobs and tokens:
-            before = self.rows[row].tokens[: -len(tokens)]
-            told = text_logprobs(tokens, sum(len(token.text) for token in before))
+        told = self._logprobs(row, tokens) if tokens else None
         return {"index": row, "text": text or "", "logprobs": told, "finish_reason": reason}
 
     def opening_choice(self, row: int) -> dict[str, Any]:
         return self.delta_choice(row, "", (), None)
+
+    def _logprobs(self, row: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """Of each token once, in their order: the offsets run on."""
+        return text_logprobs(tokens, self._offsets[row].of(tokens)) if self.logprobs else None
+
+
+class Offsets:
+    """Where in a reply's text its tokens begin. As the engine writes it: by whole characters, and
+    nothing for a special token.
+    """
+
+    def __init__(self, silent: frozenset[int]) -> None:
+        self._silent = silent
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at = 0
+
+    def of(self, tokens: Sequence[Token]) -> list[int]:
+        """Of the next tokens."""
+        found = []
+        for token in tokens:
+            found.append(self._at)
+            if token.id not in self._silent:
+                self._at += len(self._utf8.decode(token.bytes))
+        return found
 
 
 def _reason(row: Row) -> str:
@@ -206,12 +234,8 @@ def chat_logprob(token: Token) -> TokenLogprob:
     }
 
 
-def text_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
-    """The older shape. offset: characters of the reply before the first of `tokens`."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.text)
+def text_logprobs(tokens: Sequence[Token], offsets: list[int]) -> dict[str, Any]:
+    """The older shape. offsets: characters of the reply before each token."""
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [possible(token.logprob) for token in tokens],

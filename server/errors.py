@@ -13,7 +13,7 @@
       NotReady                     503   weights still loading
         Unavailable                503   loading failed, or the server is shutting down
           EngineDead               503   the engine thread ended
-      GenerationFailed             500   a step of this reply raised; other replies go on
+      GenerationFailed             500   a step of this reply raised; other requests go on
 
 Every message says what came, what is allowed and what to do next.
 """

@@ -15,6 +15,7 @@ from dictionaries.dictionary import Dictionary, Site
 from dictionaries.fit import Fit, measure
 
 from .engine.checks import check_fit
+from .engine.decoding import specials
 from .engine.sites import attach, decoder_layers, text_config
 
 log = logging.getLogger("steerdeck.fit")
@@ -61,7 +62,7 @@ def _read(model: Any, tokenizer: Any, layers: list[Any], site: Site, text: str) 
     The first token's residual is an attention sink's in most models, and no dictionary reads it.
     """
     ids = tokenizer(text)["input_ids"]
-    special = set(tokenizer.all_special_ids)
+    special = specials(tokenizer)
     seen: list[Tensor] = []
 
     def look(x: Tensor) -> Tensor:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from .deck import Deck
 from .engine.seam import Generation
-from .engine.types import Delta, Event, Failure, Finish, FinishReason, Request
+from .engine.types import Change, Delta, Event, Failure, Finish, FinishReason, Request
 from .errors import GenerationFailed
-from .metrics import Metrics
+from .metrics import Clock, Metrics
 from .prepare import Ask
 from .timeline import Timeline
+
+_LEFT: set[asyncio.Task[None]] = set()  # the loop itself keeps no task from being collected
 
 
 @dataclass
@@ -28,9 +31,16 @@ class Job:
     released: bool = False
     steering: asyncio.Lock = field(default_factory=asyncio.Lock)  # live changes, in their order
     timelines: tuple[Timeline, ...] = field(init=False)  # one for each generation
+    _clock: Clock = field(init=False)
+    _running: set[int] = field(init=False)  # rows whose end was not heard
 
     def __post_init__(self) -> None:
-        self.timelines = tuple(Timeline(request.changes) for request in self.ask.requests)
+        self.timelines = tuple(
+            Timeline((Change(0, request.steering), *request.changes))
+            for request in self.ask.requests
+        )
+        self._clock = self.metrics.clock(self.started)
+        self._running = set(range(len(self.generations)))
 
     @classmethod
     def admit(cls, deck: Deck, ask: Ask, metrics: Metrics) -> Job:
@@ -48,56 +58,82 @@ class Job:
             for generation in self.generations:
                 generation.cancel()
 
-    def hung_up(self, unread: int = 0) -> None:
-        """Count it. unread: rows whose end nobody is left to hear."""
+    def hung_up(self) -> None:
         self.metrics.cancelled.labels("hung_up").inc()
-        self.metrics.replies.labels(str(FinishReason.CANCELLED)).inc(unread)
 
-    async def events(self) -> AsyncIterator[tuple[int, Delta | Finish]]:
+    def leave(self) -> None:
+        """Release it once `events` is not read any more: what it says until then only counts."""
+        self.release()
+        if self._running:
+            task = asyncio.create_task(self._hear_out())
+            _LEFT.add(task)
+            task.add_done_callback(_LEFT.discard)
+
+    async def _hear_out(self) -> None:
+        for index in tuple(self._running):
+            async for _ in self._heard(index):
+                pass
+
+    async def events(self) -> AsyncGenerator[tuple[int, Delta | Finish]]:
         """(index of the row, what it says); every row's last is its Finish.
 
         Raises GenerationFailed when a row's step failed or the engine fell silent.
         """
-        clock = self.metrics.clock(self.started)
-        running = set(range(len(self.generations)))
-        async for index, event in merged(self.generations):
+        rows = [self._heard(index) for index in range(len(self.generations))]
+        async with aclosing(merged(rows)) as said:
+            async for index, event in said:
+                if isinstance(event, Failure):
+                    raise GenerationFailed(self._whose(index) + event.message)
+                yield index, event
+        if self._running:
+            self.metrics.failed.inc()
+            raise GenerationFailed("the reply ended without a finish: the engine went away")
+
+    async def _heard(self, index: int) -> AsyncIterator[Event]:
+        """What a row says, counted before anybody may leave without having read it."""
+        async for event in self.generations[index]:
             match event:
                 case Delta():
-                    clock.delta(index, len(event.tokens))
+                    self._clock.delta(index, len(event.tokens))
+                    self.timelines[index].hear(event)
                 case Finish():
-                    running.discard(index)
+                    self.timelines[index].hear(event)
                     self.metrics.finished(event)
                     if event.reason is FinishReason.CANCELLED and not self.released:
                         self.metrics.cancelled.labels("asked").inc()
                 case Failure():
                     self.metrics.failed.inc()
-                    raise GenerationFailed(event.message)
-            yield index, event
-        if running:
-            self.metrics.failed.inc()
-            raise GenerationFailed("the reply ended without a finish: the engine went away")
+            if not isinstance(event, Delta):
+                self._running.discard(index)
+            yield event
+
+    def _whose(self, row: int) -> str:
+        """Begins the message about one of several."""
+        if self.ask.variants:
+            return f"variant {row} ({self.ask.variants[row]}): "
+        return f"choice {row}: " if len(self.generations) > 1 else ""
 
     @property
     def requests(self) -> Sequence[Request]:
         return self.ask.requests
 
 
-async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, Event]]:
-    """The events of all generations as they come, each with its generation's index."""
-    if len(generations) == 1:
-        async for event in generations[0]:
+async def merged(rows: Sequence[AsyncIterable[Event]]) -> AsyncGenerator[tuple[int, Event]]:
+    """The events of all rows as they come, each with its row's index."""
+    if len(rows) == 1:
+        async for event in rows[0]:
             yield 0, event
         return
     queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
 
-    async def pump(index: int, generation: Generation) -> None:
+    async def pump(index: int, row: AsyncIterable[Event]) -> None:
         try:
-            async for event in generation:
+            async for event in row:
                 queue.put_nowait((index, event))
         finally:
             queue.put_nowait(None)
 
-    pumps = [asyncio.create_task(pump(i, g)) for i, g in enumerate(generations)]
+    pumps = [asyncio.create_task(pump(i, row)) for i, row in enumerate(rows)]
     try:
         ended = 0
         while ended < len(pumps):

@@ -28,14 +28,14 @@ class NoPage(SteerdeckError):
 
 
 def build_page(api_url: str) -> Any:
-    """The Gradio Blocks of the page, speaking HTTP to `api_url`.
+    """The Gradio Blocks of the page, to be served beside the API that is at `api_url`.
 
     Takes seconds to import, and wants a running event loop.
     """
-    with _installed():
+    with _installed(", or serve the API alone with --no-ui"):
         from ui.page import build_page as build
 
-    return build(api_url)
+    return build(api_url, beside=True)
 
 
 def page_alone(api_url: str) -> FastAPI:
@@ -48,16 +48,18 @@ def page_alone(api_url: str) -> FastAPI:
 
 
 @contextmanager
-def _installed() -> Iterator[None]:
-    """Gradio asks for no one's attention, and its absence is a sentence."""
+def _installed(otherwise: str = "") -> Iterator[None]:
+    """Gradio asks for no one's attention, and its absence is a sentence.
+
+    otherwise: how it ends, where one can do without the page.
+    """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         yield
     except ModuleNotFoundError as exc:
         raise NoPage(
-            f"the page needs the package {exc.name}: pip install '.[ui]' in a clone, "
-            "or serve the API alone with --no-ui"
+            f"the page needs the package {exc.name}: pip install '.[ui]' in a clone{otherwise}"
         ) from exc
 
 

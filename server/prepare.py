@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .deck import Deck
+from .engine.decoding import specials
 from .engine.sampling import COLDEST
 from .engine.text import Prompt, encode_raw, render
 from .engine.types import Request, Sampling
@@ -46,7 +47,8 @@ def prepare_chat(deck: Deck, body: ChatRequest) -> Ask:
     resolved = resolve(deck, body.model, body.steering)
     messages = [{"role": _role(m.role), "content": m.text} for m in body.messages]
     _check_bytes(deck, [message["content"] for message in messages], MESSAGES)
-    return _ask(deck, body, resolved, [render(deck.tokenizer, messages)])
+    most = deck.engine.capabilities.max_context - 1
+    return _ask(deck, body, resolved, [render(deck.tokenizer, messages, most=most)])
 
 
 def prepare_completion(deck: Deck, body: CompletionRequest) -> Ask:
@@ -85,6 +87,7 @@ def _ask(
                 kl="kl" in trace,
                 top=TOP if "top" in trace else 0,
                 guard=asked.guard.settings(vocab) if asked and asked.guard else None,
+                raw=isinstance(body, CompletionRequest),
             )
         )
     return Ask(
@@ -157,7 +160,7 @@ def _raw(deck: Deck, prompt: str | list[int]) -> Prompt:
         raise BadRequest(
             f"token {largest}: this model has tokens 0..{vocabulary - 1}", param="prompt"
         )
-    special = set(deck.tokenizer.all_special_ids)
+    special = specials(deck.tokenizer)
     return Prompt(tuple(prompt), tuple(token not in special for token in prompt))
 
 

@@ -133,7 +133,7 @@ def _beginning(request: Request, finish: Finish) -> Steering:
 
 
 def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any] | None:
-    """Fields to merge into a request with the same messages (or prompt).
+    """Fields to merge into a request with the same messages (or prompt; of several, its own).
 
     A reply that was stopped from outside is cut where it was: its length is the limit. None where
     it was stopped before its first token: no request asks for none.
@@ -154,6 +154,7 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any] | No
         **_sampling(request.sampling),
         "max_completion_tokens": limit,
         "max_tokens": None,  # the older name of the same, should the request have used it
+        "n": 1,  # of several, this one
         "seed": request.sampling.seed,
         "steering": {
             "edits": [wire_edit(edit) for edit in beginning.edits],

@@ -143,8 +143,8 @@ class Settings(BaseSettings):
             return None
         return (
             f"{self.host} is reachable from other machines and no API key is set: set "
-            f"{PREFIX}API_KEYS=some-long-secret, or say --allow-open to serve anyone, "
-            "or listen on 127.0.0.1"
+            f"{PREFIX}API_KEYS=some-long-secret, or say --allow-open ({PREFIX}ALLOW_OPEN=true) to "
+            "serve anyone, or listen on 127.0.0.1"
         )
 
 

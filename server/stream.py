@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -57,9 +58,10 @@ async def events(writer: Writer) -> AsyncIterator[dict[str, str]]:
     try:
         for chunk in writer.opening():
             yield {"data": dumps(chunk | extra)}
-        async for row, event in job.events():
-            if told := writer.chunk(row, event):
-                yield {"data": dumps(told | extra)}
+        async with aclosing(job.events()) as said:
+            async for row, event in said:
+                if told := writer.chunk(row, event):
+                    yield {"data": dumps(told | extra)}
         if include_usage:
             yield {"data": dumps(writer.usage_chunk())}
         yield {"data": "[DONE]"}
@@ -67,24 +69,25 @@ async def events(writer: Writer) -> AsyncIterator[dict[str, str]]:
         yield {"data": dumps(error_body(exc))}
     except (asyncio.CancelledError, GeneratorExit):
         if not job.released:
-            job.hung_up(unread=sum(row.finish is None for row in writer.rows))
+            job.hung_up()
         raise
     except Exception:
         log.exception("a reply could not be written")
         yield {"data": dumps(error_body(GenerationFailed("the reply could not be written")))}
     finally:
-        job.release()
+        job.leave()
 
 
 async def whole(writer: Writer, request: Request) -> Response:
     """The reply in one piece. If the caller hangs up first, its slot is freed at once."""
     watcher = asyncio.create_task(_on_hang_up(request, writer))
     try:
-        async for row, event in writer.job.events():
-            writer.add(row, event)
+        async with aclosing(writer.job.events()) as said:
+            async for row, event in said:
+                writer.add(row, event)
     finally:
         watcher.cancel()
-        writer.job.release()
+        writer.job.leave()
     return Response(dumps(writer.whole()), media_type="application/json")
 
 

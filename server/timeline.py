@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import Lock
 
-from .engine.types import Change, Steering
+from .engine.guard import Mode
+from .engine.types import Change, Delta, Finish, Steering
 from .errors import BadRequest
 from .schemas.steering import MAX_ENTRIES, MAX_TIMELINE
 
 
 class Timeline:
-    """What one row's changes come to, of those that were asked for at first and of live ones."""
+    """What one row's changes come to: those asked for at first, live ones, a guard's steps back.
+
+    The event loop hears of the row; another thread checks and notes live changes.
+    """
 
     def __init__(self, changes: Iterable[Change]) -> None:
+        """changes: one at 0 is what the reply begins with, and none of its timeline."""
         self._weights = {change.at: weight(change.steering) for change in changes}
+        self._told = self._noted = 0  # tokens that came; where the last live change holds from
+        self._ended = False
+        self._lock = Lock()
 
     def check(self, steering: Steering) -> None:
-        """Raise BadRequest for one change more than a replay could carry."""
-        entries = len(self._weights) + 1
-        total = sum(self._weights.values()) + weight(steering)
+        """Raise BadRequest for one change more than a replay could carry.
+
+        What is scheduled beyond the tokens that came does not count: the change discards it.
+        """
+        with self._lock:
+            if self._ended:
+                return
+            reached = max(self._told, self._noted)
+            kept = [size for at, size in self._weights.items() if 0 < at <= reached]
+        entries, total = len(kept) + 1, sum(kept) + weight(steering)
         if entries > MAX_ENTRIES or total > MAX_TIMELINE:
             raise BadRequest(
                 f"with this change the reply would have {entries} changes with {total} edits and "
@@ -29,9 +45,21 @@ class Timeline:
 
     def note(self, at: int, steering: Steering) -> None:
         """This steering holds from token `at` on: what was to come from there on does not."""
-        self._weights = {token: size for token, size in self._weights.items() if token < at}
-        if at > 0:  # else it is what the reply begins with
-            self._weights[at] = weight(steering)
+        with self._lock:
+            kept = {token: size for token, size in self._weights.items() if token < at}
+            self._weights, self._noted = {**kept, at: weight(steering)}, at
+
+    def hear(self, event: Delta | Finish) -> None:
+        """A step back has as many edits as what it lowers, at most."""
+        with self._lock:
+            if isinstance(event, Finish):
+                self._ended = True
+                return
+            self._told += len(event.tokens)
+            for alarm in event.alarms:
+                if alarm.action is Mode.BACK_OFF:
+                    held = max((at for at in self._weights if at <= alarm.at), default=0)
+                    self._weights.setdefault(alarm.at + 1, self._weights.get(held, 0))
 
 
 def weight(steering: Steering) -> int:

@@ -166,7 +166,8 @@ def test_messages_and_a_receipts_replay_give_the_same_bytes(live, body):
     receipts = reply["steering"].get("receipts", [reply["steering"]["receipt"]])
     assert len(receipts) == len(reply["choices"])
     for choice, receipt in zip(reply["choices"], receipts, strict=True):
-        again = live.chat("say it again", **receipt["replay"])
+        again = live.chat("say it again", **body | receipt["replay"])
+        assert len(again["choices"]) == 1
         assert text_of(again) == choice["message"]["content"]
         assert again["steering"]["receipt"] == receipt
 
@@ -275,6 +276,9 @@ class TestCompletions:
         assert reply["usage"]["prompt_tokens"] == len("one") + len("other")
         alone = self.ask(live, prompt="other", seed=5, temperature=1.0)
         assert alone["choices"][0]["text"] == reply["choices"][2]["text"]
+        replay = reply["steering"]["receipts"][2]["replay"]
+        again = self.ask(live, **{"prompt": "other", "n": 2} | replay)
+        assert [choice["text"] for choice in again["choices"]] == [alone["choices"][0]["text"]]
 
     def test_logprobs_have_the_older_shape(self, live):
         reply = self.ask(live, prompt="The bridge", logprobs=2, ignore_eos=True)
@@ -284,6 +288,18 @@ class TestCompletions:
         streamed = self.streamed(live, prompt="The bridge", logprobs=2, ignore_eos=True)
         offsets = [o for c in streamed if c["logprobs"] for o in c["logprobs"]["text_offset"]]
         assert offsets == told["text_offset"]
+
+    def test_an_offset_is_where_the_token_stands_in_the_text(self, live):
+        """Among bytes that are no characters, and special tokens."""
+        wild = {"temperature": 2.0, "max_tokens": 200, "ignore_eos": True, "seed": 4}
+        (choice,) = self.ask(live, prompt="The bridge", logprobs=0, **wild)["choices"]
+        told, seen = choice["logprobs"], set()
+        for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
+            seen.add(len(token.replace("\ufffd", "")))
+            if len(token) == 1 and token != "\ufffd":
+                # What this token's byte showed to be no character goes before it.
+                assert choice["text"][offset:].lstrip("\ufffd").startswith(token)
+        assert {0, 1} < seen
 
     def streamed(self, live, **body):
         body = {"temperature": 0, "max_tokens": 8, "stream": True, **body}

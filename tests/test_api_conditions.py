@@ -10,13 +10,24 @@ import pytest
 from pydantic import ValidationError
 
 from dictionaries.edits import Op
-from server.engine.conditions import Condition, Crossing, Timing
-from server.engine.types import Change, FeatureEdit, Steering
+from server.engine.conditions import ALWAYS, Condition, Crossing, Timing
+from server.engine.guard import Alarm, Mode, Signal
+from server.engine.types import (
+    Change,
+    Delta,
+    FeatureEdit,
+    Finish,
+    FinishReason,
+    Steering,
+    Token,
+)
 from server.engine.warden import NOTHING_LEFT, weaker
 from server.errors import BadRequest
+from server.prepare import prepare_chat, prepare_completion
 from server.receipt import _entry
 from server.schemas.conditions import MAX_ABORTS
 from server.schemas.guard import WireGuard
+from server.schemas.requests import ChatRequest, CompletionRequest
 from server.schemas.steering import MAX_EDITS, WireSteering
 from server.timeline import Timeline
 
@@ -94,6 +105,15 @@ def test_a_preset_may_carry_them_and_holds_nothing_that_was_not_asked(live: Any)
     many = [{**raw, "feature": i, "when": {**when, "feature": i}} for i in range(9)]
     answer = live.http.put("/v1/presets/timed", json={"edits": many})
     assert "9 different conditions" in answer.json()["error"]["message"]
+
+
+def test_only_a_completions_prompt_is_taken_for_raw(live: Any) -> None:
+    deck = live.service.deck
+    (said,) = prepare_chat(deck, ChatRequest.model_validate(live.body(HELLO))).requests
+    for prompt in (HELLO, [72, 73]):
+        body = CompletionRequest.model_validate({"prompt": prompt})
+        (raw,) = prepare_completion(deck, body).requests
+        assert (said.raw, raw.raw) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +270,24 @@ def test_what_live_changes_let_through_a_request_may_carry() -> None:
     assert len(held) > 300
     entries = [_entry(Change(at, steering)) for at, steering in held.items() if at > 0]
     assert WireSteering.model_validate({"timeline": entries}).timeline
+
+
+def test_a_change_counts_beside_all_that_acted_and_nothing_that_it_discards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.timeline.MAX_ENTRIES", 3)
+    some = Steering((edit_of(1, ALWAYS),))
+    timeline = Timeline([Change(at, some) for at in (0, 2, 20, 21, 22)])
+    timeline.check(some)
+    for at in (3, 7):
+        timeline.hear(Delta("", (Token(1, "a"),) * 4))
+        timeline.hear(Delta("", (), (Alarm(at, Signal.KL, 2.0, 1.0, Mode.WARN),)))
+        timeline.check(some)
+        timeline.hear(Delta("", (), (Alarm(at, Signal.KL, 2.0, 1.0, Mode.BACK_OFF, 0.4),)))
+    with pytest.raises(BadRequest, match="4 changes with 4 edits"):
+        timeline.check(some)
+    timeline.hear(Finish(FinishReason.STOP, 1, 8, 0, ()))
+    timeline.check(some)  # a row that has ended takes no change, and refuses none to the others
 
 
 def test_all_steps_that_a_guard_may_take_back_can_be_replayed() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from server.completions import ChatWriter
+from server.engine.guard import Alarm, Mode, Signal
 from server.engine.types import (
     Delta,
     Failure,
@@ -31,17 +32,20 @@ from server.stream import events
 
 WORD = Delta("word ", (Token(1, "word "),))
 END = Finish(FinishReason.STOP, 2, 1, 0, ())
+ALARM = Alarm(4, Signal.KL, 2.0, 1.0, Mode.WARN)
+CUT = Finish(FinishReason.CANCELLED, 2, 5, 3, (), alarms=(ALARM,))
 
 
 class Scripted:
-    """A generation that says what it is told to; an exception is raised."""
+    """A generation that says what it is told to, once; an exception is raised."""
 
     def __init__(self, *script):
-        self.id, self.script, self.cancelled = "x", script, 0
+        self.id, self.script, self.cancelled = "x", list(script), 0
 
     async def __aiter__(self):
-        for event in self.script:
+        while self.script:
             await asyncio.sleep(0)
+            event = self.script.pop(0)
             if isinstance(event, Exception):
                 raise event
             yield event
@@ -90,16 +94,51 @@ async def test_a_good_end_is_no_error(live):
 
 
 async def test_a_stream_that_nobody_reads_on_lets_go_of_its_rows(live):
-    row, metrics = Scripted(WORD, WORD, END), Metrics()
+    row, metrics = Scripted(WORD, WORD, CUT), Metrics()
     stream = events(ChatWriter(job(live.service.deck, row, metrics=metrics)))
     async for _ in stream:
         break
     assert row.cancelled == 0
     await stream.aclose()
     assert row.cancelled == 1
-    page = metrics.page(None)
-    assert b'steerdeck_cancelled_total{by="hung_up"} 1.0' in page
-    assert b'steerdeck_replies_total{reason="cancelled"} 1.0' in page
+    assert b'steerdeck_cancelled_total{by="hung_up"} 1.0' in metrics.page(None)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("how", ["closed", "cancelled"])
+async def test_what_a_hung_up_reader_did_not_hear_is_counted_all_the_same(live, rows, chunks, how):
+    """chunks: that were read, of the opening's one a row and those after."""
+    script = [WORD] * 4 + [replace(WORD, alarms=(ALARM,)), CUT]
+    metrics, paused = Metrics(), asyncio.Event()
+    cut = job(live.service.deck, *(Scripted(*script) for _ in range(rows)), metrics=metrics)
+    stream = events(ChatWriter(cut))
+
+    async def read():
+        for _ in range(chunks):
+            await anext(stream)
+        paused.set()
+        if how == "cancelled":
+            async for _ in stream:
+                pass
+
+    reading = asyncio.create_task(read())
+    await paused.wait()
+    if how == "cancelled":
+        reading.cancel()
+    await asyncio.wait([reading])
+    await stream.aclose()
+    for _ in range(40):
+        await asyncio.sleep(0)
+    page = metrics.page(None).decode()
+    for name, each in {
+        "prompt_tokens_total": 2,
+        "edited_tokens_total": 3,
+        "generated_tokens_total": 5,
+        'guard_alarms_total{action="warn",signal="kl"}': 1,
+        'replies_total{reason="cancelled"}': 1,
+    }.items():
+        assert f"steerdeck_{name} {float(rows * each)}" in page, name
 
 
 async def test_a_hang_up_is_counted_once_and_by_who_did_it(live):
@@ -123,8 +162,20 @@ async def test_rows_are_merged_as_they_come():
     assert {row for row, _ in seen[:2]} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("variants", "named"),
+    [((), "choice 1: out"), (("unsteered", "loud"), r"variant 1 \(loud\): out")],
+)
+async def test_a_failure_of_one_of_several_says_which(live, variants, named):
+    broken = job(live.service.deck, Scripted(WORD), Scripted(WORD, Failure("out of luck")))
+    broken.ask = replace(broken.ask, variants=variants)
+    with pytest.raises(GenerationFailed, match=f"^{named} of luck"):
+        async for _ in broken.events():
+            pass
+
+
 async def test_a_failed_reply_in_one_piece_raises(live):
     broken = job(live.service.deck, Scripted(WORD, Failure("out of luck")))
-    with pytest.raises(GenerationFailed, match="out of luck"):
+    with pytest.raises(GenerationFailed, match=r"^out of luck"):
         async for _ in broken.events():
             pass

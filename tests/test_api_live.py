@@ -200,17 +200,21 @@ def test_a_change_that_cannot_be_applied_changes_nothing(narrow, gate):
 
 
 def test_a_change_too_many_for_its_receipt_is_refused(narrow, gate, monkeypatch):
-    """An edit at the beginning is none of the timeline; each that a change brings is."""
+    """An edit at the beginning is none of the timeline; each that a change brings is, and none that
+    it discards.
+    """
     monkeypatch.setattr("server.timeline.MAX_TIMELINE", 3)
-    steering = {"edits": [FOG], "timeline": [{"at": 15, "edits": [FOG]}]}
     three = {"edits": [FOG, {"feature": 3, "op": "ablate", "when": {"feature": 5, "value": 0.1}}]}
     two = {"edits": [{"feature": i, "op": "ablate"} for i in (3, 5)]}
-    _, told = changed_live(narrow, gate, three, steering=steering)
-    assert told.status_code == 400
-    assert "2 changes with 4 edits and conditions" in told.json()["error"]["message"]
-    events, told = changed_live(narrow, gate, two, steering=steering)
-    assert told.status_code == 200, told.text
-    assert len(receipt_of(events)["timeline"]) == 2
+    for at, change, held in [(1, three, None), (1, two, 3), (15, three, 2)]:
+        steering = {"edits": [FOG], "timeline": [{"at": at, "edits": [FOG]}]}
+        events, told = changed_live(narrow, gate, change, steering=steering)
+        if held is None:
+            assert told.status_code == 400
+            assert "2 changes with 4 edits and conditions" in told.json()["error"]["message"]
+        else:
+            assert told.status_code == 200, told.text
+            assert len(receipt_of(events)["timeline"]) == held
 
 
 def test_a_change_may_not_hold_unknown_fields(narrow, gate):
@@ -296,11 +300,14 @@ def test_a_generations_name_is_taken_while_it_runs_and_free_after(narrow, gate):
     assert narrow.chat(**named)["id"] == "same"
 
 
+HUNG_UP = 'steerdeck_cancelled_total{by="hung_up"}'
+
 # What a hang-up adds to the metrics.
 COUNTED = {
-    'steerdeck_cancelled_total{by="hung_up"}': 1,
+    HUNG_UP: 1,
     'steerdeck_cancelled_total{by="asked"}': 0,
     'steerdeck_replies_total{reason="cancelled"}': 1,
+    "steerdeck_prompt_tokens_total": 25,  # the template's, and hello
 }
 
 
@@ -311,10 +318,10 @@ def test_hanging_up_frees_the_slot_at_once(narrow, gate):
         body = narrow.body(**LONG | {"max_tokens": 400}, stream=True)
         with client.sse("/v1/chat/completions", method="POST", json=body) as events:
             next(iter(events))
-    gate.allow(3)  # far fewer steps than the reply was to have
+    until(lambda: metric(narrow, HUNG_UP) > before[HUNG_UP])
+    gate.allow(1)  # the step that was under way
     until(lambda: idle(narrow))
-    for name, more in COUNTED.items():
-        assert metric(narrow, name) == before[name] + more
+    until(lambda: {name: metric(narrow, name) - before[name] for name in COUNTED} == COUNTED)
 
 
 def test_hanging_up_on_a_reply_in_one_piece_frees_the_slot_too(narrow, gate):
@@ -325,10 +332,10 @@ def test_hanging_up_on_a_reply_in_one_piece_frees_the_slot_too(narrow, gate):
         pytest.raises(httpx2.ReadTimeout),
     ):
         client.post("/v1/chat/completions", json=narrow.body(**LONG | {"max_tokens": 400}))
-    gate.allow(3)
+    until(lambda: metric(narrow, HUNG_UP) > before[HUNG_UP])
+    gate.allow(1)
     until(lambda: idle(narrow))
-    for name, more in COUNTED.items():
-        assert metric(narrow, name) == before[name] + more
+    until(lambda: {name: metric(narrow, name) - before[name] for name in COUNTED} == COUNTED)
 
 
 def test_a_full_queue_is_429_before_any_stream(narrow, gate):
@@ -347,6 +354,7 @@ def test_a_full_queue_is_429_before_any_stream(narrow, gate):
 
 
 def test_n_replies_get_room_together_or_not_at_all(narrow, gate):
+    before = metric(narrow, HUNG_UP)
     gate.allow(2)
     body = narrow.body(n=3, **LONG | {"max_tokens": 400})
     refused = narrow.http.post("/v1/chat/completions", json=body)
@@ -356,7 +364,8 @@ def test_n_replies_get_room_together_or_not_at_all(narrow, gate):
         until(lambda: counts(narrow) == (1, 0))
         refused = narrow.http.post("/v1/chat/completions", json={**body, "n": 2})
         assert refused.status_code == 429
-    gate.allow(4)  # far fewer steps than two of them would take
+    until(lambda: metric(narrow, HUNG_UP) > before)
+    gate.allow(1)  # far fewer steps than two of them would take
     until(lambda: idle(narrow))
 
 
@@ -420,11 +429,12 @@ def test_closing_ends_running_replies_in_an_error(make_deck, serve):
     gate = Gate()
     closing = serve(make_deck(before_step=gate))
     gate.allow(2)
-    with closing.open(**LONG) as events:
+    with closing.open(**LONG | {"max_tokens": 400}) as events:
         arrived = iter(events)
         next(arrived)
         with ThreadPoolExecutor(1) as pool:
             closed = pool.submit(asyncio.run, closing.service.close())
+            until(lambda: not closing.service.alive)
             gate.allow(None)
             seen = [closing.parsed(event) for event in arrived]
             closed.result(10)

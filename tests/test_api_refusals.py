@@ -49,6 +49,12 @@ BAD = [
     ({"messages": [{"role": "user", "content": "\ud83d"}]}, 400, "invalid_request", "\\ud83d"),
     ({"messages": USER * 1001}, 400, "invalid_request", "1000"),
     ({"messages": [{"role": "user", "content": "a" * 600}]}, 413, "context_length_exceeded", "512"),
+    (
+        {"messages": [{"role": "user", "content": "<|end|>" * 600}]},
+        413,
+        "context_length_exceeded",
+        "more than 511",
+    ),
     ({"max_tokens": 5000}, 413, "context_length_exceeded", "512"),
     ({"max_tokens": 0}, 400, "invalid_request", "max_tokens"),
     ({"max_completion_tokens": 3}, 400, "invalid_request", "disagree"),

@@ -24,6 +24,7 @@ from server.cli import app
 from server.cli.chat import harmless, read_edit
 from server.cli.machine import bind, physical_cores, url_of
 from server.logs import QUIET
+from server.mount import NoPage, build_page, page_alone
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -145,6 +146,15 @@ class TestChat:
         monkeypatch.setenv("STEERDECK_API_KEY", "open-sesame")
         assert CliRunner().invoke(app, ["presets", "list", "--url", keyed.url]).exit_code == 0
 
+    @pytest.mark.parametrize("key", ["schlüssel", "鍵", "fermé à"])
+    def test_a_key_may_be_any_text(self, live, serve, monkeypatch, key):
+        keyed = serve(live.service.deck, api_keys=key)
+        monkeypatch.setenv("STEERDECK_API_KEY", key)
+        assert CliRunner().invoke(app, ["presets", "list", "--url", keyed.url]).exit_code == 0
+        monkeypatch.setenv("STEERDECK_API_KEY", key + "é")
+        refused = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
+        assert "not one of" in refused.stderr
+
     @pytest.mark.parametrize(
         ("text", "edit"),
         [
@@ -205,7 +215,13 @@ class TestPresets:
         assert run("presets", "delete", "my-steering").exit_code == 0
 
     @pytest.mark.parametrize(
-        ("text", "names"), [(None, "cannot be read"), ("{", "not JSON"), ("[]", "no JSON object")]
+        ("text", "names"),
+        [
+            (None, "cannot be read"),
+            ("{", "not JSON"),
+            ("[]", "no JSON object"),
+            ("[1e999]", "not JSON"),
+        ],
     )
     def test_a_file_that_is_no_preset_is_told(self, run, tmp_path, text, names):
         file = tmp_path / "x.json"
@@ -240,6 +256,19 @@ class TestServe:
             writer.close()
         assert undelayed == [1]
 
+    @pytest.mark.parametrize("command", ["serve", "ui"])
+    def test_a_port_that_is_none_is_refused(self, command):
+        said = CliRunner().invoke(app, [command, "--port", "70000"])
+        assert said.exit_code == 2
+        assert "--port" in said.stderr
+
+    def test_only_who_can_do_without_the_page_is_told_to(self, monkeypatch):
+        for name, build, served in (("page", build_page, True), ("alone", page_alone, False)):
+            monkeypatch.setitem(sys.modules, f"ui.{name}", None)
+            with pytest.raises(NoPage) as told:
+                build("http://127.0.0.1:1")
+            assert ("--no-ui" in str(told.value)) is served
+
     def test_an_open_address_without_a_key_is_refused(self):
         said = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--port", "0"])
         assert said.exit_code == 1
@@ -257,6 +286,8 @@ class TestServe:
             ("127.0.0.1", "http://127.0.0.1:80"),
             ("0.0.0.0", "http://127.0.0.1:80"),
             ("::", "http://[::1]:80"),
+            ("::1", "http://[::1]:80"),
+            ("fd00::1", "http://[fd00::1]:80"),
             ("deck.example", "http://deck.example:80"),
         ],
     )

@@ -17,6 +17,7 @@ from server.engine.batch import Batch, Span
 from server.engine.conditions import Condition, Crossing, Thinking, Timing
 from server.engine.regions import Marks, Region
 from server.engine.runner import Runner
+from server.engine.text import render
 from server.engine.types import Change, FeatureEdit, FinishReason, Met, Request, Steering, Where
 from server.errors import Unsteerable
 
@@ -361,7 +362,19 @@ async def test_thinking_is_told_by_its_marks(
     assert heard.ids == expected != plain
     engine._vocabulary.marks = Marks({}, {plain[2]: True, plain[8]: False})
     [calling] = await hear(engine, ask(TEXT, steering=Steering((edit(3, "add", 0.0),))))
-    assert calling.end.tokens_edited == START + 2 + 3, "the call is left alone"
+    assert calling.end.tokens_edited == START + 2 + 2, "the call is left alone, marks and all"
+
+
+async def test_the_marks_of_a_raw_prompt_count(make_engine, three, ask, hear) -> None:
+    always = ask(TEXT, steering=Steering((edit(3, "add", 3.0, where="generated"),)))
+    thinking = Steering((edit(3, "add", 3.0, thinking=Thinking.ONLY),))
+    said = replace(always, id="said", steering=thinking)
+    engine = make_engine(dictionaries=three)
+    engine._vocabulary.marks = Marks({always.prompt[0]: True}, {})
+    heard = await hear(engine, always, said, replace(said, id="raw", raw=True))
+    edited = [reply.end.tokens_edited for reply in heard]
+    assert edited[0] == edited[2] > edited[1] == 0
+    assert heard[0].ids == heard[2].ids != heard[1].ids
 
 
 def test_marks_are_tokens_and_only_the_template_opens_in_a_prompt(tokenizer) -> None:
@@ -377,6 +390,22 @@ def test_marks_are_tokens_and_only_the_template_opens_in_a_prompt(tokenizer) -> 
     assert not region.thinking
     region.enter(begin)
     assert region.thinking
+
+
+def test_a_tool_call_is_left_alone_when_it_is_made_as_when_it_comes_back(tokenizer) -> None:
+    calling = copy.deepcopy(tokenizer)
+    calling.add_tokens(["<tool_call>", "</tool_call>"])
+    said = "I look. <tool_call>{x}</tool_call><tool_call>{y}</tool_call> So."
+    made = calling(said, add_special_tokens=False)["input_ids"]
+    prompt = render(calling, [{"role": "assistant", "content": said}])
+    at = len(calling("<|begin|><|role|>assistant\n", add_special_tokens=False)["input_ids"])
+    assert prompt.ids[at : at + len(made)] == tuple(made)
+    region, flags = Region(Marks.of(calling), (), ()), []
+    for token in made:
+        region.enter(token)
+        flags.append(not region.calling)
+    assert prompt.steerable[at : at + len(made)] == tuple(flags)
+    assert not all(flags)
 
 
 def test_channels_of_gpt_oss_tell_thinking_and_tool_calls_and_no_header_is_edited(

@@ -17,6 +17,7 @@ import dictionaries
 from dictionaries.cards import Cards
 from dictionaries.edits import Op
 from dictionaries.formats import open_dictionary
+from server.engine import engine as engines
 from server.engine.contrast import entropies
 from server.engine.engine import SlotEngine
 from server.engine.guard import Alarm, Guard, Mode, Signal
@@ -27,6 +28,7 @@ from server.engine.preparing import Prepared
 from server.engine.text import render
 from server.engine.types import (
     Change,
+    Delta,
     FeatureEdit,
     Finish,
     FinishReason,
@@ -187,6 +189,44 @@ async def test_a_step_back_that_another_change_overtakes_is_only_a_warning(
     assert [c.steering.edits[0].strength for c in reply.end.timeline] == [1.0, 0.5, 0.25]
 
 
+async def test_an_alarm_on_the_token_that_ends_a_reply_by_itself_is_only_told(
+    make_engine, ask, hear, steer
+) -> None:
+    guard = Guard(Mode.WARN, repetition=None, high=1e-9, low=None, window=4)
+    request = ask(TEXT, steering=steer((3, "add", 1.0)), max_tokens=guard.window)
+    guarded = [replace(request, id=mode, guard=replace(guard, mode=mode)) for mode in Mode]
+    for reply in await hear(make_engine(), *guarded):
+        [alarm] = reply.deltas[-1].alarms
+        assert reply.end.alarms == (alarm,)
+        assert (alarm.at, alarm.action, alarm.left) == (3, Mode.WARN, 1.0)
+        assert reply.end.reason is FinishReason.LENGTH
+        assert len(reply.end.timeline) == 1
+
+
+async def test_a_step_back_that_a_live_change_overtakes_is_a_warning_in_the_end(
+    make_engine, ask, hear, steer, monkeypatch
+) -> None:
+    """Its chunk was sent: the change comes between two steps, to what the guard goes down to."""
+    guard = Guard(Mode.BACK_OFF, repetition=None, high=1e-9, low=None, window=4, factor=0.5)
+    request = ask(TEXT, steering=steer((3, "add", 1.0)), max_tokens=9)
+    engine, own, held = make_engine(), engines.deliver, []
+
+    def deliver(posts: Any) -> None:
+        if not held and any(isinstance(e, Delta) and e.alarms for _, e in posts):
+            held.append(engine.steer(request.id, steer((3, "add", 0.5))))
+        own(posts)
+
+    monkeypatch.setattr(engines, "deliver", deliver)
+    [reply] = await hear(engine, replace(request, guard=guard))
+    assert held == [4]
+    [sent, _] = [alarm for delta in reply.deltas for alarm in delta.alarms]
+    assert sent.action is Mode.BACK_OFF
+    assert [(a.at, a.action, a.left) for a in reply.end.alarms] == [
+        (3, Mode.WARN, 1.0), (7, Mode.BACK_OFF, 0.5)
+    ]  # fmt: skip
+    assert [c.steering.edits[0].strength for c in reply.end.timeline] == [1.0, 0.5, 0.25]
+
+
 async def test_a_step_back_reads_nothing(make_engine, ask, hear, loud, monkeypatch) -> None:
     """The step that it is in would wait for a disk, and everybody with it."""
     engine = make_engine()
@@ -248,6 +288,7 @@ async def test_foghorn_backs_off_into_readable_text(hear: Any) -> None:
     opened = open_dictionary(BUNDLE / "sae", id="foghorn")
     presets = json.loads((BUNDLE / "sae" / "presets.json").read_text())
     edits = [preset["edits"][0] for preset in presets if preset["name"] in SLUGS]
+    assert len(edits) == len(SLUGS)
     cards = Cards.open(BUNDLE / "sae" / "cards.sqlite")
     requests = []
     for edit, question in itertools.product(edits, QUESTIONS):

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import SMALL
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, Llama4TextConfig, Phi3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Llama4TextConfig,
+    Phi3Config,
+    Qwen2MoeConfig,
+)
 
 from dictionaries.dictionary import Dictionary
 from dictionaries.edits import EditTable, Op
@@ -56,12 +63,12 @@ def some(steer: Callable[..., Steering]) -> Steering:
 
 @pytest.mark.parametrize("keep_norm", [False, True])
 def test_neighbours_change_no_bit_of_an_unsteered_row(
-    make_model, dictionary, some, steer, keep_norm
+    make_model, dictionary, some, steer, keep_norm, device
 ) -> None:
     """One step, the same rows: only the steering of the others differs."""
     outputs = []
     for others in (None, replace(some, keep_norm=keep_norm), steer((1, "add", 1e6))):
-        made = runner(make_model("gemma2"), dictionary)
+        made = runner(make_model("gemma2").to(device), dictionary)
         for row in range(3):
             prefill(made, row)
         if others is not None:
@@ -410,6 +417,19 @@ def test_the_context_ends_where_positions_would_stop_being_a_rows_own() -> None:
     llama4 = Llama4TextConfig(max_position_embeddings=512, attention_chunk_size=128)
     assert longest_context(llama4) == 128
     assert longest_context(Llama4TextConfig(max_position_embeddings=64)) == 64
+
+
+def test_the_context_ends_at_a_window_that_attention_is_not_told_of(make_engine) -> None:
+    """Slots ignore masks, and in Qwen2-MoE the window is nowhere else."""
+
+    def context(windowed: bool) -> int:
+        experts = {"num_experts": 4, "moe_intermediate_size": 16}
+        config = Qwen2MoeConfig(**SMALL, **experts, use_sliding_window=windowed, sliding_window=16)
+        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        return int(make_engine(model=model, dictionaries=()).capabilities.max_context)
+
+    assert (context(True), context(False)) == (16, 512)
+    assert make_engine("qwen3", dictionaries=()).capabilities.max_context == 512, "told"
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from server.engine.decoding import Vocabulary, Writer
 from server.engine.text import encode_raw, render
-from server.errors import BadRequest
+from server.errors import BadRequest, TooLong
+from server.prepare import _raw
 
 TALK = [
     {"role": "system", "content": "You are kind."},
@@ -81,9 +83,42 @@ def test_a_content_that_spells_special_tokens_is_text_and_forges_no_role(tokeniz
     assert steerable_text(tokenizer, prompt) == forged + "".join(m["content"] for m in TALK)
 
 
+def test_more_spellings_of_special_tokens_than_fit_are_refused_before_they_are_tokenized(
+    tokenizer, monkeypatch
+) -> None:
+    tokenized, own = [], PreTrainedTokenizerFast.__call__
+
+    def counted(self: Any, text: str, **how: Any) -> Any:
+        tokenized.append(text)
+        return own(self, text, **how)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    for content, pieces in [("<|end|>" * 50, 0), ("a" * 50 + "<|end|>" * 9, 1)]:
+        tokenized.clear()
+        with pytest.raises(TooLong, match=r"more than 49 tokens .* holds 50"):
+            render(tokenizer, [{"role": "user", "content": content}], most=49)
+        assert len(tokenized) == pieces
+    assert render(tokenizer, [{"role": "user", "content": "<|end|>"}], most=49).ids
+
+
 def test_special_tokens_of_a_raw_prompt_are_not_steerable(tokenizer) -> None:
     raw = encode_raw(tokenizer, "<|begin|>a b")
     assert raw.steerable == (False, True, True, True)
+
+
+def test_a_token_that_was_added_as_special_is_so_without_a_role_too(tokenizer) -> None:
+    added = copy.deepcopy(tokenizer)
+    added.add_tokens([AddedToken("<|start|>", special=True)])  # as <|start_header_id|> of Llama 3
+    start = added.convert_tokens_to_ids("<|start|>")
+    assert start not in added.all_special_ids
+    flags = (False, True, False, True)
+    raw = encode_raw(added, "<|begin|>a<|start|>b")
+    assert raw.steerable == flags
+    deck = SimpleNamespace(
+        tokenizer=added, engine=SimpleNamespace(capabilities=SimpleNamespace(vocab_size=len(added)))
+    )
+    assert _raw(deck, list(raw.ids)).steerable == flags
+    assert start in Vocabulary(added).special
 
 
 def test_without_a_template_the_messages_are_lines_and_only_they_are_steerable(tokenizer) -> None:
@@ -128,13 +163,15 @@ def with_template(tokenizer: Any, template: str | None) -> PreTrainedTokenizerFa
 @pytest.fixture(scope="module")
 def pieces() -> PreTrainedTokenizerFast:
     """SentencePiece-like, as Gemma and Llama 2: ▁ for a space, bytes for what is not a piece."""
-    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁", "bridge"]
+    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += ["▁Hello", "▁", "▁▁", "bridge"]
     backend = Tokenizer(
         models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>")
     )
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
+    backend.add_tokens([AddedToken("▁▁", normalized=False)])  # as Gemma has runs of blanks
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
 
 
@@ -163,6 +200,9 @@ def test_an_emoji_comes_whole_with_its_last_token(tokenizer, pieces) -> None:
 def test_both_kinds_of_vocabulary_decode_as_their_tokenizer(tokenizer, pieces) -> None:
     ids = pieces.convert_tokens_to_ids(["▁Hello", "▁", "bridge", "<0xC3>", "<0xA9>", "▁Hello"])
     assert "".join(written(Vocabulary(pieces), ids)) == pieces.decode(ids) == " Hello bridgeé Hello"
+    ids = pieces.convert_tokens_to_ids(["bridge", "▁▁", "bridge"])
+    assert ids[1] in pieces.added_tokens_decoder
+    assert "".join(written(Vocabulary(pieces), ids)) == pieces.decode(ids) == "bridge  bridge"
     ids = tokenizer.encode("héllo <|end|>🌉!")
     expected = tokenizer.decode(ids, skip_special_tokens=True)
     assert "".join(written(Vocabulary(tokenizer), ids)) == expected == "héllo 🌉!"

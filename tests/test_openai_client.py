@@ -8,6 +8,11 @@ import asyncio
 
 import openai
 import pytest
+from openai.types import completion_create_params as completions
+from openai.types.chat import completion_create_params as chat
+
+from server.schemas.base import HARMLESS
+from server.schemas.requests import ChatRequest, CompletionRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
 FOG = {"steering": {"edits": [{"feature": "fog", "strength": 4.0}]}}
@@ -79,7 +84,29 @@ def test_models_list_the_presets(client):
     assert ids[:2] == ["tiny", "tiny@loud"]
     one = client.models.retrieve("tiny@loud")
     assert one.owned_by == "steerdeck"
-    assert one.preset["title"] == "Loud"
+    assert one.steering_preset["title"] == "Loud"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (chat.CompletionCreateParamsStreaming, ChatRequest),
+        (completions.CompletionCreateParamsStreaming, CompletionRequest),
+    ],
+)
+def test_every_field_the_client_knows_is_known_here(theirs, ours):
+    known = {*ours.model_fields, *ours.unbuilt, *HARMLESS}
+    assert set(theirs.__annotations__) <= known
+
+
+def test_nothing_is_a_no_for_every_switch(client, live):
+    off = {"stream": None, "logprobs": None, "stream_options": None}
+    reply = client.chat.completions.create(
+        model="tiny", extra_body={"ignore_eos": None, **off}, **SAME
+    )
+    assert reply.choices[0].message.content == live.chat()["choices"][0]["message"]["content"]
+    told = live.stream(stream_options={"include_usage": None})
+    assert all("usage" not in chunk for chunk in told[:-1])
 
 
 def test_text_completions_work(client):

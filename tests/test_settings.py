@@ -96,6 +96,7 @@ def test_an_address_others_reach_needs_a_key_or_a_word(options, open_to_all):
     if open_to_all:
         assert "STEERDECK_API_KEYS" in Settings(**options).too_open
         assert "--allow-open" in Settings(**options).too_open
+        assert "STEERDECK_ALLOW_OPEN" in Settings(**options).too_open
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))

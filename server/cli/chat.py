@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import unicodedata
@@ -9,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import DEFAULT_URL, Api, UrlOption, fail, show
+from .common import DEFAULT_URL, Api, Refused, UrlOption, fail, say, show
+
+ENDS = {
+    "length": "the reply reached its longest length: allow more with --max-tokens",
+    "cancelled": "the reply was stopped from elsewhere",
+    "steering_abort": "the reply was ended by a condition of its steering",
+    "steering_guard": "the reply was ended by the guard of its steering",
+}
 
 
 def chat(
@@ -45,6 +53,8 @@ def chat(
 
       steerdeck chat   (a conversation; Ctrl-D ends it)
     """
+    if temperature is not None and not math.isfinite(temperature):
+        fail(f"--temperature {temperature} is not a number from 0 to 2: 0.7 is a usual one")
     api = Api(url)
     steering: dict[str, Any] = {"edits": [read_edit(text) for text in steer or []]}
     if preset:
@@ -53,12 +63,12 @@ def chat(
     body: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     body["steering"] = steering
     turns = [{"role": "system", "content": system}] if system else []
-    if message is not None:
+    if message is None:
+        return _converse(api, body, turns, receipt)
+    try:
         _turn(api, body, turns, message, receipt)
-        return
-    while (said := _read()) is not None:
-        if said.strip():
-            _turn(api, body, turns, said, receipt)
+    except Refused as exc:
+        fail(str(exc))
 
 
 def read_edit(text: str) -> dict[str, Any]:
@@ -76,27 +86,55 @@ def read_edit(text: str) -> dict[str, Any]:
         try:
             edit["strength"] = float(strength or "1")
         except ValueError:
+            edit["strength"] = math.nan
+        if not math.isfinite(edit["strength"]):
             fail(f"--steer {text}: {strength!r} is no number; write FEATURE:STRENGTH, as fog:15")
     return edit
+
+
+def _converse(api: Api, body: dict[str, Any], turns: list[dict[str, Any]], receipt: bool) -> None:
+    """Until nothing more is said. A refusal costs its own turn only, and in the end the status."""
+    refused = False
+    while (said := _read()) is not None:
+        if not said.strip():
+            continue
+        try:
+            _turn(api, body, turns, said, receipt)
+        except Refused as exc:
+            say(str(exc))
+            refused = True
+    if refused:
+        raise typer.Exit(1)
 
 
 def _turn(
     api: Api, body: dict[str, Any], turns: list[dict[str, Any]], said: str, receipt: bool
 ) -> None:
-    """One exchange; `turns` grows by both sides."""
-    turns.append({"role": "user", "content": said})
-    reply = ""
-    for chunk in api.stream({**body, "messages": turns}):
-        for choice in chunk["choices"]:
-            text = choice["delta"].get("content") or ""
-            reply += text
-            typer.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
-            sys.stdout.flush()
-        if receipt and "receipt" in chunk.get("steering", {}):
-            typer.echo(err=True)
-            show(chunk["steering"]["receipt"], err=True)
+    """One exchange; `turns` grows by both sides, or where it is refused by none."""
+    asked = [*turns, {"role": "user", "content": said}]
+    reply, reason, told = "", None, None
+    try:
+        for chunk in api.stream({**body, "messages": asked}):
+            for choice in chunk["choices"]:
+                reply += _write(choice["delta"].get("content") or "")
+                reason = choice.get("finish_reason") or reason
+            told = chunk.get("steering", {}).get("receipt") or told
+    except Refused:
+        if reply:
+            typer.echo()
+        raise
     typer.echo()
-    turns.append({"role": "assistant", "content": reply})
+    if receipt:  # and nothing else, so that stderr is JSON
+        show(told, err=True)
+    elif reason not in (None, "stop"):
+        say(ENDS.get(reason, f"the reply ended with {reason}"))
+    turns[:] = [*asked, {"role": "assistant", "content": reply}]
+
+
+def _write(text: str) -> str:
+    typer.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
+    sys.stdout.flush()
+    return text
 
 
 def harmless(text: str) -> str:

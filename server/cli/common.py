@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Annotated, Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 import typer
@@ -16,11 +18,27 @@ UrlOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the server's JSON as it is.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+_NOBODY = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.InvalidURL,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
+)
+
+
+class Refused(Exception):
+    """An answer did not come, or not whole: the sentence that says why."""
+
+
+def say(message: str) -> None:
+    """One sentence on stderr."""
+    typer.echo(f"steerdeck: {message}", err=True)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """One sentence on stderr, and out."""
-    typer.echo(f"steerdeck: {message}", err=True)
+    say(message)
     raise typer.Exit(code)
 
 
@@ -40,45 +58,93 @@ class Api:
         self.url = url.rstrip("/")
 
     def _client(self) -> httpx2.Client:
-        key = os.environ.get("STEERDECK_API_KEY")
+        key = os.environ.get("STEERDECK_API_KEY", "")
+        # Bytes: of a text httpx2 takes ASCII only, and a key may be anything.
+        bearer = {b"authorization": f"Bearer {key}".encode(errors="replace")}
         return httpx2.Client(
             base_url=self.url,
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            headers=bearer if key else {},
             timeout=httpx2.Timeout(None, connect=5.0),
+            trust_env=not _loopback(self.url),
         )
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """The JSON of a reply; a refusal or an unreachable server ends the command."""
         try:
-            with self._client() as http:
+            with self._trouble(), self._client() as http:
                 response = http.request(method, path, **more)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
-            self._unreachable(exc)
-        if response.status_code >= 400:
-            fail(_message(response.status_code, response.text))
-        return response.json()
+                _accepted(response)
+                return self._object(response.text)
+        except Refused as exc:
+            fail(str(exc))
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The chunks of a chat completion, as they come."""
+        """The chunks of a chat completion, as they come. Raises Refused."""
         ask: dict[str, Any] = {"method": "POST", "json": {**body, "stream": True}}
-        try:
-            with self._client() as http, http.sse("/v1/chat/completions", **ask) as events:
-                if events.response.status_code >= 400:
-                    events.response.read()
-                    fail(_message(events.response.status_code, events.response.text))
-                for event in events:
-                    if event.data == "[DONE]":
-                        return
-                    chunk = json.loads(event.data)
-                    if "error" in chunk:
-                        fail(chunk["error"]["message"])
-                    yield chunk
-        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
-            self._unreachable(exc)
-        fail("the reply broke off before its end")
+        ask["max_event_size"] = None  # the last chunk tells every change of a long timeline
+        with (
+            self._trouble(),
+            self._client() as http,
+            http.sse("/v1/chat/completions", **ask) as events,
+        ):
+            if not events.response.is_success:
+                events.response.read()
+                _accepted(events.response)
+            for event in events:
+                if event.data == "[DONE]":
+                    return
+                chunk = self._object(event.data)
+                if "error" in chunk:
+                    raise Refused(chunk["error"]["message"])
+                yield chunk
+        raise Refused("the reply broke off before its end: ask again")
 
-    def _unreachable(self, exc: Exception) -> NoReturn:
-        fail(f"no server answers at {self.url} ({exc}): start one with `steerdeck serve`, or --url")
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        """What goes wrong on the way, as Refused."""
+        try:
+            yield
+        except _NOBODY as exc:
+            raise Refused(
+                f"no server answers at {self.url} ({exc}): start one with `steerdeck serve`, or "
+                "name another with --url"
+            ) from exc
+        except httpx2.SSEError as exc:
+            raise self._stranger() from exc
+        except httpx2.HTTPError as exc:
+            raise Refused(
+                f"the connection to {self.url} broke before the answer was whole ({exc}): ask again"
+            ) from exc
+
+    def _object(self, text: str) -> dict[str, Any]:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            raise self._stranger() from None
+        if not isinstance(found, dict):
+            raise self._stranger()
+        return found
+
+    def _stranger(self) -> Refused:
+        return Refused(f"what answers at {self.url} is not Steerdeck's API: check --url")
+
+
+def _loopback(url: str) -> bool:
+    """Whether it is this machine's: a proxy set for the outside must not swallow it."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _accepted(response: httpx2.Response) -> None:
+    """Raises Refused with what a server says that does not do as asked."""
+    status, to = response.status_code, response.headers.get("location")
+    if response.is_redirect and to:
+        raise Refused(f"the server answered {status} and points to {to}: ask there with --url")
+    if not response.is_success:
+        raise Refused(_message(status, response.text))
 
 
 def _message(status: int, text: str) -> str:

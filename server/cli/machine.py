@@ -32,8 +32,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 def url_of(host: str, port: int) -> str:
     """Where this machine's browser finds a server that listens on `host`."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
-    return f"http://{name}:{port}"
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def set_threads(threads: int | None) -> None:

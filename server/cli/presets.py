@@ -108,9 +108,10 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         body = json.loads(text)
+        json.dumps(body, allow_nan=False)  # Python reads NaN and 1e999, which JSON does not know
     except OSError as exc:
         fail(f"{file} cannot be read: {exc.strerror}")
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         fail(f"{file} is not JSON: {exc}")
     if not isinstance(body, dict):
         fail(f"{file} holds no JSON object")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import fail
+from .common import fail, say
 from .machine import bind, set_threads, url_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def serve(
 
       steerdeck serve
 
-      steerdeck serve --model gpt2-small --port 9000
+      steerdeck serve --model gpt2-small-jb --port 9000
 
       steerdeck serve --model ./my-model --dictionary ./my-sae
     """
@@ -118,7 +118,9 @@ def ui(
         str, typer.Option(envvar="STEERDECK_URL", help="The server the page speaks to.")
     ] = "http://127.0.0.1:8000",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", help="0 picks a free one.")] = 7860,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="0 picks a free one.")
+    ] = 7860,
 ) -> None:
     """Serve the page alone, for a server elsewhere. Needs no torch.
 
@@ -152,7 +154,7 @@ def _settings(**options: object) -> Settings:
     except ValueError as exc:
         fail(str(exc), 2)
     for sentence in strangers():
-        typer.echo(f"steerdeck: {sentence}", err=True)
+        say(sentence)
     return settings
 
 

@@ -41,6 +41,7 @@ class SlotStep:
         self._index: dict[int, Tensor] = {}
         self._masks: dict[int | None, Tensor] = {}  # by window
         self._span_masks: dict[tuple[int, int | None, int], Tensor] = {}
+        self.windows: dict[int, int | None] = {}  # by layer, what its attention was told
 
     def index(self, heads: int) -> Tensor:
         """Where the newest keys go, in a layer's keys seen as [rows * heads * capacity, dim]."""
@@ -111,8 +112,10 @@ def slot_attention(
     """
     slots = STEP.get()
     heads, kv_heads, groups = query.shape[1], key.shape[1], query.shape[1] // key.shape[1]
-    keys, values = slots.cache.layer(_layer_index(module), key, value)
+    layer = _layer_index(module)
+    keys, values = slots.cache.layer(layer, key, value)
     count, window = len(slots.batch.tokens), sliding_window
+    slots.windows[layer] = window
     outputs: list[Tensor] = []
     if count:
         where = slots.index(kv_heads)

@@ -26,6 +26,15 @@ def _byte_alphabet() -> dict[str, int]:
 _ALPHABET = _byte_alphabet()
 
 
+def specials(tokenizer: Any) -> dict[int, str]:
+    """Every special token and its name. `all_special_ids` has only those with a role, such as the
+    end of a text, and lacks others that were added as special: Llama 3's <|start_header_id|>.
+    """
+    roles = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    added = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    return roles | added
+
+
 class Vocabulary:
     """The bytes of each token of a fast tokenizer, looked up once."""
 
@@ -34,9 +43,7 @@ class Vocabulary:
         decoders = _decoders(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"])
         self._byte_level = "ByteLevel" in decoders
         self._pieces = bool(decoders & {"ByteFallback", "Metaspace", "Replace"})
-        self.special = frozenset(tokenizer.all_special_ids) | {
-            i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        self.special = frozenset(specials(tokenizer))
         self._added: dict[int, str] = {
             i: token.content for i, token in tokenizer.added_tokens_decoder.items()
         }
@@ -53,7 +60,7 @@ class Vocabulary:
 
     def _look_up(self, token: int) -> bytes:
         if token in self._added:
-            return self._added[token].encode()
+            return self._spelled(token).encode()
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if piece is None:
             return b""
@@ -66,6 +73,11 @@ class Vocabulary:
                 return bytes([int(piece[3:5], 16)])
             return str(piece).replace("▁", " ").encode()
         return str(self._tokenizer.decode([token])).encode()
+
+    def _spelled(self, token: int) -> str:
+        """An added token's text: Gemma's runs of blanks are some, and spelled as pieces are."""
+        blank = self._pieces and not self._byte_level and token not in self.special
+        return self._added[token].replace("▁", " ") if blank else self._added[token]
 
     def text(self, token: int) -> str:
         """For showing one token on its own; a part of a character is U+FFFD."""

@@ -87,7 +87,7 @@ class SlotEngine:
             dtype=weights or str(model.dtype).removeprefix("torch."),
             max_rows=max_rows,
             max_waiting=max_waiting,
-            max_context=context,
+            max_context=self._runner.context,
             max_edits=max_edits,
             layers=config.num_hidden_layers,
             d_model=config.hidden_size,

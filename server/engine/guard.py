@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -52,3 +52,7 @@ class Alarm:
     bound: float
     action: Mode
     left: float = 1.0
+
+    def only_told(self) -> Alarm:
+        """As it is where nothing came of it."""
+        return replace(self, action=Mode.WARN, left=1.0)

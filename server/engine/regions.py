@@ -1,7 +1,7 @@
 """Where a reply thinks and where it calls a tool: told by the marks that models write around both.
 
-Only marks that are tokens of their own count, and of the prompt's only those the template wrote: a
-message that spells one opens nothing.
+Only marks that are tokens of their own count, and of a chat's only those the template wrote: a
+message that spells one opens nothing. A raw prompt is nobody's message, so there all of them count.
 """
 
 from __future__ import annotations
@@ -95,26 +95,34 @@ def calls(tokenizer: Any, text: str) -> list[range]:
 
 
 class Region:
-    """Where the newest token of one reply stands; a mark belongs to what comes after it.
+    """Where the newest token of one reply stands; a mark belongs to what comes after it."""
 
-    calling: in a tool call, or in a header; no edit acts there.
-    """
-
-    def __init__(self, marks: Marks, prompt: Sequence[int], steerable: Sequence[bool]) -> None:
+    def __init__(
+        self, marks: Marks, prompt: Sequence[int], steerable: Sequence[bool], *, raw: bool = False
+    ) -> None:
         self._marks = marks
         self._header: str | None = None  # its words so far
-        self.thinking = self.calling = False
+        self.thinking = self._calling = self._closes = False
         if marks.thinks:
             for token, written in zip(prompt, steerable, strict=True):
-                if not written:
+                if raw or not written:
                     self.thinking = marks.thinking.get(token, self.thinking)
                     self._follow(token)
 
     def enter(self, token: int) -> None:
         """The reply goes on with this token."""
+        called = self._calling
         self.thinking = self._marks.thinking.get(token, self.thinking)
-        self.calling = self._marks.calling.get(token, self.calling)
+        self._calling = self._marks.calling.get(token, called)
+        self._closes = called and not self._calling
         self._follow(token)
+
+    @property
+    def calling(self) -> bool:
+        """In a tool call, or in a header; no edit acts there. The mark that closes a call is of
+        the call, as where it comes back in a prompt (`calls`).
+        """
+        return self._calling or self._closes
 
     def _follow(self, token: int) -> None:
         """Through headers and the messages they announce."""
@@ -123,11 +131,11 @@ class Region:
             return
         if token in headers.begin:
             self._header = self._header or ""
-            self.thinking, self.calling = False, True
+            self.thinking, self._calling = False, True
         elif token == headers.message:
             said, self._header = self._header or "", None
-            self.thinking, self.calling = "analysis" in said, "to=" in said
+            self.thinking, self._calling = "analysis" in said, "to=" in said
         elif token in headers.end:
-            self.thinking = self.calling = False
+            self.thinking = self._calling = False
         elif self._header is not None:
             self._header += headers.text(token)

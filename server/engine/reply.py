@@ -22,15 +22,7 @@ from .steering import Seen
 from .stream import Stream
 from .tables import Phase
 from .telling import told
-from .types import (
-    Change,
-    Delta,
-    Finish,
-    FinishReason,
-    Met,
-    Reading,
-    Request,
-)
+from .types import Change, Delta, Finish, FinishReason, Met, Reading, Request
 from .warden import Verdict, Warden
 from .watch import NEVER
 
@@ -63,7 +55,7 @@ class Reply(Ticket):
         self.edited = 0  # positions at which an edit was active
         self.met: dict[Condition, int] = {}  # the position at which each first held
         self.aborted = False  # a condition holds that ends it
-        self.region = Region(vocabulary.marks, request.prompt, request.steerable)
+        self.region = Region(vocabulary.marks, request.prompt, request.steerable, raw=request.raw)
         self.cached = 0  # prompt positions that were not computed but known
         self.trail = Trail()
         self.arithmetic: dict[str, None] = {}  # of all in its rows, in the order it came
@@ -185,6 +177,8 @@ class Reply(Ticket):
         token 0 means the whole of it.
         """
         at = self.count + self.in_flight
+        if self.alarms and self.alarms[-1].at == at - 1:  # its step back, if any, did not begin
+            self.alarms[-1] = self._overtaken(self.alarms[-1])
         self.turns = deque([Turn(at, prepared)])
         if at == 0:
             self.restart = True
@@ -196,22 +190,27 @@ class Reply(Ticket):
         """What the guard found about the token just taken, added to what `accept` said of it.
 
         A lowered steering holds from the next token on and leaves later changes as they are
-        scheduled; one that came from outside meanwhile goes first, and the guard only warns.
+        scheduled. Where one came from outside meanwhile, or the reply ends with this token by
+        itself, the guard only warns.
         """
-        if reason is not None or delta is None:
+        if delta is None or not delta.tokens:  # the token ends the turn and is none of the reply's
             return delta, reason
         alarm = verdict.alarm
-        if verdict.lowered is not None and self.turns and self.turns[0].at <= self.count:
-            assert self.warden is not None
-            self.warden.forget()
-            alarm = replace(alarm, action=Mode.WARN, left=1.0)
+        passed = bool(self.turns) and self.turns[0].at <= self.count
+        if reason is not None or (verdict.lowered is not None and passed):
+            alarm = self._overtaken(alarm)
         elif verdict.lowered is not None:
             self.turns.appendleft(Turn(self.count, verdict.lowered))
         self.alarms.append(alarm)
         delta = replace(delta, alarms=(alarm,))
         if alarm.action is Mode.STOP:
             return replace(delta, text=delta.text + self._writer.end()), FinishReason.GUARD
-        return delta, None
+        return delta, reason
+
+    def _overtaken(self, alarm: Alarm) -> Alarm:
+        assert self.warden is not None
+        self.warden.forget()
+        return alarm.only_told()
 
     def accept(
         self,

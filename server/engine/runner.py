@@ -18,6 +18,7 @@ from .cache import SlotCache
 from .int8 import quantize
 from .linear import Rounding, halve, pack
 from .pool import Pool
+from .sites import text_config, windowed_context
 from .steering import Steerer
 from .threads import fastest
 from .written import write_out
@@ -59,6 +60,8 @@ class Runner:
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
         self.cache = SlotCache(rows, max(capacity, len(_ONE)))
         self._prove(weights)
+        # Positions a reply may take: the proof's prompts are shorter than a window.
+        self.context = min(capacity, windowed_context(text_config(model), STEP.get().windows))
         self.pool = Pool(self.cache, prefix_cache)
         self.steerer = Steerer(
             model,

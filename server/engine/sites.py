@@ -16,7 +16,7 @@ keep what these names promise is measured by proof.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,6 +56,21 @@ def longest_context(config: Any) -> int:
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         longest = min(longest, config.attention_chunk_size)
     return longest
+
+
+def windowed_context(config: Any, told: Mapping[int, int | None]) -> int:
+    """Positions up to which slots, which ignore a model's masks, hold to its sliding windows.
+
+    told: by layer, the window that attention was told. Where a layer has one and tells it to its
+    mask alone (Qwen2-MoE, PhiMoE), full attention is the same up to the length of the window.
+    """
+    window = getattr(config, "sliding_window", None)
+    if not window or not getattr(config, "use_sliding_window", True):
+        return 2**31
+    every = ["sliding_attention"] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or every
+    sliding = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
+    return 2**31 if all(told.get(i) for i in sliding) else int(window)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ begin one of another role.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from jinja2 import TemplateError
 
 from dictionaries.contents import contents
 
-from ..errors import BadRequest
+from ..errors import BadRequest, TooLong
+from .decoding import specials
 from .regions import calls
 
 
@@ -31,11 +33,14 @@ class Prompt:
     steerable: tuple[bool, ...]
 
 
-def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Prompt:
+def render(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, most: int = sys.maxsize
+) -> Prompt:
     """By the tokenizer's chat template, ending where the assistant's reply begins; without one, the
     contents in lines, of which the reply is the next part.
 
-    Raises BadRequest if the template refuses these messages.
+    Raises BadRequest if the template refuses these messages, and TooLong where pieces are left to
+    tokenize for which `most` tokens have no room.
     """
     plain = not tokenizer.chat_template
     whole, spans = contents(_in_lines if plain else partial(_templated, tokenizer), messages)
@@ -43,7 +48,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Prompt:
         own = zip(messages, spans, strict=True)
         spans = [part for one in own for part in _without_calls(tokenizer, whole, *one)]
     cuts = _forged(tokenizer, whole, spans)
-    return _encode(tokenizer, whole, spans, cuts=cuts, add_special_tokens=plain)
+    return _encode(tokenizer, whole, spans, cuts=cuts, add_special_tokens=plain, most=most)
 
 
 def encode_raw(tokenizer: Any, text: str) -> Prompt:
@@ -82,10 +87,10 @@ def _without_calls(
 
 def _forged(tokenizer: Any, text: str, spans: Sequence[range]) -> list[int]:
     """Where to cut the text so that no special token spelled inside a span is whole in a piece."""
-    names = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    names = set(specials(tokenizer).values())
     cuts = set()
     for span in spans:
-        for name in {*names, *tokenizer.all_special_tokens}:
+        for name in names:
             at = text.find(name, span.start, span.stop)
             while at >= 0:
                 cuts.add(at + 1)
@@ -100,13 +105,20 @@ def _encode(
     *,
     cuts: Sequence[int] = (),
     add_special_tokens: bool = False,
+    most: int = sys.maxsize,
 ) -> Prompt:
     """Encoded piece by piece, where there are cuts: no token reaches over one. spans: in order."""
-    never = frozenset(tokenizer.all_special_ids)
+    never = specials(tokenizer)
     ids: list[int] = []
     steerable: list[bool] = []
     rest = deque(spans)
-    for begin, end in pairwise((0, *cuts, len(text))):
+    for done, (begin, end) in enumerate(pairwise((0, *cuts, len(text)))):
+        if len(ids) + len(cuts) + 1 - done > most:  # a piece to come is a token at least
+            raise TooLong(
+                f"the prompt has more than {most} tokens and this server holds {most + 1} of "
+                "prompt and reply together: shorten it",
+                param="messages",
+            )
         piece = tokenizer(
             text[begin:end],
             add_special_tokens=add_special_tokens and begin == 0,

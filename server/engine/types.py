@@ -80,6 +80,7 @@ class Request:
     """One reply to make.
 
     steerable: one flag a prompt token, false for template and special tokens: no edit touches them.
+    raw: the prompt is no chat's, so whatever marks of thinking are in it count.
     changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
     that was steered live is replayed.
     trace: report each edit's activation before and after with every token.
@@ -97,6 +98,7 @@ class Request:
     kl: bool = False
     top: int = 0
     guard: Guard | None = None
+    raw: bool = False
 
     @property
     def shadowed(self) -> bool:

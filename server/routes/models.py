@@ -39,7 +39,7 @@ def model_reply(deck: Deck, preset: Preset | None = None) -> ModelReply:
         "owned_by": "steerdeck",
     }
     if preset:
-        reply["preset"] = preset_reply(preset)
+        reply["steering_preset"] = preset_reply(preset)
     return reply
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -36,6 +36,14 @@ def whole_characters(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(whole_characters)]
+
+
+def _null_is_false(value: object) -> object:
+    """OpenAI's clients send null for a switch that nobody touched."""
+    return False if value is None else value
+
+
+Switch = Annotated[bool, BeforeValidator(_null_is_false, json_schema_input_type=bool | None)]
 
 
 class Root(BaseModel):
@@ -89,6 +97,7 @@ HARMLESS = frozenset(
         "metadata",
         "parallel_tool_calls",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",

@@ -23,11 +23,13 @@ class PresetList(TypedDict):
 
 
 class ModelReply(TypedDict):
+    """steering_preset, not preset: Open WebUI hides models that have a key of that name."""
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    preset: NotRequired[PresetReply]
+    steering_preset: NotRequired[PresetReply]
 
 
 class ModelList(TypedDict):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
-from .base import UNBUILT, Root, Text, Wire, refuse
+from .base import UNBUILT, Root, Switch, Text, Wire, refuse
 from .steering import WireSteering
 
 MAX_MESSAGES = 1000
@@ -76,7 +76,7 @@ class StreamOptions(Wire):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    include_usage: bool = Field(False, description="send one more chunk with the token counts")
+    include_usage: Switch = Field(False, description="send one more chunk with the token counts")
 
 
 class SamplingFields(Root):
@@ -89,7 +89,7 @@ class SamplingFields(Root):
         max_length=300,
         description="the loaded model, or `model@preset`; default: the loaded model",
     )
-    stream: bool = Field(False, description="send server-sent events, one a step")
+    stream: Switch = Field(False, description="send server-sent events, one a step")
     stream_options: StreamOptions | None = Field(None, description="with stream only")
     temperature: float | None = Field(
         None, ge=0, le=2, description="0 is greedy; default: the model's own, else 0.7"
@@ -127,7 +127,7 @@ class SamplingFields(Root):
     n: int | None = Field(
         None, ge=1, le=MAX_N, description="replies to make; the i-th one's seed is seed + i"
     )
-    ignore_eos: bool = Field(
+    ignore_eos: Switch = Field(
         False, description="run to the last token allowed (benchmarks); not an OpenAI field"
     )
     steering: WireSteering | None = Field(None, description="the extension: what is edited")
