@@ -1,78 +1,20 @@
 """The page in a browser where things go wrong: slow, locked, failing and hostile services.
 
-The service is the scripted one of `ui_stub.py`; the page is served alone, as `steerdeck ui` does.
+The service is the scripted one of `ui_stub.py`; `ui_browser.py` serves the page.
 """
 
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
-from background import Background
-from ui_stub import Script, build
+import ui_browser
+from ui_browser import Stub, ask
 
+served, stub = ui_browser.served, ui_browser.stub  # fixtures
+open_page, expect = ui_browser.open_page, ui_browser.expect
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
-
-
-class Stub:
-    """The scripted service on a port of its own, started again for each test that wants it."""
-
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self.port = int(listening.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server: Background | None = None
-
-    def start(self, **script: Any) -> None:
-        self.stop()
-        app = build(Script(**script))
-        config = uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off")
-        self._server = Background(lambda: uvicorn.Server(config), self.port)
-        self._server.start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop(force=True)
-            self._server = None
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Stub, str]]:
-    from server import mount
-
-    stub = Stub()
-    page = Background(lambda: mount.make_server(mount.page_alone(stub.url)))
-    page.start()
-    yield stub, f"{page.url}/"
-    page.stop()
-    stub.stop()
-
-
-@pytest.fixture
-def stub(served: tuple[Stub, str]) -> Stub:
-    return served[0]
-
-
-@pytest.fixture
-def open_page(served: tuple[Stub, str], visit: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda query="", **options: visit(served[1] + query, **options)
-
-
-@pytest.fixture
-def expect() -> Any:
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=30_000)
-    return expect
-
-
-def ask(page: Any, text: str) -> None:
-    page.get_by_label("Message").fill(text)
-    page.keyboard.press("Enter")
 
 
 def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
@@ -273,3 +215,61 @@ def test_the_guard_is_a_switch_and_what_it_did_stands_in_the_text_and_below_it(
     expect(page.locator(".sd-turn")).to_have_attribute("title", told)
     below = "guard: backed off once, to 40% of the strengths"
     expect(page.locator(".sd-stats")).to_contain_text(below)
+
+
+def test_a_page_that_lost_its_connection_says_what_is_lost_and_keeps_the_rest(
+    served: tuple[Stub, str], stub: Stub, chromium: Any, expect: Any
+) -> None:
+    """Gradio loads it anew. A key is asked for, so that Python has settings to write over."""
+    stub.start(key="secret")
+    page = chromium.new_context(reduced_motion="reduce").new_page()  # its console may hold errors
+    page.goto(served[1] + "?steer=foghorn/0:c:2.5")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("API key", exact=True).fill("secret")
+    page.get_by_role("button", name="Use key").click()
+    page.get_by_label("Seed").fill("5")
+    page.keyboard.press("Escape")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    ask(page, "Hello")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    page.route("**/gradio_api/run/**", lambda route: route.abort(), times=1)
+    page.get_by_label("Slider for Golden Gate Bridge").press("ArrowRight")
+    lost = page.get_by_text("The conversation is lost")
+    expect(lost).to_be_visible()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label("API key", exact=True)).to_be_visible()
+    expect(page.get_by_label("Seed")).to_have_value("5")
+    page.keyboard.press("Escape")
+    expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
+    ask(page, "Hello")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    page.get_by_role("button", name="New").click()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    page.reload()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    expect(lost).to_have_count(0)
+    page.context.close()
+
+
+def test_a_link_stays_in_the_address_of_a_page_that_waits_and_export_is_there_at_once(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.stop()
+    page = open_page("?steer=foghorn/0:c:2.5&norm=keep")
+    expect(page.locator(".sd-banner")).to_contain_text("No server answers")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Seed").fill("5")
+    page.keyboard.press("Escape")
+    page.get_by_label("Message").fill("How deep is the bay?")
+    page.get_by_role("button", name="Export").click()
+    code = page.locator(".sd-export pre")
+    expect(code).to_contain_text('"seed": 5')
+    expect(code).to_contain_text("How deep is the bay?")
+    expect(code).not_to_contain_text('"model"')
+    expect(page).to_have_url(re.compile(r"steer=foghorn/0:c:2.5&norm=keep$"))
+    page.keyboard.press("Escape")
+    stub.start()
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page.get_by_role("button", name="Export").click()
+    expect(code).to_contain_text('"model": "foghorn"')

@@ -14,9 +14,9 @@ import pytest
 import ui_stub
 from ui_service import BRIDGE, SHORT, Service, handlers, served
 
-from ui import chat, fitting, presets, rack, repeat, search, status, strip, sweep
+from ui import chat, fitting, presets, rack, repeat, search, status, strip
 from ui.client import Api
-from ui.errors import ApiError, PresetError, RackError
+from ui.errors import ApiError, PresetError
 from ui.rack import Entry, Rack
 from ui.session import Session
 
@@ -88,71 +88,6 @@ def test_what_could_not_be_told_of_a_token_is_left_out_of_the_strip() -> None:
     assert strip.tokens({"steering": {"activations": "?", "kl": 3}}) == []
     odd = {"token": "a", "steered": {"logprob": "x", "top": [1]}, "unsteered": None}
     assert strip.pack([odd], {}) == [["a", [], None, [[0.0, []], [0.0, []]]]]
-
-
-async def swept(service: Service, text: str = "Who are you?", held: Rack = BRIDGE) -> list[str]:
-    talk = sweep.respond(service.api, service.session, text, held, SHORT)
-    return [log async for log in talk]
-
-
-async def test_a_sweep_answers_at_every_strength_in_one_request(service: Service) -> None:
-    off = Entry(feature="foghorn/1", on=False)
-    await swept(service, held=(*BRIDGE, off))
-    [body] = service.script.bodies
-    strengths = [[edit["strength"] for edit in one["edits"]] for one in body["variants"]]
-    assert strengths == [[1.25], [2.5], [3.75], [5.0]]
-    assert (body["seed"], body["messages"][-1]["content"]) == (7, "Who are you?")
-    lanes = [line["lane"] for line in service.lines("reply")]
-    assert lanes == ["plain", "half", "steered", "more", "double"]
-    assert [service.text(i).split()[3] for i in range(1, 6)] == ["small", "small", *["bridge"] * 3]
-    ends = service.lines("end")
-    assert [(end["reason"], end["tokens"]) for end in ends] == [("length", 12)] * 5
-    edits = [json.loads(end["receipt"])["edits"] for end in ends]
-    assert edits == [[], *(one["edits"] for one in body["variants"])]
-    await service.logs("And then?", BRIDGE)
-    told = service.script.bodies[1]["messages"][1]["content"]
-    assert told == service.text(3), "the conversation goes on with the rack as it stands"
-
-
-async def test_the_guard_watches_a_sweep_too(service: Service) -> None:
-    guarded = SHORT.model_copy(update={"guard": True})
-    talk = sweep.respond(service.api, service.session, "Hello", BRIDGE, guarded)
-    [_ async for _ in talk]
-    assert service.script.bodies[0]["steering"]["guard"] == {"mode": "back_off"}
-
-
-async def test_a_sweep_that_fails_says_so_in_every_column(service: Service) -> None:
-    await swept(service, "please fail")
-    assert [end["error"] for end in service.lines("end")] == ["out of memory"] * 5
-    assert service.session.live is None
-
-
-@pytest.mark.parametrize("service", [{"rate": 20.0}], indirect=True)
-async def test_a_sweep_is_stopped_as_one_and_does_not_follow_the_rack(service: Service) -> None:
-    async for _ in sweep.respond(service.api, service.session, "Hello", BRIDGE, SHORT):
-        if service.text():
-            down = (BRIDGE[0].model_copy(update={"strength": 0.5}),)
-            assert not await chat.retune(service.api, service.session, down, keep_norm=False)
-            stopping = asyncio.create_task(chat.stop(service.api, service.session))
-            await asyncio.sleep(0)
-    await stopping
-    assert [end["reason"] for end in service.lines("end")] == ["cancelled"] * 5
-    assert not service.script.live
-
-
-@pytest.mark.parametrize("held", [(), (Entry(feature="foghorn/1", op="ablate"),)])
-async def test_a_sweep_without_a_strength_is_refused_and_asks_nothing(
-    service: Service, held: Rack
-) -> None:
-    with pytest.raises(RackError, match="has a strength"):
-        await swept(service, held=held)
-    assert not service.session.transcript.turns
-    assert not service.script.bodies
-
-
-def test_a_sweep_scales_from_where_an_op_changes_nothing() -> None:
-    held = (Entry(feature="a", op="scale", strength=3.0), Entry(feature="b", op="add", strength=-2))
-    assert [one.strength for one in sweep.scaled(held, 0.5)] == [2.0, -1.0]
 
 
 async def test_activations_are_not_asked_of_a_dictionary_that_cannot_read_them(
@@ -320,6 +255,21 @@ async def test_a_question_that_no_room_was_made_for_costs_no_turn(service: Servi
     assert service.script.bodies[-1]["messages"][0]["content"] == "Hello"
 
 
+async def test_a_long_conversation_is_made_to_fit_in_few_requests(service: Service) -> None:
+    for i in range(100):
+        turn = service.session.transcript.ask(f"question {i}")
+        service.session.transcript.reply(turn, "steered", (), pair=False).text = "yes"
+    service.script.context = 120  # words: forty of the turns
+    await service.logs("Who are you?")
+    assert len(service.script.bodies) < 12
+    kept = len(service.script.bodies[-1]["messages"]) // 2
+    assert 20 < kept <= 40
+    assert service.lines("end")[-1]["dropped"] == 100 - kept
+    asked = len(service.script.bodies)
+    await service.logs("this is too long")
+    assert len(service.script.bodies) - asked < 12
+
+
 def test_no_request_has_more_messages_than_the_service_takes() -> None:
     roles = ["system", *["user", "assistant"] * 600, "user"]
     messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
@@ -332,8 +282,7 @@ def test_no_request_has_more_messages_than_the_service_takes() -> None:
 def test_leaving_out_the_oldest_turn_keeps_the_system_prompt_and_the_question() -> None:
     roles = ["system", "user", "assistant", "user"]
     messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
-    assert fitting.without_oldest(messages) == [messages[0], messages[3]]
-    assert fitting.without_oldest([messages[0], messages[3]]) == []
+    assert fitting.without_oldest(messages, 1) == [messages[0], messages[3]]
 
 
 async def test_answering_again_replaces_the_last_turn(service: Service) -> None:

@@ -16,7 +16,8 @@ from gradio.state_holder import StateHolder
 import ui
 from ui import assets, settings
 from ui.errors import SettingsError
-from ui.page import CONTENT_SECURITY_POLICY, TABS, build_page, mount_options
+from ui.page import CONTENT_SECURITY_POLICY, HERE, TABS, build_page, mount_options
+from ui.session import Session
 from ui.settings import Settings
 
 ROOM = Path(ui.__file__).parent
@@ -43,6 +44,29 @@ async def test_the_memory_for_conversations_of_closed_tabs_is_bounded() -> None:
         holder.session_data[str(tab)] = SimpleNamespace()
         holder.update(str(tab))
     assert len(holder.session_data) == TABS < 1000
+
+
+@pytest.mark.parametrize(
+    ("beside", "address"), [(False, "http://gpu-box:8000/v1"), (True, f"'{HERE}/v1")]
+)
+async def test_exported_code_names_the_service_or_beside_it_where_the_page_is(
+    beside: bool, address: str
+) -> None:
+    page = build_page("http://gpu-box:8000/", beside=beside)
+    export = next(fn.fn for fn in page.fns.values() if fn.name == "export")
+    update = await export(Session(), [], Settings().model_dump(), "")
+    (code,) = [value for value in update.values() if "curl" in value]
+    assert f"curl -N {address}/chat/completions" in code["curl"]
+    assert f"base_url='{address.strip(chr(39))}'" in code["python"]
+    assert f'"{HERE}"' in assets.text("static/export.js")
+
+
+async def test_code_is_exported_where_someone_looks_and_not_at_every_step_of_a_slider() -> None:
+    """It holds the whole conversation."""
+    page = build_page("http://127.0.0.1:1")
+    asked = {name: fn.targets for fn in page.fns.values() for name in [fn.name]}
+    assert [event for _, event in asked["export"]] == ["wanted"]
+    assert [event for _, event in asked["link"]] == ["change", "change"]
 
 
 async def test_no_handler_is_public_api() -> None:

@@ -104,6 +104,14 @@ def test_a_client_may_post_anything_and_gets_a_sentence(posted: object, told: st
     assert "\n" not in str(refused.value)
 
 
+def test_what_is_wrong_with_a_feature_is_said_with_its_label() -> None:
+    wrong = {"feature": "a/2", "label": "the\nsea", "strength": 1e9}
+    with pytest.raises(RackError, match=r"^The rack was not used: “the sea”, strength: "):
+        rack.parse([{"feature": "a/1"}, wrong])
+    with pytest.raises(RackError, match="“a/2”, strength"):
+        rack.parse([wrong | {"label": ""}])
+
+
 def test_each_feature_takes_the_first_free_colour_and_keeps_it() -> None:
     held: rack.Rack = ()
     for i in range(4):

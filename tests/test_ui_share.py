@@ -11,9 +11,11 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from ui import rack, share
+from ui import chat, rack, share
 from ui.errors import LinkError
 from ui.rack import Entry
+from ui.session import Session
+from ui.settings import Settings
 from ui.timing import ALWAYS, Condition, Timing, Window
 
 HARD = 'it\'s "quoted" $HOME `id` \\ \n{{x}} ${y} 橋 </script>'
@@ -113,6 +115,17 @@ def test_the_python_program_compiles_and_asks_exactly_the_body() -> None:
     extra = sent.pop("extra_body")
     assert sent.pop("stream") is True
     assert sent | extra == BODY
+
+
+def test_the_python_program_asks_for_the_model_where_none_is_known_yet() -> None:
+    unnamed = {name: value for name, value in BODY.items() if name != "model"}
+    program = share.python("http://h", unnamed, key=False)
+    compile(program, "export", "exec")
+    assert "model=client.models.list().data[0].id," in program
+    assert chat.request(Session(), [], (), Settings(), None).keys() == {
+        "messages",
+        "max_completion_tokens",
+    }
 
 
 def test_the_python_program_takes_a_key_from_the_environment_where_one_is_needed() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import httpx2
 import pytest
-from ui_service import SHORT, Service, handlers, served
+from ui_service import BRIDGE, SHORT, Service, handlers, served
 
-from ui import chat, client, status, talking
+from ui import chat, client, rack, status, talking
 from ui.client import Api
 from ui.errors import ApiError
 from ui.session import Session
@@ -37,6 +40,13 @@ def answering(*answer: Any, **more: Any) -> Api:
     return Api("http://stub", http=httpx2.AsyncClient(transport=httpx2.MockTransport(handle)))
 
 
+async def test_a_chunk_may_be_longer_than_a_mebibyte() -> None:
+    long = {"steering": {"receipt": {"timeline": ["x" * 2**21]}}}
+    told = f"data: {json.dumps(long)}\n\ndata: [DONE]\n\n"
+    api = answering(200, headers={"content-type": "text/event-stream"}, text=told)
+    assert [chunk async for chunk in api.stream({})] == [long]
+
+
 @pytest.mark.parametrize("service", [{"key": "secret"}], indirect=True)
 async def test_a_tab_whose_server_was_started_anew_is_answered_at_its_next_message(
     service: Service, monkeypatch: pytest.MonkeyPatch
@@ -51,6 +61,51 @@ async def test_a_tab_whose_server_was_started_anew_is_answered_at_its_next_messa
     assert [end["reason"] for end in _ends(rest[-1][do.parts.thread])] == ["length"]
     asked = do.ask("And then?", session, [], CHOSEN, False, False, stored)
     assert not [update async for update in asked if do.parts.toast in update]
+
+
+@pytest.mark.parametrize("service", [{"key": "secret"}], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "data", "part", "held"),
+    [
+        ("find", {"q": "cats", "n": 1}, "search", ()),
+        ("details", {"ref": "foghorn/0"}, "card", ()),
+        ("add", {"ref": "foghorn/0"}, "rack", ([],)),
+        ("load", {"name": "cats"}, "rack", ()),
+        ("save", {"title": "Mine"}, "gallery", (rack.value(BRIDGE),)),
+        ("remove", {"name": "cats"}, "gallery", ()),
+    ],
+)
+async def test_what_a_tab_asks_of_a_server_that_was_started_anew_is_asked_with_its_key(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    data: dict[str, Any],
+    part: str,
+    held: tuple[Any, ...],
+) -> None:
+    monkeypatch.setattr(talking, "ARRIVAL", 0.01)
+    do, session, event = handlers(service.api), Session(), gr.EventData(None, data)
+    around = (event, session, {"key": "secret"}, CHOSEN, *held)
+    both = await asyncio.gather(getattr(do, name)(*around), getattr(do, name)(*around))
+    update = both[0]
+    assert update[getattr(do.parts, part)]
+    assert not update.get(do.parts.search, {}).get("error")
+    told = [one[do.parts.toast]["text"] for one in both if do.parts.toast in one]
+    assert ["started anew" in text for text in told] == [True], "once"
+
+
+async def test_the_address_keeps_its_link_until_that_is_the_rack(service: Service) -> None:
+    """A rack that is still empty must not be written over what it is to become."""
+    do, session = handlers(service.api), Session()
+    request = SimpleNamespace(query_params={"steer": "foghorn/0:c:2.5"})
+    linked = [(await do.link(session, [], CHOSEN))[do.parts.export]["link"]]
+    service.script.loading, service.script.started = 60.0, time.monotonic()
+    await do.arrive(request, session, None, CHOSEN)  # type: ignore[arg-type]
+    linked.append((await do.export(session, [], CHOSEN, ""))[do.parts.export]["link"])
+    service.script.loading = 0.0
+    held = (await do.look_again(session, None, CHOSEN))[do.parts.rack]
+    linked.append((await do.link(session, held, CHOSEN))[do.parts.export]["link"])
+    assert linked == [None, None, "steer=foghorn/0:c:2.5"]
 
 
 async def test_nothing_to_ask_again_is_left_of_a_server_that_was_started_anew(

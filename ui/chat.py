@@ -41,9 +41,11 @@ def request(
     settings: Settings,
     seed: int | None,
 ) -> dict[str, Any]:
-    """A chat completion's body; the export shows the same one."""
-    body: dict[str, Any] = {"model": session.model, "messages": list(messages)}
-    body |= settings.sampling()
+    """A chat completion's body; the export shows the same one, before the first look without a
+    model.
+    """
+    body: dict[str, Any] = {"model": session.model} if session.model else {}
+    body |= {"messages": list(messages), **settings.sampling()}
     if seed is not None:
         body["seed"] = seed
     if racks.edits(rack):

@@ -115,6 +115,7 @@ class Api:
             json={**body, "stream": True, "stream_options": {"include_usage": True}},
             headers=self._headers(),
             timeout=httpx2.Timeout(None, connect=5.0, read=SILENCE),
+            max_event_size=None,  # the last chunk tells every change of a long timeline
         )
         try:
             async with wire as source:

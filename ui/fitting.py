@@ -25,6 +25,7 @@ async def fitting(
     What has been left out once is not tried again: the conversation only grows.
     """
     messages, dropped = opening(body["messages"], transcript.dropped)
+    step = 1
     while True:
         for one in replies:
             one.dropped = dropped
@@ -35,10 +36,13 @@ async def fitting(
                 yield chunk
             return
         except ApiError as error:
-            shorter = without_oldest(messages)
-            if error.code != "context_length_exceeded" or not shorter:
+            left = _before(messages)
+            if error.code != "context_length_exceeded" or not left:
                 raise
-        messages, dropped = shorter, dropped + 1
+        # Ever more at once, for few requests even where hundreds of turns must go; but never more
+        # than half of what is left, so that much of what fits stays.
+        fewer = min(step, (left + 1) // 2)
+        messages, dropped, step = without_oldest(messages, fewer), dropped + fewer, 2 * step
 
 
 def opening(messages: Messages, dropped: int) -> tuple[Messages, int]:
@@ -47,14 +51,16 @@ def opening(messages: Messages, dropped: int) -> tuple[Messages, int]:
     The question itself always stays.
     """
     excess = (len(messages) - MOST + 1) // 2  # in turns, a question and its reply
-    asked = sum(message["role"] == "user" for message in messages)
-    turns = min(max(dropped, excess), asked - 1)
+    turns = min(max(dropped, excess), _before(messages))
     return without_oldest(messages, turns), turns
 
 
-def without_oldest(messages: Messages, turns: int = 1) -> Messages:
-    """The messages without their first turns; empty when there are no more. The system's stays."""
+def without_oldest(messages: Messages, turns: int) -> Messages:
+    """The messages without that many of the turns before the question. The system's stays."""
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    if len(asked) <= turns:
-        return []
     return [*messages[: asked[0]], *messages[asked[turns] :]]
+
+
+def _before(messages: Messages) -> int:
+    """How many turns there are before the question."""
+    return sum(message["role"] == "user" for message in messages) - 1

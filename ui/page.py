@@ -15,7 +15,9 @@ from . import layout
 from .assets import CONTENT_SECURITY_POLICY, mount_options
 from .client import Api
 from .racking import Racking
+from .settings import RESTORED
 
+HERE = "http://{this-page}"  # export.js puts the page's own address in its place
 TABS = 500  # whose conversations are kept: Gradio frees none of a closed tab, and keeps 10 000
 
 __all__ = ["CONTENT_SECURITY_POLICY", "build_page", "mount_options"]
@@ -25,17 +27,17 @@ class Handlers(Racking):
     """Everything that happens on the page."""
 
 
-def build_page(api_url: str, *, public_url: str | None = None, again: float = 1.5) -> gr.Blocks:
+def build_page(api_url: str, *, beside: bool = False, again: float = 1.5) -> gr.Blocks:
     """The page for the service at `api_url`, as its server reaches it.
 
-    Call it inside a running event loop (gr.Blocks wants one). public_url: the service's address as
-    people reach it, for exported requests; api_url unless given. again: seconds between looks at a
-    service that is not ready.
+    Call it inside a running event loop (gr.Blocks wants one). beside: the service answers where the
+    page does, so exported requests name the address the reader has it at, and api_url otherwise.
+    again: seconds between looks at a service that is not ready.
     """
     api = Api(api_url.rstrip("/"))
     with gr.Blocks(title="Steerdeck", analytics_enabled=False, fill_width=True) as page:
         parts = layout.build(again)
-        _join(page, parts, Handlers(api, parts, public_url or api_url))
+        _join(page, parts, Handlers(api, parts, HERE if beside else api_url))
     page.state_session_capacity = TABS
     # The engine alone decides how many replies run at once; a limit here would be a second queue.
     page.queue(default_concurrency_limit=None, api_open=False)
@@ -50,37 +52,35 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     once = {"queue": False, **streams}
     last = {"trigger_mode": "always_last", **once}
     steer = [p.session, p.rack, p.settings]
+    tab = [p.session, p.stored, p.settings]
     seen = [p.toast, p.top, p.thread, p.gallery, p.timer, p.rack, p.settings]
 
-    page.load(do.arrive, [p.session, p.stored, p.settings], seen, **once)
-    p.timer.tick(do.look_again, [p.session, p.stored, p.settings], seen, **once)
+    page.load(do.arrive, tab, seen, js=RESTORED, **once)
+    p.timer.tick(do.look_again, tab, seen, **once)
     p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **once)
 
     talk = [*steer, p.compare, p.sweep, p.stored]
     said = [p.prompt, *seen]
     heard = {"trigger_mode": "multiple", **streams}  # or Enter is dropped unsaid until a reply ends
-    turns = [
-        gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **heard),
-        p.thread.ask(do.show, talk, said, **streams),
-        p.thread.again(do.again, talk, said, **streams),
-        p.rack.follow(do.again, talk, said, **streams),
-    ]
+    gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **heard)
+    p.thread.ask(do.show, talk, said, **streams)
+    p.thread.again(do.again, talk, said, **streams)
+    p.rack.follow(do.again, talk, said, **heard)  # the one before may not be quite over
     p.stop.click(do.stop, [p.session], None, **once)
     p.top.fresh(do.fresh, [p.session], [p.thread], **once)
     gr.on([p.rack.change, p.settings.change], do.retune, steer, [p.toast], **last)
-    exported, code = [*steer, p.prompt], [p.export, p.toast]
-    gr.on([p.rack.change, p.settings.change], do.export, exported, code, **last)
-    for turn in turns:
-        turn.then(do.export, exported, code, **once)
+    code = [p.export, p.toast]
+    gr.on([p.rack.change, p.settings.change], do.link, steer, code, **last)
+    p.export.wanted(do.export, [*steer, p.prompt], code, **last)
 
     # A widget's own events cannot share a gr.on: Gradio makes them on the fly.
     # Not always_last: that would send the event data of the first query again for the last one.
-    p.search.query(do.find, [p.session], [p.search], trigger_mode="multiple", **once)
+    p.search.query(do.find, tab, [p.search, *seen], trigger_mode="multiple", **once)
     for take in (p.search.pick, p.card.take):
-        take(do.add, [p.session, p.rack], [p.rack, p.toast], **once)
+        take(do.add, [*tab, p.rack], seen, **once)
     for look in (p.search.look, p.rack.look, p.card.look):
-        look(do.details, [p.session], [p.card, p.toast], **once)
+        look(do.details, tab, [p.card, *seen], **once)
     for choose in (p.gallery.choose, p.thread.choose):
-        choose(do.load, [p.session, p.settings], [p.rack, p.settings, p.toast], **once)
-    p.gallery.keep(do.save, steer, [p.gallery, p.thread, p.toast], **once)
-    p.gallery.drop(do.remove, [p.session], [p.gallery, p.thread, p.toast], **once)
+        choose(do.load, tab, seen, **once)
+    p.gallery.keep(do.save, [*tab, p.rack], seen, **once)
+    p.gallery.drop(do.remove, tab, seen, **once)

@@ -88,7 +88,7 @@ def parse(value: object) -> Rack:
         entries = _entries.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ", ".join(str(part) for part in first["loc"]) or "the list"
+        place = ", ".join(_place(value, first["loc"])) or "the list"
         raise RackError(f"The rack was not used: {place}: {first['msg']}.") from error
     if len(entries) > MOST:
         raise RackError(f"The rack holds {len(entries)} features; at most {MOST} act at once.")
@@ -97,6 +97,15 @@ def parse(value: object) -> Rack:
     if twice is not None:
         raise RackError(f"The rack holds feature {twice} twice; keep one of them.")
     return tuple(entries)
+
+
+def _place(value: object, loc: tuple[int | str, ...]) -> list[str]:
+    """Where a posted rack is wrong, by the name that the feature has on the page."""
+    names = [str(part) for part in loc]
+    entry = value[loc[0]] if isinstance(value, list) and isinstance(loc[0], int) else None
+    if isinstance(entry, dict) and (name := entry.get("label") or entry.get("feature")):
+        names[0] = f"“{' '.join(str(name).split())[:60]}”"
+    return names
 
 
 def edits(rack: Iterable[Entry]) -> list[dict[str, Any]]:

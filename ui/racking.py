@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gradio as gr
@@ -13,19 +14,40 @@ from .session import Session
 from .talking import Talking
 
 
+def acquainted(handler: Callable[..., Awaitable[Update]]) -> Callable[..., Awaitable[Update]]:
+    """A handler that asks the service, after the first look where its tab has not had one: a server
+    that was started anew under it holds no key, but the browser does.
+    """
+
+    # Not functools.wraps: Gradio would read the inputs off the handler, which gets no `stored`.
+    async def after(
+        self: Racking, event: gr.EventData, session: Session, stored: Any, chosen: Any, *held: Any
+    ) -> Update:
+        first: Update = {}
+        if not session.arrived.is_set() and not session.loaded:
+            first = await self._arrival(session, stored, chosen)
+        chosen = first.get(self.parts.settings, chosen)
+        return first | await handler(self, event, session, chosen, *held)
+
+    return after
+
+
 class Racking(Talking):
-    async def find(self, event: gr.EventData, session: Session) -> Update:
+    @acquainted
+    async def find(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
         asked = event._data if isinstance(event._data, dict) else {}
         return {self.parts.search: await search.find(session.api(self.api), asked)}
 
+    @acquainted
     @tells
-    async def add(self, event: gr.EventData, session: Session, held: Any) -> Update:
+    async def add(self, event: gr.EventData, session: Session, _chosen: Any, held: Any) -> Update:
         checked = rack.parse(held)
         found = await session.api(self.api).feature(field(event, "ref"))
         return {self.parts.rack: rack.joined(rack.add(checked, found))}
 
+    @acquainted
     @tells
-    async def details(self, event: gr.EventData, session: Session) -> Update:
+    async def details(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
         api, ref = session.api(self.api), field(event, "ref")
         feature = await api.feature(ref)
         try:
@@ -34,6 +56,13 @@ class Racking(Talking):
             neighbours = []
         session.looks += 1
         return {self.parts.card: {"html": card.html(feature, neighbours), "n": session.looks}}
+
+    @tells
+    async def link(self, session: Session, held: Any, chosen: Any) -> Update:
+        """The rack's link, which the page's address follows."""
+        return {
+            self.parts.export: {"link": _link(session, rack.parse(held), settings.parse(chosen))}
+        }
 
     @tells
     async def export(self, session: Session, held: Any, chosen: Any, text: str) -> Update:
@@ -53,24 +82,27 @@ class Racking(Talking):
         exported = {
             "curl": share.curl(self.url, {**body, "stream": True}, key=key),
             "python": share.python(self.url, body, key=key),
-            "link": share.encode(checked, keep_norm=fields.norm),
+            "link": _link(session, checked, fields),
         }
         return {self.parts.export: exported}
 
+    @acquainted
     @tells
     async def load(self, event: gr.EventData, session: Session, chosen: Any) -> Update:
         return await self.preset(session, field(event, "name"), chosen)
 
+    @acquainted
     @tells
-    async def save(self, event: gr.EventData, session: Session, held: Any, chosen: Any) -> Update:
+    async def save(self, event: gr.EventData, session: Session, chosen: Any, held: Any) -> Update:
         checked, fields = rack.parse(held), settings.parse(chosen)
         api, title = session.api(self.api), field(event, "title")
         name, body = presets.saved(title, checked, await api.presets(), keep_norm=fields.norm)
         await api.save_preset(name, body)
         return await self._gallery(session)
 
+    @acquainted
     @tells
-    async def remove(self, event: gr.EventData, session: Session) -> Update:
+    async def remove(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
         await session.api(self.api).delete_preset(field(event, "name"))
         return await self._gallery(session)
 
@@ -78,3 +110,9 @@ class Racking(Talking):
         look = await status.look(self.api, session)
         p = self.parts
         return {p.gallery: presets.gallery(look.presets), p.thread: session.transcript.log()}
+
+
+def _link(session: Session, held: rack.Rack, fields: settings.Settings) -> str | None:
+    """None until the link that the page was opened with is the rack: the address is to keep it."""
+    opening = session.link or not session.arrived.is_set()
+    return None if opening else share.encode(held, keep_norm=fields.norm)

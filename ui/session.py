@@ -54,7 +54,8 @@ class Session:
     rows: the service computes at once; 0 where it cannot measure against the unsteered model.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
     link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
-    loaded: the tab has its page from this server, not from the one that it was started anew after.
+    loaded: the first look has begun: the tab has its page from this server, or has been told that
+    it was started anew.
     arrived: the first look at the service is over. opened: the rack and settings that it brought.
     """
 

@@ -54,6 +54,11 @@ def parse(value: object) -> Settings:
         raise SettingsError(f"{NAMES.get(name, 'Settings')}: {first['msg']}.") from error
 
 
+# What settings.js keeps is not in the widget yet when Gradio collects what the page's load sends.
+RESTORED = """(session, stored, settings) => [session, stored,
+    { ...settings, ...JSON.parse(sessionStorage.getItem("steerdeck-settings") || "{}") }]"""
+
+
 def widget() -> gr.HTML:
     """The drawer's fields. Events: `change`, `unlock` ({key})."""
     return gr.HTML(

@@ -105,7 +105,9 @@ def curl(url: str, body: Mapping[str, Any], *, key: bool) -> str:
 def python(url: str, body: Mapping[str, Any], *, key: bool) -> str:
     """A program for the `openai` package that asks the same and prints the reply as it comes."""
     known = {name: value for name, value in body.items() if name != "steering"}
-    arguments = [f"    {name}={_literal(value)}," for name, value in known.items()]
+    # The package insists on a model, where the service takes the one that it has.
+    arguments = [] if "model" in body else ["    model=client.models.list().data[0].id,"]
+    arguments += [f"    {name}={_literal(value)}," for name, value in known.items()]
     if "steering" in body:
         arguments.append(f"    extra_body={_literal({'steering': body['steering']})},")
     secret = 'os.environ["STEERDECK_API_KEY"]' if key else '"none needed"'

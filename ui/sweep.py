@@ -22,22 +22,30 @@ from .session import Live, Running, Session
 from .settings import Settings
 from .transcript import Lane
 
+UNSCALED = ("ablate", "at_most")  # no strength; a cap is the stronger the lower it is
 PARTS = (0.5, 1.0, 1.5, 2.0)  # of the rack's strengths; the unsteered reply stands first
 LANES: tuple[Lane, ...] = ("plain", "half", "steered", "more", "double")
 
 
 def check(rack: Rack) -> None:
     """RackError where nothing in the rack has a strength to sweep."""
-    if not any(held.on and held.op != "ablate" for held in rack):
-        raise RackError("A sweep needs a feature that is switched on and has a strength.")
+    if not any(held.on and held.op not in UNSCALED for held in rack):
+        raise RackError(
+            "A sweep needs a feature that is switched on and has a strength to turn up: one that is"
+            " ablated or held at most at a level has none."
+        )
 
 
 def scaled(rack: Rack, part: float) -> Rack:
-    """The features that act, each moved to `part` of the way from its neutral strength."""
+    """The features that act, each moved to `part` of the way from its neutral strength where it has
+    one.
+    """
     return tuple(held.model_copy(update={"strength": _at(held, part)}) for held in rack if held.on)
 
 
 def _at(held: racks.Entry, part: float) -> float:
+    if held.op in UNSCALED:
+        return held.strength
     neutral = 1.0 if held.op == "scale" else 0.0
     strength = neutral + part * (held.strength - neutral)
     return max(-racks.FURTHEST, min(racks.FURTHEST, round(strength, 6)))
@@ -89,11 +97,15 @@ def _trace(session: Session, rack: Rack, settings: Settings) -> list[str]:
 
 
 def _sorted(event: Event[str]) -> list[Event[Lane]]:
-    """An event of the one stream as events of its columns; its end is the end of all of them."""
+    """An event of the one stream as events of its columns. A column ends with its own finish; the
+    end of the stream is that of those which had none.
+    """
     if event.chunk is None:
         return [Event(lane, error=event.error) for lane in LANES]
     variant = event.chunk.get("variant")
     index = variant.get("index") if isinstance(variant, Mapping) else None
-    return (
-        [Event(LANES[index], event.chunk)] if isinstance(index, int) and index < len(LANES) else []
-    )
+    if not isinstance(index, int) or index >= len(LANES):
+        return []
+    told: list[Event[Lane]] = [Event(LANES[index], event.chunk)]
+    choices = event.chunk.get("choices") or [{}]
+    return [*told, Event(LANES[index])] if choices[0].get("finish_reason") else told

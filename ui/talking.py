@@ -66,7 +66,7 @@ class Talking(Arriving):
         p = self.parts
         if not session.arrived.is_set():
             shown = await self._arrival(session, stored, chosen)
-            yield shown
+            yield shown or NOTHING
             # The rack of a link that was still being opened is not what the browser sent.
             held, chosen = session.opened or (held, shown.get(p.settings, chosen))
         if text is None and not session.transcript.turns:
@@ -98,19 +98,20 @@ class Talking(Arriving):
             yield await self._troubled(session, session.trouble, stored, chosen)
 
     async def _arrival(self, session: Session, stored: Any, chosen: Any) -> Update:
-        """Wait for the look of a page that loads, where a message comes before it has ended.
+        """Wait for the look of a page that loads, where something is asked before it has ended.
 
-        Where no page loads, this server was started anew under an open tab: look here.
+        Where no page loads, this server was started anew under an open tab: look here, once.
         """
         try:
             async with asyncio.timeout(ARRIVAL):
                 await session.arrived.wait()
         except TimeoutError:
             if not session.loaded:
+                session.loaded = True
                 anew = "The server was started anew and has forgotten this conversation."
                 return self.toast(anew) | await self.look_again(session, stored, chosen)
             await session.arrived.wait()
-        return NOTHING
+        return {}
 
     async def _troubled(
         self, session: Session, trouble: ApiError, stored: Any, chosen: Any

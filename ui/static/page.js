@@ -14,6 +14,7 @@
     }
     document.querySelectorAll("[data-open]").forEach((node) => node.setAttribute("aria-expanded", String(node.dataset.open === body().dataset.drawer)));
   };
+  document.addEventListener("steerdeck:drawer", (event) => drawer(event.detail));
   document.addEventListener("click", (event) => {
     const target = event.target instanceof Element ? event.target : null;
     if (!target) return;
@@ -29,6 +30,7 @@
     const field = event.target instanceof Element && event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]");
     if (event.key === "/" && !field && !event.ctrlKey && !event.metaKey && !event.altKey) {
       event.preventDefault();
+      if (body().dataset.drawer && body().dataset.drawer !== "rack") drawer(null);
       if (window.matchMedia("(max-width: 900px)").matches) body().dataset.drawer = "rack";
       document.querySelector("#search input")?.focus();
     } else if (event.key === "Escape") {

@@ -5,6 +5,7 @@ const WHERES = { all: "everywhere", prompt: "in the prompt", generated: "in the 
 const EVERY = 100; // ms between commits while a slider moves: the reply follows it
 let entries = [];
 const REST = 350; // ms without a change after which the rack has settled
+const FURTHEST = 1e6; // a strength that ui/rack.py takes
 let timer = null;
 let resting = null;
 
@@ -12,9 +13,21 @@ const send = () => {
   timer = null;
   props.value = entries.map((entry) => ({ ...entry }));
   announce();
+  changed();
+};
+const changed = () => {
   document.body.classList.add("sd-changed");
+  settle();
+};
+const settle = () => {
   clearTimeout(resting);
-  resting = setTimeout(() => document.querySelector("#follow input")?.checked && trigger("follow", {}), REST);
+  resting = setTimeout(follow, REST);
+};
+const follow = () => {
+  const { classList } = document.body;
+  if (!classList.contains("sd-changed")) return; // a reply has begun with the rack as it is
+  if (classList.contains("sd-busy")) return settle();
+  if (document.querySelector("#follow input")?.checked) trigger("follow", {});
 };
 const commit = (soon) => {
   if (!soon) {
@@ -28,7 +41,9 @@ const announce = () => {
   document.querySelectorAll(".sd-rack-count").forEach((node) => (node.textContent = acting ? ` ${acting}` : ""));
 };
 const clampTo = (value, lo, hi) => Math.min(hi, Math.max(lo, value));
-const place = (entry, value) => `${(100 * (clampTo(value, entry.lo, entry.hi) - entry.lo)) / (entry.hi - entry.lo)}%`;
+// The slider's ends: Python's, or the strength where that lies beyond them.
+const span = (entry) => [Math.min(entry.lo, Math.floor(entry.strength)), Math.max(entry.hi, Math.ceil(entry.strength))];
+const place = ([lo, hi], value) => `${(100 * (clampTo(value, lo, hi) - lo)) / (hi - lo)}%`;
 const banded = (entry) => entry.band && entry.unit === "max" && entry.op === entry.band_op;
 const zone = (entry) => {
   if (!entry.on) return "off";
@@ -40,13 +55,13 @@ const zone = (entry) => {
   return entry.strength > 0 ? "gentle: may not show" : "below its natural level";
 };
 
-const track = (entry) => {
-  const marks = [h("span", { class: "sd-zero", style: { left: place(entry, 0) } })];
+const track = (entry, ends) => {
+  const marks = [h("span", { class: "sd-zero", style: { left: place(ends, 0) } })];
   if (banded(entry)) {
     const [onset, breakdown] = entry.band;
-    const end = breakdown === null ? entry.hi : breakdown;
-    marks.push(h("span", { class: "sd-safe", title: `safe band: ${onset}× to ${breakdown === null ? "…" : breakdown + "×"}`, style: { left: place(entry, onset), right: `calc(100% - ${place(entry, end)})` } }));
-    if (breakdown !== null) marks.push(h("span", { class: "sd-strong", style: { left: place(entry, breakdown), right: "0" } }));
+    const end = breakdown === null ? ends[1] : breakdown;
+    marks.push(h("span", { class: "sd-safe", title: `safe band: ${onset}× to ${breakdown === null ? "…" : breakdown + "×"}`, style: { left: place(ends, onset), right: `calc(100% - ${place(ends, end)})` } }));
+    if (breakdown !== null) marks.push(h("span", { class: "sd-strong", style: { left: place(ends, breakdown), right: "0" } }));
   }
   return h("div", { class: "sd-track", "aria-hidden": "true" }, marks);
 };
@@ -54,15 +69,16 @@ const track = (entry) => {
 const card = (entry) => {
   const name = entry.label || entry.feature;
   const unit = entry.unit === "raw" || entry.op === "scale" ? "" : "×";
+  const ends = span(entry);
   const hint = h("span", { class: "sd-hint" });
   const number = h("input", { type: "number", class: "sd-number", step: entry.step, value: entry.strength, "aria-label": `Strength of ${name}`, disabled: entry.op === "ablate" });
-  const slider = h("input", { type: "range", min: entry.lo, max: entry.hi, step: entry.step, "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
+  const slider = h("input", { type: "range", min: ends[0], max: ends[1], step: entry.step, "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
   slider.value = entry.strength;
   const fill = h("span", { class: "sd-fill" });
   const box = h("li", { class: "sd-feature", "data-ref": entry.feature, style: { "--c": colour(entry.colour) } });
   const show = () => {
     box.classList.toggle("sd-off", !entry.on);
-    const [zero, now] = [parseFloat(place(entry, 0)), parseFloat(place(entry, entry.strength))];
+    const [zero, now] = [parseFloat(place(ends, 0)), parseFloat(place(ends, entry.strength))];
     fill.style.left = `${Math.min(zero, now)}%`;
     fill.style.right = `${100 - Math.max(zero, now)}%`;
     hint.textContent = zone(entry);
@@ -78,10 +94,7 @@ const card = (entry) => {
   slider.addEventListener("input", () => { number.value = slider.value; set(slider.valueAsNumber, true); });
   slider.addEventListener("change", () => set(slider.valueAsNumber, false));
   number.addEventListener("change", () => {
-    if (!Number.isFinite(number.valueAsNumber)) number.value = entry.strength;
-    entry.lo = Math.min(entry.lo, Math.floor(number.valueAsNumber));
-    entry.hi = Math.max(entry.hi, Math.ceil(number.valueAsNumber));
-    set(number.valueAsNumber, false);
+    set(clampTo(number.valueAsNumber, -FURTHEST, FURTHEST), false);
     draw();
   });
   const segment = (op) =>
@@ -97,7 +110,7 @@ const card = (entry) => {
     h("div", { class: "sd-row" },
       h("div", { class: "sd-ops", role: "group", "aria-label": `Operation on ${name}` }, ops.map(segment)),
       h("label", { class: "sd-value" }, number, h("span", { "aria-hidden": "true" }, unit))),
-    h("div", { class: "sd-slider" }, track(entry), fill, slider),
+    h("div", { class: "sd-slider" }, track(entry, ends), fill, slider),
     h("div", { class: "sd-row sd-under" }, hint, where),
     entry.timed ? h("div", { class: "sd-row sd-timed" }, h("span", {}, entry.timed),
       h("button", { type: "button", "aria-label": `Let ${name} act always`, title: "Act always", onclick: () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); } }, "×")) : "",
@@ -129,7 +142,7 @@ const join = (more) => {
   }
   props.value = entries.map((entry) => ({ ...entry }));
   announce();
-  document.body.classList.add("sd-changed");
+  changed();
 };
 const take = () => {
   const value = Array.isArray(props.value) ? props.value : [];
@@ -139,7 +152,7 @@ const take = () => {
   timer = null;
   entries = value.map((entry) => ({ ...entry }));
   draw();
-  document.body.classList.add("sd-changed");
+  changed();
 };
 watch("value", take);
 take();

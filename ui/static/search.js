@@ -20,6 +20,9 @@ const pick = (ref) => {
   if (!held(ref)) trigger("pick", { ref });
   close();
   input.value = "";
+  clearTimeout(timer);
+  timer = null;
+  asked += 1; // what was found is done with
 };
 const close = () => {
   found.hidden = true;
@@ -70,10 +73,11 @@ input.addEventListener("input", () => {
   clearTimeout(timer);
   timer = setTimeout(ask, WAIT);
 });
-input.addEventListener("focus", () => (fresh() ? (draw(), open()) : ask()));
+const look = () => (fresh() ? (draw(), open()) : ask());
+input.addEventListener("focus", look);
+input.addEventListener("pointerdown", () => { if (found.hidden && document.activeElement === input) look(); });
 input.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") { if (!found.hidden) event.stopPropagation(); close(); input.blur(); }
-  else if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); mark(event.key === "ArrowDown" ? active + 1 : Math.max(active, 0) - 1); }
+  if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); mark(event.key === "ArrowDown" ? active + 1 : Math.max(active, 0) - 1); }
   else if (event.key === "Enter") {
     event.preventDefault();
     if (timer !== null) { clearTimeout(timer); ask(); }
@@ -81,5 +85,13 @@ input.addEventListener("keydown", (event) => {
     else if (rows()[active]) pick(rows()[active].dataset.ref);
   }
 });
-document.addEventListener("pointerdown", (event) => { if (!element.contains(event.target)) close(); });
+element.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (!found.hidden) event.stopPropagation();
+  close();
+  document.activeElement.blur();
+});
+// A row takes no focus: pressed, it would close the list under the pointer.
+found.addEventListener("mousedown", (event) => { if (!event.target.closest("select")) event.preventDefault(); });
+element.addEventListener("focusout", (event) => { if (!element.contains(event.relatedTarget)) close(); });
 watch("value", draw);

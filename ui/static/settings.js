@@ -1,6 +1,11 @@
 // The settings. props.value is the dict of ui/settings.py; an empty field leaves the choice to the model.
 const root = element.querySelector(".sd-settings");
-const commit = (name, value) => { props.value = { ...props.value, [name]: value }; };
+const KEPT = "steerdeck-settings"; // in this tab: Gradio loads the page anew after a broken connection
+const keep = () => sessionStorage.setItem(KEPT, JSON.stringify(props.value || {}));
+const commit = (name, value) => {
+  props.value = { ...props.value, [name]: value };
+  keep();
+};
 const text = h("textarea", { rows: "3", placeholder: "None", onchange: (event) => commit("system", event.target.value) });
 const number = (name, attributes) => {
   const input = h("input", { type: "number", inputmode: "decimal", ...attributes });
@@ -37,5 +42,14 @@ const draw = () => {
   measure.checked = value.measure !== false;
   form.hidden = !value.ask_key;
 };
-watch("value", draw);
+watch("value", () => {
+  keep();
+  draw();
+});
 draw();
+const kept = sessionStorage.getItem(KEPT);
+// Not at once: while it mounts a widget, Gradio puts back the value that it began with.
+if (kept) setTimeout(() => {
+  props.value = { ...props.value, ...JSON.parse(kept) };
+  draw();
+});

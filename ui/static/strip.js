@@ -28,9 +28,10 @@ const strip = () => {
     const due = early.filter((one) => one.at <= cells.length);
     if (due.length) tokens.append(rule(due.at(-1).text));
     early.splice(0, due.length);
-    const cell = h("span", { class: "sd-token", role: "listitem", tabindex: "-1" }, h("span", {}, visible(text)), h("span", { class: "sd-bars" }, readings.map(bar)),
+    const cell = h("span", { class: "sd-token", role: "listitem", tabindex: cells.length ? "-1" : "0" }, h("span", {}, visible(text)), h("span", { class: "sd-bars" }, readings.map(bar)),
       Number.isFinite(kl) && h("span", { class: "sd-kl", style: { "--kl": `${Math.round((100 * kl) / (1 + kl))}%` } }));
     cell.reading = { at: cells.length, text, readings, kl, outlooks };
+    name(cell);
     cells.push(cell);
     tokens.append(cell);
     if (readings.length || Number.isFinite(kl)) node.hidden = false;
@@ -42,13 +43,24 @@ const strip = () => {
   };
   const legend = (features, at = 0) => {
     legends.push({ at, names: new Map(features) });
+    cells.slice(at).forEach(name);
     for (const [number, label] of features) told.set(`${number} ${label}`, [number, label]);
     key.replaceChildren(...[...told.values()].map(([number, label]) => h("span", { style: { "--c": colour(number) } }, label)));
   };
   // A colour goes to another feature when the rack is replaced while the reply is written.
   const labelAt = (at, number) => legends.findLast((one) => one.at <= at && one.names.has(number))?.names.get(number) || "";
-  const outlook = (name, [own, likely]) =>
-    h("div", { class: "sd-outlook" }, h("b", {}, name), h("span", {}, `this one ${percent(own)}`),
+  const level = ([, before, after]) => `${short(before)} → ${short(after)}`;
+  const moved = (kl) => `moved by ${short(kl)} nats (KL from unsteered)`;
+  // What the tip shows at a glance, for those who hear it.
+  const name = (cell) => {
+    const { at, text, readings, kl } = cell.reading;
+    const heard = readings.map((reading) => `${labelAt(at, reading[0])} ${level(reading)}`);
+    if (!heard.length) heard.push("nothing steered here");
+    if (Number.isFinite(kl)) heard.push(moved(kl));
+    cell.setAttribute("aria-label", `${visible(text)}: ${heard.join(", ")}`);
+  };
+  const outlook = (title, [own, likely]) =>
+    h("div", { class: "sd-outlook" }, h("b", {}, title), h("span", {}, `this one ${percent(own)}`),
       likely.map(([text, share]) => h("span", {}, h("code", {}, visible(text)), ` ${percent(share)}`)));
   // Fixed: within the scrolled thread it would make that longer, which moves the token from under the
   // pointer, which hides the tip again, frame by frame.
@@ -66,10 +78,10 @@ const strip = () => {
   const show = (cell) => {
     if (!cell || !cell.reading) return hide();
     const { at, text, readings, kl, outlooks } = cell.reading;
-    tip.replaceChildren(h("code", {}, visible(text)), ...readings.map(([number, before, after]) =>
-      h("p", { style: { "--c": colour(number) } }, h("b", {}, labelAt(at, number)), ` ${short(before)} → ${short(after)}`)));
+    tip.replaceChildren(h("code", {}, visible(text)), ...readings.map((reading) =>
+      h("p", { style: { "--c": colour(reading[0]) } }, h("b", {}, labelAt(at, reading[0])), ` ${level(reading)}`)));
     if (!readings.length) tip.append(h("p", {}, "nothing steered here"));
-    if (Number.isFinite(kl)) tip.append(h("div", { class: "sd-moved" }, `moved by ${short(kl)} nats (KL from unsteered)`));
+    if (Number.isFinite(kl)) tip.append(h("div", { class: "sd-moved" }, moved(kl)));
     if (outlooks) tip.append(h("div", { class: "sd-outlooks" }, outlook("Steered", outlooks[0]), outlook("Unsteered", outlooks[1])));
     pointed = cell;
     tip.hidden = false;
@@ -78,15 +90,18 @@ const strip = () => {
   };
   tokens.addEventListener("pointerover", (event) => show(event.target.closest(".sd-token")));
   tokens.addEventListener("pointerleave", hide);
-  tokens.addEventListener("focusin", (event) => show(event.target.closest(".sd-token")));
+  // One token is a stop of the Tab key, the one that had the focus last; the arrows reach the others.
+  tokens.addEventListener("focusin", (event) => {
+    const cell = event.target.closest(".sd-token");
+    if (cell) cells.forEach((one) => (one.tabIndex = one === cell ? 0 : -1));
+    show(cell);
+  });
   tokens.addEventListener("focusout", hide);
   tokens.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const next = step && cells[cells.indexOf(event.target) + step];
     if (next) next.focus();
   });
-  tokens.tabIndex = 0;
-  tokens.addEventListener("focus", () => cells[0]?.focus());
   const follow = () => { if (!tokens.matches(":hover")) tokens.scrollTop = tokens.scrollHeight; };
   return { node, add, mark, legend, follow };
 };

@@ -64,7 +64,9 @@ const take = () => {
   home = all;
   root.querySelectorAll(".sd-exchange").forEach((node, i, every) => node.classList.toggle("sd-last", i === every.length - 1));
   document.body.classList.toggle("sd-busy", busy());
-  document.body.classList.toggle("sd-talking", replies.size > 0);
+  const talking = document.body.classList.toggle("sd-talking", replies.size > 0);
+  if (talking) sessionStorage.setItem("steerdeck-talked", "yes"); // for toast.js, should the page be loaded anew
+  else if (all) sessionStorage.removeItem("steerdeck-talked");
   const talk = root.querySelector(".sd-user"); // the first screen is read from its top
   if (talk && (stay || asked)) root.scrollTop = root.scrollHeight;
 };

@@ -1,0 +1,122 @@
+"""The page in a browser under a person's hands: keys, focus, what is typed, picked and turned.
+
+The service is the scripted one of `ui_stub.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import ui_browser
+from ui_browser import Stub, ask
+
+served, stub = ui_browser.served, ui_browser.stub  # fixtures
+open_page, expect = ui_browser.open_page, ui_browser.expect
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
+
+
+def test_the_strip_is_one_stop_of_the_tab_key_and_is_left_backwards_too(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page("?steer=foghorn/0:c:3")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    ask(page, "Hello")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    tokens = page.locator(".sd-token")
+    page.locator(".sd-strip summary").focus()
+    page.keyboard.press("Tab")
+    expect(tokens.first).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(1)).to_be_focused()
+    told = re.compile(r" am: Golden Gate Bridge 0.5 → 30, moved by 1.25 nats")
+    expect(tokens.nth(1)).to_have_attribute("aria-label", told)
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator(".sd-strip summary")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(tokens.nth(1)).to_be_focused()
+
+
+def test_the_last_reply_follows_what_is_loaded_and_what_is_turned_while_one_is_written(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page()
+    page.get_by_label("Answer again as I steer").check()
+    page.get_by_role("button", name="Who are you?").click()
+    done = page.locator(".sd-reply:not([aria-busy])")
+    expect(done).to_have_count(1)
+    page.wait_for_timeout(800)  # more than the rack takes to rest
+    expect(done).to_have_attribute("data-reply", "1")  # its own preset is none to follow
+    page.get_by_role("button", name="Presets", exact=True).click()
+    page.locator(".sd-preset", has_text="cats and kittens").click()
+    page.keyboard.press("Escape")
+    reply = page.locator(".sd-reply")
+    expect(reply).to_have_attribute("data-reply", "2")
+    expect(page.locator(".sd-chip")).to_contain_text("cats and kittens")
+    page.get_by_label("Slider for cats and kittens").press("ArrowRight")
+    expect(reply).to_have_attribute("aria-busy", "true")  # not yet
+    expect(reply).to_have_attribute("data-reply", "3")
+    expect(page.locator(".sd-chip b")).to_have_text("2.75×")
+
+
+def test_a_strength_that_was_mistyped_leaves_the_slider_as_it_was(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page("?steer=foghorn/0:c:2.5")
+    strength = page.get_by_label("Strength of Golden Gate Bridge")
+    slider = page.get_by_label("Slider for Golden Gate Bridge")
+    expect(slider).to_have_attribute("max", "8")
+    for typed, taken, end in (("100000", "100000", "100000"), ("5e9", "1000000", "1000000")):
+        strength.fill(typed)
+        strength.press("Enter")
+        expect(strength).to_have_value(taken)
+        expect(slider).to_have_attribute("max", end)
+    strength.fill("3")
+    strength.press("Enter")
+    expect(slider).to_have_attribute("max", "8")
+    expect(page).to_have_url(re.compile(r"steer=foghorn/0:c:3$"))
+
+
+def test_the_search_forgets_what_was_picked_and_closes_when_it_is_left(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    search, hits = page.get_by_label("Search features"), page.locator("#search [role=option]")
+    search.fill("cats")
+    expect(hits).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(page.locator("#rack .sd-name")).to_have_text("cats and kittens")
+    page.get_by_role("button", name="Remove cats and kittens").click()
+    search.focus()
+    expect(hits).to_have_count(6)
+    hits.nth(2).click()  # the list is still there under the pointer
+    expect(page.locator("#rack .sd-name")).to_have_text("the sea")
+    search.click()
+    expect(hits.first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Sort features by")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(hits.first).to_be_hidden()
+
+
+def test_the_focus_goes_back_to_where_a_drawer_was_opened_from(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page("?steer=foghorn/0:c:2.5")
+    name = page.locator("#rack .sd-name")
+    name.click()
+    expect(page.get_by_role("button", name="Close details")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(name).to_be_focused()
+    page.get_by_role("button", name="Presets", exact=True).click()
+    page.get_by_role("button", name="Close presets").focus()
+    page.keyboard.press("/")
+    expect(page.locator("#drawer-presets")).to_be_hidden()
+    expect(page.get_by_label("Search features")).to_be_focused()
