@@ -312,7 +312,7 @@ def test_centred_writing_weights_take_the_mean_out_of_what_is_read(tmp_path):
         ),
         ("llama_scope", "hyperparams.json", {"d_model": 4096}, "declares d_model 4096"),
         ("llama_scope", "hyperparams.json", {"hook_point_out": "blocks.9.mlp.hook_in"}, "steered"),
-        ("llama_scope", "hyperparams.json", {"jump_relu_threshold": "low"}, "'low', not a number"),
+        ("llama_scope", "hyperparams.json", {"jump_relu_threshold": "low"}, "a number, not 'low'"),
         ("llama_scope", "hyperparams.json", {"norm_activation": "token-wise"}, "token-wise"),
         ("llama_scope", "hyperparams.json", {"act_fn": "gelu"}, "'gelu' is not relu"),
         (

@@ -82,7 +82,7 @@ def _only(rows: FeatureRows, part: slice) -> FeatureRows:
 
 def _prompt(tokenizer: Any, text: str) -> Windows:
     """One row that ends with the text; only its last token is content, for that one is steered."""
-    ids = torch.tensor([tokenizer(text)["input_ids"]], dtype=torch.long)  # type: ignore[operator]
+    ids = torch.tensor([tokenizer(text)["input_ids"]], dtype=torch.long)
     special = special_ids(tokenizer)
     while ids.shape[1] and int(ids[0, -1]) in special:  # an end-of-text token some add
         ids = ids[:, :-1]
