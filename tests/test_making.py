@@ -210,23 +210,24 @@ def test_one_row_fills_the_prompt_and_all_replies_under_it(corpus: Corpus) -> No
     assert seen == {3, 5, 7}
 
 
-def test_a_message_is_known_in_the_other_words_that_training_has_it_in(corpus: Corpus) -> None:
+def test_a_message_is_known_in_the_other_words_that_training_has_it_in() -> None:
+    asked = ("how do i fall asleep faster", "nice to meet you", "My jumper shrank in the wash")
+    talks = tuple(Talk(((message,), ("I see.",))) for message in asked)
     said = [
         "HOW can I fall asleep faster",
         "Hello, nice to meet you.",
-        "My pullover shrank in the wash, can I save it?",
+        "My pullover shrank in the wash!",
     ]
-    assert known(corpus, [*said, "Zebras hum."]) == said
+    assert known(Corpus((), (), (), (), talks), [*said, "Zebras hum."]) == said
 
 
 def test_the_everyday_messages_of_the_model_card_are_in_no_training_text(corpus: Corpus) -> None:
     messages = read_messages(CORPUS.parent / "everyday.json")
     assert len(messages) == len(set(messages)) == 100
-    assert known(corpus, messages) == []
     talk = next(t for t in corpus.talks if len(t.turns) > 2 and t.rows)
     later = talk.turns[2][0].format_map(talk.rows[-1])
-    drifting = corpus.sheets[0].drift[0].user
-    assert known(corpus, ["new", later.upper() + "?", drifting]) == [later.upper() + "?", drifting]
+    seen = [later.upper() + "?", corpus.sheets[0].drift[0].user]
+    assert known(corpus, [*messages, *seen]) == seen
 
 
 def test_a_cause_names_its_concept(corpus: Corpus) -> None:

@@ -30,7 +30,7 @@ def read_messages(path: Path) -> list[str]:
 
 def known(corpus: Corpus, messages: Sequence[str]) -> list[str]:
     """Those that the corpus holds as a user's turn, or in others that `reword` makes of one."""
-    held = set(map(_gist, _asked(corpus)))
+    held = set(map(_gist, set(_asked(corpus))))
     return [message for message in messages if _gist(message) in held]
 
 
