@@ -16,7 +16,7 @@ from .activations import Site, content
 from .dealing import Sample
 from .packing import Batch
 
-REACH = (0.25, 0.75)
+REACH = (0.3, 1.0)
 """Strengths that a sample's direction is added with, in mean lengths of a content token's residual:
 below, a direction is lost among what is there; above, it drowns it."""
 
