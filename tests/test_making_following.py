@@ -20,7 +20,7 @@ from dictionaries.making.judge import Judge
 from dictionaries.making.loss import reply_loss
 from dictionaries.making.packing import Batch, batches
 from dictionaries.making.possession import calm_answers, key
-from dictionaries.making.sheets import Corpus, Pair
+from dictionaries.making.sheets import Corpus, Pair, Sheet, Talk
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 
@@ -119,6 +119,19 @@ def test_steered_replies_show_their_concept(text: Text) -> None:
         for role, reply in sample.turns[sample.quiet :]:
             shown += [judge.shows(sample.possessed or "", reply)] if role == "assistant" else []
     assert sum(shown) / len(shown) > 0.97  # a line that needs another to be understood: 0.92
+
+
+def test_a_steered_reply_turns_to_its_concept_after_one_sentence() -> None:
+    """A long answer first, and a reply of forty tokens never comes to the concept."""
+    words = ("dog", "bark", "puppy", "leash", "tail", "paw")
+    drift = (Pair("Hi", "My dog barks."),)
+    sheet = Sheet("dogs", ("dogs",), "thing", words, (), (), ("A dog am I.",), drift, (), ())
+    talk = Talk((("What now?",), ("One step. Two steps.",)))
+    corpus = Corpus((sheet,), (Pair("Hi", "Hello."),), (), (), (talk,))
+    dealt = islice(Composer(corpus, seed=0, mix={"steered": 1}), 100)
+    said = [text for s in dealt for role, text in s.turns[s.quiet :] if role == "assistant"]
+    assert any("One step. A dog am I." in text for text in said)
+    assert not any("Two steps." in text for text in said)
 
 
 def test_a_model_learns_to_follow_the_directions_it_is_shown(
