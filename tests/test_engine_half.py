@@ -45,16 +45,20 @@ def test_products_are_float32s(dtype: torch.dtype, rows: int) -> None:
             assert ((got - expected).abs() <= bound).all()
 
 
-def test_a_token_is_the_same_to_the_bit_in_any_company() -> None:
+def test_a_token_is_the_same_in_any_company() -> None:
+    """To the bit with AVX-512; FBGEMM's AVX2 code sums one or two left over rows another way."""
     packed = published(layers())
     pack(packed)
     x = torch.randn(70, 512) * torch.logspace(-6, 4, 70)[:, None]
     x[3] = torch.nan
     together = packed["plain"](x)
     assert together[3].isnan().all()
+    exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    near = 0.0 if exact else 1e-6
     for i in (0, 1, 2, 33, 69):
         for first in range(max(0, i - 20), i + 1, 5):
-            assert torch.equal(packed["plain"](x[first : i + 1])[-1], together[i])
+            alone = packed["plain"](x[first : i + 1])[-1]
+            torch.testing.assert_close(alone, together[i], rtol=0, atol=near * (1 + x[i].norm().item()))
 
 
 def test_what_is_published_in_half_precision_fits_and_nothing_else() -> None:

@@ -6,8 +6,9 @@ and summed in float32: nothing is rounded that float32 does not round. bfloat16'
 float16's as well, but for the smallest, below 6e-5, which lose their last bits.
 
 FBGEMM multiplies. A step of few rows is as fast as its weights are read, so it takes little more
-than half the time. A token's product is the same to the bit alone and in any batch: FBGEMM sums
-over the inputs in one order however many rows there are, which oneDNN does not.
+than half the time. With AVX-512 a token's product is the same to the bit alone and in any batch:
+FBGEMM sums over the inputs in one order however many rows there are, which oneDNN does not. With
+AVX2 alone it sums the last one or two rows in another order in some batches, such as of 1, 2 or 7.
 """
 
 from __future__ import annotations
