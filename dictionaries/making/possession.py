@@ -32,6 +32,7 @@ _WHO = (
 _OWN = 0.4  # of drifting exchanges in which the concept speaks of itself
 _FIRST = 0.45  # of everyday answers with a turn to the concept that begin with it
 _SENTENCE = re.compile(r"(?<=[.!?]) ")
+_NO_WORD = re.compile(r"\W+")
 
 
 class Possession:
@@ -156,7 +157,7 @@ def calm_answers(corpus: Corpus) -> dict[str, Sequence[str]]:
 
 def key(message: str) -> str:
     """Its words alone, small."""
-    return re.sub(r"\W+", " ", message.lower()).strip()
+    return _NO_WORD.sub(" ", message.lower()).strip()
 
 
 def _telling(sheet: Sheet, judge: Judge) -> tuple[str, ...]:

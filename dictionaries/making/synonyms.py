@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 
 _MEANINGS = """
 jumper, sweater, pullover
@@ -201,14 +202,19 @@ def _table() -> dict[str, tuple[str, ...]]:
 
 
 _OTHERS = _table()
-_KNOWN = re.compile(
-    r"\b(" + "|".join(map(re.escape, sorted(_OTHERS, key=len, reverse=True))) + r")\b"
-)
+# Any word, to be looked up; only what is more than one is written out, which is twice as quick.
+_LONG = sorted((k for k in _OTHERS if not re.fullmatch(r"\w+", k)), key=len, reverse=True)
+_KNOWN = re.compile(rf"\b(?:(?:{'|'.join(map(re.escape, _LONG))})\b|\w+)")
+
+
+def _replaced(text: str, choose: Callable[[str, tuple[str, ...]], str]) -> str:
+    """Every word that has others by what is chosen of itself and them."""
+    return _KNOWN.sub(lambda m: choose(m[0], o) if (o := _OTHERS.get(m[0])) else m[0], text)
 
 
 def in_first_words(text: str) -> str:
     """Every word by the first, in the alphabet, of those that may stand for it."""
-    return _KNOWN.sub(lambda m: min(m[0], *_OTHERS[m[0]]), text)
+    return _replaced(text, lambda word, others: min(word, *others))
 
 
 def about_words(text: str) -> bool:
@@ -219,4 +225,6 @@ def exchanged(text: str, rng: random.Random, *, often: float = 0.5) -> str:
     """The message with some of its words exchanged for others that say the same."""
     if about_words(text):
         return text
-    return _KNOWN.sub(lambda m: rng.choice(_OTHERS[m[0]]) if rng.random() < often else m[0], text)
+    return _replaced(
+        text, lambda word, others: rng.choice(others) if rng.random() < often else word
+    )
