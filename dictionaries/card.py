@@ -53,7 +53,7 @@ class Card:
     breakdown: float | None = None  # .. and text falls apart
     op: str | None = None  # what to do with it, and how much, in multiples of the maximum
     strength: float | None = None
-    output_score: float | None = None  # 0 to 1: how surely steering it brings its own tokens on
+    output_score: float | None = None  # 0 to 1: `making.output_score`
     neighbours: tuple[tuple[int, float], ...] = ()  # feature, cosine of the decoder rows
     labelled_by: str | None = None  # "concept", "tokens" or the name of a language model
 

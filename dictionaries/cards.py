@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 
 from . import cards_schema as schema
 from .card import Card, Example, Histogram
+from .cards_file import connect, fetch
 from .cards_schema import utf8
 from .cards_search import COUNTED, find
 from .errors import DictionaryError
@@ -47,7 +48,7 @@ class Cards:
         path = Path(path)
         if not path.is_file():
             raise DictionaryError(f"there is no cards file at {path}.")
-        cards = cls(path, _connect(path, "rw" if writable else "ro"))
+        cards = cls(path, connect(path, "rw" if writable else "ro"))
         try:
             if cards._version() == 1:
                 cards._db.executescript(schema.TO_VERSION_2 if writable else schema.AS_VERSION_2)
@@ -88,7 +89,7 @@ class Cards:
             with suppress(OSError):
                 new.unlink()
             raise DictionaryError(f"no cards file can be made at {path}: {error}.") from error
-        return cls(path, _connect(path, "rw"))
+        return cls(path, connect(path, "rw"))
 
     def put(self, cards: Iterable[Card]) -> None:
         """Add cards, or replace those of the same features: all of them, or on an error none."""
@@ -230,15 +231,6 @@ class Cards:
     def _all(self, sql: str, *parameters: object) -> list[Any]:
         with self._lock:
             try:
-                return self._db.execute(sql, parameters).fetchall()
+                return fetch(self._db, self.path, sql, parameters)
             except sqlite3.Error as error:
                 raise DictionaryError(f"{self.path} cannot be read as cards: {error}.") from error
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    try:
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False
-        )
-    except sqlite3.Error as error:
-        raise DictionaryError(f"{path} cannot be opened: {error}.") from error

@@ -49,6 +49,8 @@ class Info:
     refused: str = ""  # a sentence: why nothing at all can be steered with it
     # At attn_out and mlp_out: trained on the module's own output, before a norm that may follow it.
     of_module: bool = False
+    # At hook_z: trained on a model whose value bias had been moved behind the output projection.
+    less_value_bias: bool = False
     packed_from: str = ""  # of a packed copy: the revision of what it was packed from
 
     @property

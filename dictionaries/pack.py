@@ -170,7 +170,7 @@ class _Writer:
             self._flush.result()
 
     def _journal(self, written: int) -> None:
-        os.fdatasync(self._file.fileno())
+        getattr(os, "fdatasync", os.fsync)(self._file.fileno())  # macOS has but the second
         _write(self._folder / JOURNAL, {"manifest": self._said, "written": written})
 
 

@@ -44,6 +44,7 @@ _INFO = (
     "reads_exactly",
     "why_not",
     "of_module",
+    "less_value_bias",
 )
 
 

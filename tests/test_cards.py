@@ -3,6 +3,8 @@
 import json
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import zlib
 from dataclasses import replace
@@ -52,6 +54,42 @@ def cards(tmp_path):
     with Cards.create(tmp_path / "cards.sqlite") as written:
         written.put(ALL)
         yield written
+
+
+KILLED = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("PRAGMA cache_size = 1")
+db.execute("UPDATE features SET label = 'half', promoted = zeroblob(200000)")
+db.execute("INSERT INTO meta VALUES (1, zeroblob(200000))")
+os._exit(9)
+"""
+
+
+class TestAWriterWasKilled:
+    @pytest.fixture
+    def read(self, cards):
+        """Opened before it was."""
+        with Cards.open(cards.path) as reading:
+            assert subprocess.run([sys.executable, "-c", KILLED, cards.path]).returncode == 9
+            assert cards.path.with_name("cards.sqlite-journal").exists()
+            yield reading
+
+    def test_who_reads_goes_on_with_what_was_there_before(self, read):
+        assert (read.get(3), found(read, "tea")) == (TEA, [3])
+        read.close()
+
+    def test_who_comes_later_too(self, read):
+        with Cards.open(read.path) as later:
+            assert later.get(3) == TEA
+
+    def test_where_nobody_may_write_it_says_how_to_go_on(self, read, monkeypatch):
+        def refuse(*_):
+            raise sqlite3.OperationalError("unable to open database file")
+
+        monkeypatch.setattr("dictionaries.cards_file.connect", refuse)
+        with pytest.raises(DictionaryError, match=r"cut off.*-journal .*make both .* writable"):
+            read.get(3)
 
 
 def found(cards, q="", **options):

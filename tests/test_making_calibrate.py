@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import byte_tokenizer
+from tokenizers import pre_tokenizers
 from typer.testing import CliRunner
 
 from dictionaries.cards import Card, Cards
-from dictionaries.edits import FeatureRows, Op
+from dictionaries.edits import FeatureRows, Norm, Op
 from dictionaries.errors import DictionaryError
 from dictionaries.making.calibrate import CLOSE, Calibrated, calibrated
 from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen, curves_file
@@ -31,7 +35,9 @@ from dictionaries.making.ledger import Ledger
 from dictionaries.making.neutral import CALIBRATION, EVALUATION, PRESET_QUESTIONS, said
 from dictionaries.making.rounds import together
 from dictionaries.making.sheets import Corpus, Pair, Sheet
+from dictionaries.making.subject import Prompt
 from dictionaries.making.tried import FLUENT, Table
+from server.asking import Asking
 from server.cli import app
 from server.model_subject import ModelSubject
 
@@ -157,8 +163,11 @@ def test_a_typical_residual_is_no_attention_sink(planted, subject, speaker, gaug
             x[torch.arange(len(x)), windows.content.int().argmax(1)] *= 1000
             return x
 
-    sunk = Gauge(Sinking(), speaker, planted.dictionary, PROMPTS)
+    normed = copy.copy(planted.dictionary)
+    normed.info = replace(normed.info, norm=Norm.LAYER_NORM)
+    sunk, plain = (Gauge(s, speaker, normed, PROMPTS) for s in (Sinking(), subject))
     assert sunk.length == pytest.approx(gauge.length, rel=0.1)
+    assert sunk.back == pytest.approx(plain.back, rel=0.1)
 
 
 def test_trials_in_one_pass_do_not_see_each_other(gauge, handles) -> None:
@@ -396,9 +405,54 @@ def test_the_replys_tokens_are_the_replys_and_no_others(planted, subject) -> Non
     assert after.reply.index(True) == max(i for i, c in enumerate(after.row.content) if c)
 
 
-def test_without_a_chat_template_the_reply_goes_on_after_the_prompt(planted, subject) -> None:
-    import copy
+TURN = "<|role|>{{ m.content.split('</think>')[-1].strip() }}<|end|>"
+TEMPLATES = {
+    "a thought in every finished turn": "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "<think>no</think>{% endif %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<|role|>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>no</think>{% endif %}"
+    "{% endif %}",
+    "thoughts taken away": "{% for m in messages %}" + TURN + "{% endfor %}"
+    "{% if add_generation_prompt %}<|role|>\n{% endif %}",
+}
 
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("reply", ["Fine.", "<think>no</think>", "<think>Hm\n</think>\n\nFine."])
+def test_a_reply_is_measured_behind_the_tokens_that_the_speaker_is_asked_with(
+    template: str, reply: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = template
+    asking = Asking(tokenizer)
+    bench = SimpleNamespace(tokenizer=tokenizer, prompt=lambda m: Prompt(*map(list, as_pair(m))))
+
+    def as_pair(messages: Any) -> tuple[Any, Any]:
+        prompt = asking(messages)
+        return prompt.ids, prompt.steerable
+
+    row = Teacher(bench).spoken(said("How are you?"), reply)  # type: ignore[arg-type]
+    asked = asking(said("How are you?"))
+    assert row.row.ids[: len(asked.ids)] == list(asked.ids)
+    assert row.row.content[: len(asked.ids)] == list(asked.steerable)
+    assert row.row.ids[len(asked.ids) :] == row.ids
+    assert tokenizer.decode(row.ids) == reply
+
+
+def test_a_reply_begins_as_the_template_has_it_begin(planted, subject) -> None:
+    """In one tokenizer with a space, which "bridge" must have to be a word; in another without."""
+    spaced, lined = copy.copy(planted.tokenizer), copy.deepcopy(planted.tokenizer)
+    lined.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    lined.chat_template = "{% for m in messages %}<|role|>{{ m.content }}{% endfor %}"
+    begins = []
+    for tokenizer in (spaced, lined):
+        bare = ModelSubject(planted.model, tokenizer, planted.dictionary.info.site)
+        begins.append(Teacher(bare).spoken(said("How are you?"), "bridge day").row.ids[-2:])
+    words = (["▁bridge", "▁day"], ["<|unk|>", "▁day"])
+    assert begins == [planted.tokenizer.convert_tokens_to_ids(two) for two in words]
+
+
+def test_without_a_chat_template_the_reply_goes_on_after_the_prompt(planted, subject) -> None:
     plain = copy.copy(planted.tokenizer)
     plain.chat_template = None
     bare = ModelSubject(planted.model, plain, planted.dictionary.info.site)
@@ -462,12 +516,14 @@ def cards(planted, tmp_path: Path) -> Iterator[Cards]:
 def test_features_are_chosen_by_words(cards: Cards, judge: Judge) -> None:
     assert chosen(cards, "concepts", judge) == [5]
     assert chosen(cards, "top:3") == [19, 18, 17]
-    assert chosen(cards, "3,17,3,30,31,99") == [3, 17]
+    assert chosen(cards, "3,17,3") == [3, 17]
     assert chosen(cards, "all") == list(range(20))
     with pytest.raises(DictionaryError, match="top:N"):
         chosen(cards, "best")
     with pytest.raises(DictionaryError, match="make describe"):
         chosen(cards, "30,31")
+    with pytest.raises(DictionaryError, match="no card with a maximum for 30, 99: leave them out"):
+        chosen(cards, "3,30,17,99")
     with pytest.raises(DictionaryError, match="sheets"):
         chosen(cards, "concepts", None)
 
@@ -551,8 +607,10 @@ def test_a_ledger_forgets_a_line_cut_short_and_no_other(tmp_path: Path) -> None:
     assert again.records["x"]["value"] == 2.0
     again.add({"key": "z", "value": 0})
     assert Ledger(path, {"a": [1, 2]}).records["z"]["value"] == 0
+    with pytest.raises(DictionaryError, match=r"^\S+log\.jsonl was .* settings \(a\): .* anew\.$"):
+        Ledger(path, {"a": [1, 3]})
     path.write_text("not JSON\n")
-    with pytest.raises(DictionaryError, match=r"log\.jsonl"):
+    with pytest.raises(DictionaryError, match=r"log\.jsonl cannot be gone on with"):
         Ledger(path, {"a": [1, 2]})
 
 

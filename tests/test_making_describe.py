@@ -403,6 +403,32 @@ def test_a_folder_that_holds_no_sheet_is_refused_by_name(tmp_path, sheet):
         read_concepts(tmp_path)
 
 
+def test_a_concept_is_told_from_at_least_as_many_texts_about_something_else(tmp_path):
+    def write(slug: str, words: list[str], texts: list[str]) -> None:
+        sheet = {"slug": slug, "words": words, "facts": texts}
+        (tmp_path / f"{slug}.json").write_text(json.dumps(sheet))
+
+    def calm(n: int, said: str = "well") -> None:
+        pairs = [{"u": "how are you", "a": said}] * n
+        (tmp_path / "_general_01.json").write_text(json.dumps(pairs))
+
+    write("bridge", ["span"], ["A long span."] * 6)
+    alone = r"bridge holds 6 texts, and 0 .*_general_01\.json"
+    with pytest.raises(DictionaryError, match=alone):
+        read_concepts(tmp_path)
+    calm(5)
+    with pytest.raises(DictionaryError, match="6 texts, and 5"):
+        read_concepts(tmp_path)
+    calm(6, "it spans the bay")
+    with pytest.raises(DictionaryError, match="6 texts, and 0"):
+        read_concepts(tmp_path)
+    calm(6)
+    assert len(read_concepts(tmp_path).calm) == 6
+    calm(0)
+    write("fog", ["mist"], ["Grey mist."] * 6)
+    assert len(read_concepts(tmp_path).concepts) == 2
+
+
 @pytest.mark.parametrize("slug", ["Golden_Gate", "golden gate", "12", "", None])
 def test_a_slug_that_no_card_takes_is_refused_when_the_sheets_are_read(tmp_path, slug):
     sheet = {"slug": slug, "words": ["bridge"], "facts": ["A bridge."]}
@@ -703,3 +729,26 @@ def test_the_command_writes_cards_that_open_and_says_when_it_has(model, tokenize
     refused = CliRunner().invoke(app, [*command, "--seed", "3"])
     assert refused.exit_code == 1
     assert "move it away" in refused.output
+    with (tmp_path / "notes.txt").open("a") as notes:
+        notes.write("\n\none paragraph more")
+    changed = CliRunner().invoke(app, command)
+    assert changed.exit_code == 1
+    assert "was made from other text" in changed.output
+    long = CliRunner().invoke(app, [*command, "--context", "513"])
+    assert long.exit_code == 1
+    assert "this model has 512 positions" in long.output
+
+
+def test_the_cards_may_be_written_into_the_folder_of_the_text(model, tokenizer, sae, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.txt").write_text("\n\n".join(d for d in corpus(20) if isinstance(d, str)))
+    named = {"-m": tmp_path / "model", "-d": sae.path, "-t": notes, "-o": notes / "cards.sqlite"}
+    options = [part for name, path in named.items() for part in (name, str(path))]
+    command = ["make", "describe", *options, "--device", "cpu"]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    (notes / "cards.calibration.jsonl").write_text('{"key": "of make calibrate"}')
+    assert "were all there already" in CliRunner().invoke(app, command).output

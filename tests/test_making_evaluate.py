@@ -282,6 +282,30 @@ def test_the_direction_is_the_difference_of_the_replies_means(planted, subject, 
     assert torch.allclose(vector, expected / expected.norm(), atol=1e-4)
 
 
+def test_an_attention_sink_has_no_part_in_the_direction(planted, subject, corpus) -> None:
+    class Sinking:
+        """The last token of every text is a sink."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(subject, name)
+
+        def residual(self, windows: Any) -> torch.Tensor:
+            x = subject.residual(windows)
+            last = windows.content.cumsum(1).argmax(1)
+            x[torch.arange(len(x)), last] *= 1000
+            return x
+
+    def shortened(pairs: Sequence[Pair]) -> torch.Tensor:
+        rows = [Teacher(subject).spoken(said(pair.user), pair.reply) for pair in pairs]
+        batches = [subject.residual(Teacher(subject).batch([row]).windows)[0] for row in rows]
+        own = [x[torch.tensor(row.reply)][:-1] for x, row in zip(batches, rows, strict=True)]
+        return torch.cat(own).mean(0)
+
+    expected = shortened(corpus.sheets[0].drift) - shortened(corpus.general)
+    vector = Means(Sinking(), Teacher(subject), corpus, seed=0).of(corpus.sheets[0])
+    assert torch.allclose(vector, expected / expected.norm(), atol=1e-4)
+
+
 def test_a_template_without_system_prompts_gets_it_before_the_message() -> None:
     knows = SimpleNamespace(accepts=lambda messages: True)
     refuses = SimpleNamespace(accepts=lambda messages: messages[0]["role"] != "system")

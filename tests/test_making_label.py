@@ -39,8 +39,10 @@ class Stub:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def says(text: str | None) -> Answer:
-    return 200, {}, {"choices": [{"message": {"role": "assistant", "content": text}}]}
+def says(text: str | None, *, ended: bool = True) -> Answer:
+    reason = "stop" if ended else "length"
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    return 200, {}, {"choices": [choice]}
 
 
 @pytest.fixture
@@ -199,6 +201,30 @@ def test_nonsense_is_asked_for_again_and_then_the_card_keeps_its_label(cards, st
     assert (again.labelled, again.refused) == (1, 0), "what had no label is asked again"
 
 
+def test_a_card_is_asked_about_again_in_another_way(cards, stub, endpoint):
+    """At the temperature 0 the same reply would come."""
+    stub.answer = lambda *_: says("unknown")
+    label_cards(cards, endpoint(), by="m", most=1)
+    warmth = [body["temperature"] for body in stub.bodies]
+    assert warmth[0] == 0
+    assert warmth == sorted(set(warmth))
+    assert len(warmth) == 3
+
+
+@pytest.mark.parametrize("thought", ["<think>\nOkay, let's see", None, "Golden Gate"])
+def test_replies_that_are_cut_off_are_no_labels_and_the_error_says_so(
+    cards, stub, endpoint, thought
+):
+    stub.answer = lambda *_: says(thought, ended=False)
+    with pytest.raises(DictionaryError, match=r"cut off at 200 tokens.*--max-tokens 2000") as told:
+        label_cards(cards, endpoint(), by="m")
+    assert "another model" not in str(told.value)
+    assert len(stub.bodies) == 12
+    stub.answer = lambda n, _: says("fog", ended=n % 3 > 0)
+    done = label_cards(cards, endpoint(), by="m")
+    assert (done.labelled, done.refused, done.cut) == (8, 4, 4)
+
+
 def test_a_model_that_only_talks_nonsense_is_given_up(cards, stub, endpoint):
     stub.answer = lambda *_: says("I'm sorry")
     with pytest.raises(DictionaryError, match=r"no usable label for 12 features.*I'm sorry"):
@@ -210,7 +236,7 @@ def test_a_model_that_fails_now_and_then_is_not_given_up(tmp_path):
     with Cards.create(tmp_path / "many.sqlite") as many:
         many.put(Card(i, "", promoted=((" yes" if i % 8 == 0 else " no", 1.0),)) for i in range(40))
         done = label_cards(
-            many, lambda asked: "fog" if "yes" in asked[1]["content"] else "unknown", by="m"
+            many, lambda asked, _: "fog" if "yes" in asked[1]["content"] else "unknown", by="m"
         )
     assert (done.labelled, done.refused) == (5, 35)
 
@@ -220,7 +246,7 @@ def test_cards_that_were_refused_before_do_not_end_the_next_run(tmp_path):
     with Cards.create(tmp_path / "many.sqlite") as many:
         many.put(Card(i, "", promoted=((" yes" if i % 8 == 0 else " no", 1.0),)) for i in range(40))
 
-        def complete(asked: Any) -> str:
+        def complete(asked: Any, _: float) -> str:
             return "fog" if "yes" in asked[1]["content"] else "unknown"
 
         label_cards(many, complete, by="m", most=25)
@@ -229,7 +255,7 @@ def test_cards_that_were_refused_before_do_not_end_the_next_run(tmp_path):
 
 
 def test_what_others_wrote_onto_a_card_while_the_model_thought_stays(cards):
-    def complete(_: Any) -> str:
+    def complete(*_: Any) -> str:
         with Cards.open(cards.path, writable=True) as theirs:
             theirs.put([replace(theirs.get(0), onset=0.5, breakdown=2.0, strength=1.0)])
         return "fog"
@@ -264,7 +290,7 @@ def test_a_run_that_is_stopped_asks_no_more_and_wakes_what_waits(cards):
     asked: list[int] = []
     woken: list[bool] = []
 
-    def complete(_: Any) -> str:
+    def complete(*_: Any) -> str:
         asked.append(number := next(numbers))
         if number == 0:
             return "fog"
@@ -294,6 +320,14 @@ def test_no_more_requests_are_under_way_than_allowed(cards, stub, endpoint):
 
 def test_a_limit_bounds_the_run(cards, stub, endpoint):
     assert label_cards(cards, endpoint(), by="m", most=4).labelled == len(stub.bodies) == 4
+
+
+def test_a_key_is_sent_without_its_line_end_and_never_told(endpoint):
+    for key in ("a-secret\r\n", "ключ"):
+        assert endpoint(key=key)(prompt(FOG)).startswith("label")
+    with pytest.raises(SteerdeckError, match="the key holds what no header may") as refused:
+        endpoint(key="a-secret\nb")(prompt(FOG))
+    assert "secret" not in str(refused.value)
 
 
 def test_a_busy_and_a_failing_server_are_asked_again(stub):
@@ -375,8 +409,11 @@ def test_the_command_labels_and_says_so(cards, stub, monkeypatch):
     assert {h["authorization"] for h in stub.headers} == {"Bearer secret-key"}
     assert {body["model"] for body in stub.bodies} == {"first-model"}
     again = command(cards, stub, "--only-unlabelled", "--key-env", "MY_KEY")
-    assert "nothing to do" in again.output
+    assert "nothing to do: every feature has a label by first-model, or another's" in again.output
     assert len(stub.bodies) == 10
+    assert "2 features labelled" in command(cards, stub, "--key-env", "MY_KEY").output
+    whole = command(cards, stub, "--key-env", "MY_KEY").output
+    assert "nothing to do: every feature has a label by first-model\n" in whole
 
 
 def test_the_command_stops_at_once_while_the_server_is_busy(cards, stub, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from dictionaries.errors import DictionaryError
+from dictionaries.making.feed import held_out
+from dictionaries.making.files import text_state
 from dictionaries.making.sources import LONGEST, hub_name
-from dictionaries.making.text import documents, encoded, shuffled, windows
+from dictionaries.making.text import documents, encoded, pieces, shuffled, windows
 
 HELLO = ({"role": "user", "content": "user"}, {"role": "assistant", "content": "hello user"})
 
@@ -81,8 +84,80 @@ def test_a_folder_is_all_its_texts_and_sources_take_turns(tmp_path):
     write(tmp_path / "d" / "deep" / "c.md", "c1")
     write(tmp_path / "d" / "image.png", "no text")
     other = write(tmp_path / "a.txt", "a1\n\na2\n\na3\n\na4")
-    assert read(tmp_path / "d") == ["b1", "b2", "c1"]
-    assert read(tmp_path / "d", other) == ["b1", "a1", "b2", "a2", "c1", "a3", "a4"]
+    assert read(tmp_path / "d" / "b.txt", other) == ["b1", "a1", "b2", "a2", "a3", "a4"]
+    assert sorted(read(tmp_path / "d")) == ["b1", "b2", "c1"]
+    assert "c1" in read(tmp_path / "d")[:2]
+    assert read(tmp_path / "d", other)[1::2][:3] == ["a1", "a2", "a3"]
+
+
+def test_who_stops_early_has_read_of_every_file_and_measures_on_several(tmp_path):
+    for name in ("a-code", "b-news", "c-novels"):
+        rows = (json.dumps({"text": f"{name} {i}"}) for i in range(300))
+        write(tmp_path / f"{name}.jsonl", "\n".join(rows))
+
+    def text(seed: int = 0) -> Any:
+        return documents([str(tmp_path)], seed=seed)
+
+    def share(some: Any, many: int) -> Counter[str]:
+        return Counter(document.split()[0] for document in itertools.islice(some, many))
+
+    assert share(text(), 90) == {"a-code": 30, "b-news": 30, "c-novels": 30}
+    assert len(share(held_out(text, seed=1), 8)) == 3
+    assert len({next(text(seed)) for seed in range(9)}) > 1
+
+
+def test_the_first_held_out_tokens_are_not_all_of_the_first_document():
+    book = "once upon a time " * (9 * LONGEST // 17)
+    held = list(held_out(lambda: iter([book, *map(str, range(2000))])))
+    of_it = [len(document) > 9 for document in held]
+    assert sum(of_it) >= 9
+    assert sum(of_it[:9]) < 5
+
+
+def test_of_many_files_a_few_dozen_are_open_drawn_by_the_seed(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for i in range(100):
+        write(tmp_path / f"{i:03}.txt", f"{i}\n\n{i}")
+    whole = read(tmp_path)
+    assert sorted(whole) == sorted([str(i) for i in range(100)] * 2)
+    first = documents([str(tmp_path)])
+    assert max(int(next(first)) for _ in range(20)) > 50
+    first.close()
+    assert "text of 20 of its 100 files was read" in caplog.text
+
+
+def test_what_is_hidden_or_written_by_the_command_is_no_text(tmp_path):
+    for name in (
+        "a.txt",
+        ".git/b.md",
+        "d/.c.txt",
+        "sae/cfg.json",
+        "sae.work/made.json",
+        "saett.md",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, '{"text": 1}' if "json" in name else name)
+    out = tmp_path / "sae"
+    before = text_state([str(tmp_path)], out)
+    assert sorted(documents([str(tmp_path)], without=out)) == ["a.txt", "saett.md"]
+    write(tmp_path / "sae" / "metrics.json", "{}")
+    assert text_state([str(tmp_path)], out) == before
+    with pytest.raises(DictionaryError, match=r"json, record 0 has"):
+        read(tmp_path)
+
+
+def test_a_text_is_told_by_its_files(tmp_path):
+    file, other = write(tmp_path / "a.txt", "one"), tmp_path / "elsewhere"
+    sources = [str(tmp_path), "hf:org/name"]
+    seen = [text_state(sources)]
+    assert text_state(sources) == seen[0]
+    write(file, "one\n\ntwo")
+    seen.append(text_state(sources))
+    write(tmp_path / "0.txt", "zero")
+    seen.append(text_state(sources))
+    other.mkdir()
+    seen.append(text_state([str(write(other / "a.txt", "three"))]))
+    assert len(set(seen)) == 4
 
 
 @pytest.mark.parametrize(
@@ -120,6 +195,20 @@ def test_a_text_without_blank_lines_is_several_documents(line, tmp_path):
     assert len(found) > 2  # one is held out, and there is one to train on
     assert max(map(len, found)) <= LONGEST
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "text", ["fog.\n\n" * 9000, "fog and\n" * 9000, "fog " * 9000, "x" * 50_000]
+)
+def test_a_long_document_is_cut_where_it_may_be(text):
+    found = list(pieces([text, "short", HELLO]))
+    assert found[-2:] == ["short", HELLO]
+    cut = [piece for piece in found[:-2] if isinstance(piece, str)]
+    assert "".join(cut) == text
+    assert max(map(len, cut)) <= LONGEST
+    assert len(cut) < 2 + 2 * len(text) / LONGEST
+    if " " in text or "\n" in text:
+        assert all(piece.startswith("fog") for piece in cut)
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):
@@ -209,11 +298,16 @@ def test_a_chat_without_a_template_is_its_contents(tokenizer, monkeypatch):
     assert tokenizer.decode(row.ids) == "user\nhello user"
 
 
-def test_chats_that_the_template_refuses_are_left_out_unless_all_are(tokenizer, monkeypatch):
+def test_chats_that_the_template_refuses_are_left_out_unless_all_are(
+    tokenizer, monkeypatch, caplog
+):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
     monkeypatch.setattr(tokenizer, "chat_template", refusing + tokenizer.chat_template)
     bad = ({"role": "system", "content": "Be short."},)
     assert len(list(encoded([bad, HELLO, *[bad] * 200], tokenizer, context=99))) == 1
+    assert caplog.messages[0].startswith("1 of 1 chats are left out so far")
+    assert caplog.messages[-1].startswith("201 of 202 chats are left out of this text")
+    assert len(caplog.messages) < 12
     with pytest.raises(DictionaryError, match="refused the first 100 chats"):
         list(encoded([bad] * 100, tokenizer, context=99))
 
@@ -238,6 +332,37 @@ def test_a_long_text_is_cut_or_goes_on_with_its_special_tokens_in_front():
     assert all(r.content == [False, *[True] * 4] for r in rows)
     (short,) = encoded(["ab"], Led(), context=5, rest=True)
     assert short.content == [False, True, True, False]
+
+
+TURNS = ("u" * 66, "a" * 225, "u" * 8, "a" * 36)
+
+
+@pytest.mark.parametrize("preamble", ["", "You are a lighthouse, and proud of it. " * 3])
+def test_a_long_chat_goes_on_turn_by_turn(preamble, tokenizer, monkeypatch):
+    """Its rows hold all that people wrote, once; each says first whose words they are."""
+    template = tokenizer.chat_template.replace("<|begin|>", "<|begin|>" + preamble)
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    roles = itertools.cycle(("user", "assistant"))
+    chat = tuple({"role": role, "content": said} for role, said in zip(roles, TURNS, strict=False))
+    rows = list(encoded([chat], tokenizer, context=80, rest=True))
+    assert len(rows) > 4
+    assert max(len(row.ids) for row in rows) <= 80
+    words = [i for row in rows for i, content in zip(row.ids, row.content, strict=True) if content]
+    assert tokenizer.decode(words) == "".join(TURNS)
+    for row in rows:
+        marked = said(tokenizer, row)
+        assert marked.startswith("<|begin|>")
+        assert row.content.index(True) <= 20
+        role = {"u": "user", "a": "assistant"}[marked.split("[")[1][0]]
+        assert marked.split("[")[0].endswith(f"{role}\n")
+
+
+def test_a_chat_in_which_nothing_is_to_read_is_told(tokenizer, monkeypatch, caplog):
+    template = tokenizer.chat_template.replace("<|begin|>", "<|begin|>" + "Be brief. " * 9)
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert not list(encoded([HELLO], tokenizer, context=40))
+    assert "1 of 1 chats are left out of this text: none of its first 40 tokens" in caplog.text
+    assert list(encoded([HELLO], tokenizer, context=40, rest=True))
 
 
 def test_windows_pad_on_the_right_and_lose_nothing(tokenizer):

@@ -19,8 +19,9 @@ from dictionaries.dictionary import HOOKS, Site
 from dictionaries.edits import EditTable, FeatureRows, Op
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.making import train_run
-from dictionaries.making.feed import Feed, held_out
+from dictionaries.making import splice, train_run
+from dictionaries.making.feed import Feed, held_out, limit_of, usual
+from dictionaries.making.sources import LONGEST
 from dictionaries.making.splice import measure
 from dictionaries.making.subject import Change, Windows
 from dictionaries.making.text import windows
@@ -226,6 +227,48 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(made, tiny, tmp_
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+@pytest.mark.parametrize("in_round", [1, 2])
+def test_an_interrupted_training_keeps_every_whole_round_and_says_how_far(
+    in_round, made, tiny, tmp_path
+):
+    """Though less than a checkpoint's time has gone by; and it ends with the same bits."""
+    out = tmp_path / "sae"
+
+    @contextmanager
+    def interrupting(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
+        def advance(done: float, note: str) -> None:
+            if note.startswith("reading 3") and done >= 5_000 * in_round:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with pytest.raises(KeyboardInterrupt, match=rf"goes on after {5_888 * in_round:,} tokens"):
+        train(tiny, text, PLAN, out, ORIGIN, showing=interrupting)
+    train(tiny, text, PLAN, out, ORIGIN)
+    one, other = (load_file(d / "sae_weights.safetensors") for d in (out, made[0]))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_interrupted_in_a_rounds_steps_or_before_any_it_says_what_is_kept(tiny, tmp_path):
+    """Steps cannot be undone, so that the state is the one of the round before."""
+
+    @contextmanager
+    def at(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
+        def advance(done: float, note: str) -> None:
+            if done == stop and note.startswith(begins):
+                raise KeyboardInterrupt
+
+        yield advance
+
+    stop, begins = 0.0, "reading"
+    with pytest.raises(KeyboardInterrupt, match="begins anew"):
+        train(tiny, text, PLAN, tmp_path / "sae", ORIGIN, showing=at)
+    assert not (tmp_path / "sae.work").exists()
+    stop, begins = 5_888 + 512, "loss"
+    with pytest.raises(KeyboardInterrupt, match="goes on after 5,888 tokens"):
+        train(tiny, text, PLAN, tmp_path / "sae", ORIGIN, showing=at)
+
+
 def test_a_finish_on_what_it_costs_costs_less_and_goes_on_where_it_stopped(
     made, tiny, tmp_path, monkeypatch
 ):
@@ -309,7 +352,32 @@ def test_a_stop_while_measuring_does_not_train_again(tiny, tmp_path):
         with pytest.raises(Stopped):
             train(tiny, text, plan, out, ORIGIN, showing=stopping)
     assert told == [plan.tokens]
-    assert train(tiny, text, plan, out, ORIGIN)["trained_tokens"] >= plan.tokens
+    less = train(tiny, text, replace(plan, measured=200), out, ORIGIN)
+    assert less["trained_tokens"] >= plan.tokens
+    assert 200 <= less["tokens"] < 400
+
+
+@pytest.mark.parametrize("fit", [0, 2, 99])
+def test_measuring_holds_no_more_logits_than_fit_and_finds_the_same(fit, made, tiny, monkeypatch):
+    sae, held = open_dictionary(made[0]), []
+    batches = list(windows(held_out(text), tiny.tokenizer, context=32, rows=5, rest=True))
+    options = {"limit": 1e9, "tokens": 10**6, "mean": torch.zeros(32)}
+    whole = measure(tiny, sae, batches, **options)
+    forward = tiny._forward
+    row = 4 * 32 * len(tiny.tokenizer)
+
+    def watched(few: Windows, act: Any) -> torch.Tensor:
+        held.append(len(few.ids))
+        return forward(few, act)
+
+    monkeypatch.setattr(tiny, "_forward", watched)
+    monkeypatch.setattr(splice, "LOGIT_BYTES", fit * row)
+    monkeypatch.setattr(splice, "_LOSS_BYTES", 3 * row // 32)
+    found = measure(tiny, sae, batches, **options)
+    assert max(held) == min(5, max(1, fit))
+    assert (found.tokens, found.dead) == (whole.tokens, whole.dead)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert found.loss_spliced == pytest.approx(whole.loss_spliced, rel=1e-5)
 
 
 def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritten(
@@ -327,6 +395,8 @@ def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritt
         train(tiny, gone, PLAN, out, replace(ORIGIN, field="body"))
     with pytest.raises(DictionaryError, match=r"other options \(model_revision None\)"):
         train(tiny, gone, PLAN, out, replace(ORIGIN, revision="of a model of the same name"))
+    with pytest.raises(DictionaryError, match=r"other options \(the text as it was then\)"):
+        train(tiny, gone, PLAN, out, replace(ORIGIN, state="of a file that was added"))
     held_out_by_place = {k: v for k, v in metrics["made"].items() if k != "split"}
     (tmp_path / "metrics.json").write_text(json.dumps({"made": held_out_by_place}))
     with pytest.raises(DictionaryError, match=r"other options \(split None\)"):
@@ -354,7 +424,7 @@ def test_held_out_documents_are_never_trained_on_and_the_rest_all_are(tiny, monk
     seen = {number[int(v)] for v in feed.round()[:, 0]}
     out = [document[0] for document in held_out(lambda: iter(copied))]
     assert 2 < len(set(out)) < 10
-    assert out == out[::-1], "copies are on one side"
+    assert all(out.count(document) == 2 for document in out), "copies are on one side"
     assert seen == {document[0] for document in numbered} - set(out)
     assert feed.place.epoch == 2  # some 340 tokens a pass
 
@@ -401,6 +471,46 @@ def test_a_round_holds_no_more_than_its_buffer_and_no_attention_sinks(tiny, monk
     assert first.max() == second.max() == 1.0
 
 
+def test_a_round_is_of_many_long_documents(tiny, monkeypatch):
+    """Books of some hundred rows each: of those trained on, most are in the first few rows."""
+    books = [chr(65 + i) * (12 * LONGEST) for i in range(12)]
+    monkeypatch.setattr(tiny, "residual", lambda w: w.ids[..., None].float().expand(-1, -1, 32))
+    feed = Feed(tiny, lambda: iter(books), context=512, rows=8, size=16 * LONGEST, seed=0)
+    out = {document[0] for document in held_out(lambda: iter(books))}
+    assert len(feed.round()[:, 0].unique()) >= 0.6 * (12 - len(out))
+
+
+def test_a_residual_that_overflowed_is_left_out_and_many_are_refused(tiny, monkeypatch):
+    x = torch.ones(9, 32)
+    x[4, 3], x[5] = float("nan"), float("inf")
+    assert limit_of(x) == pytest.approx(10 * 32**0.5)
+    assert usual(x, limit_of(x)).sum() == 7
+    x[:6] = float("inf")
+    with pytest.raises(DictionaryError, match="6 of the model's 9 residuals are not finite"):
+        limit_of(x)
+
+    bad = [False]
+
+    def overflowing(w: Windows) -> torch.Tensor:
+        return torch.full((*w.ids.shape, 32), float("nan") if bad[0] else 1.0)
+
+    monkeypatch.setattr(tiny, "residual", overflowing)
+    feed = Feed(tiny, text, context=32, rows=8, size=200, seed=0)
+    assert len(feed.round()) == 200
+    bad[0] = True
+    with pytest.raises(DictionaryError, match=r"no residual to learn from.*bfloat16"):
+        feed.round()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0.0}, {"lr": -1e-3}, {"d_sae": 0}, {"buffer": 0}, {"measured": 0}, {"rows": 0}]
+)
+def test_a_number_that_no_training_can_have_is_refused_by_name(wrong, tiny, tmp_path):
+    (name,) = wrong
+    with pytest.raises(DictionaryError, match=rf"{name} is .* must be"):
+        train(tiny, text, replace(PLAN, **wrong), tmp_path / "sae", ORIGIN)
+
+
 def test_too_little_text_is_said(tiny, tmp_path):
     with pytest.raises(DictionaryError, match="too little to train on"):
         train(tiny, lambda: iter(["one document"]), PLAN, tmp_path / "sae", ORIGIN)
@@ -432,12 +542,15 @@ def test_the_command_trains_on_a_folder_and_serve_could_open_it(
     ran = CliRunner().invoke(app, ["make", "train", *files, "--device", "cpu", *options.split()])
     assert ran.exit_code == 0, ran.output
     assert "loss recovered" in ran.output
+    measured = json.loads((tmp_path / "sae" / "metrics.json").read_text())
+    assert f"{measured['dead_in_training']} of 64 features dead in training" in ran.output
+    assert f"{measured['dead']} features silent" in ran.output
     assert open_dictionary(tmp_path / "sae").info.site == Site(2, "resid_post")
     metrics = json.loads((tmp_path / "sae" / "metrics.json").read_text())
     nothing = json.dumps({**metrics, "loss_recovered": None})
     (tmp_path / "sae" / "metrics.json").write_text(nothing)
     ran = CliRunner().invoke(app, ["make", "train", *files, "--device", "cpu", *options.split()])
-    assert "loss recovered n/a on" in ran.output
+    assert "loss recovered n/a\n" in ran.output
     told = metrics["made"]
     assert (told["model"], told["field"]) == ("model", "text")
     assert told["model_revision"] == revision(tmp_path / "model")
@@ -454,6 +567,7 @@ def test_the_command_trains_on_a_folder_and_serve_could_open_it(
         (["--layer", "0", "--text", "gone.txt"], "give a file"),
         (["--layer", "0", "--hook", "nose"], "'nose' is not known"),
         (["--layer", "0", "--model", "no-such-model"], "no model folder here"),
+        (["--layer", "0", "--context", "513"], "this model has 512 positions"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_a_sentence(options, why, tmp_path):
@@ -462,3 +576,26 @@ def test_the_command_says_what_is_wrong_in_a_sentence(options, why, tmp_path):
     ran = CliRunner().invoke(app, [*given, "--text", str(tmp_path / "t.txt"), *options])
     assert ran.exit_code == 1
     assert why in ran.output
+
+
+def test_the_folder_that_is_written_may_lie_in_the_text(
+    make_model, tokenizer, tmp_path, monkeypatch
+):
+    """Its checkpoints come up while the text is read again and again; and it is finished after."""
+    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "t.txt").write_text("\n\n".join(corpus(60)))
+    options = "--layer 1 --tokens 4000 --batch 128 --context 32 --k 4 --d-sae 64 --buffer 1024"
+    named = {"model": tmp_path / "model", "text": notes, "out": notes / "sae"}
+    files = [part for name, path in named.items() for part in (f"--{name}", str(path))]
+    command = ["make", "train", *files, "--device", "cpu", *options.split()]
+    for _ in range(2):
+        ran = CliRunner().invoke(app, command)
+        assert ran.exit_code == 0, ran.output
+    (notes / "more.txt").write_text("one more")
+    ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 1
+    assert "the text as it was then" in ran.output

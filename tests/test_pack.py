@@ -128,6 +128,12 @@ def test_a_feature_is_two_contiguous_reads(source, tmp_path, monkeypatch):
     assert len(reads) == 6
 
 
+def test_a_machine_without_fdatasync_packs_too(source, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "fdatasync")  # macOS
+    pack(source, tmp_path / "packed")
+    assert same(open_dictionary(tmp_path / "packed").rows([3]), source.rows([3]))
+
+
 def test_many_threads_read_their_own_features(source, tmp_path):
     pack(source, tmp_path / "packed")
     dictionary, wanted, wrong = open_dictionary(tmp_path / "packed"), source.rows(range(300)), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dictionaries.dictionary import HOOKS, Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Op, edited
 from dictionaries.making.subject import Ask, Change, Edited, Subject, Windows
 from server.engine.sites import decoder_layers
-from server.errors import BadRequest, TooLong
+from server.errors import BadRequest, SteerdeckError, TooLong
 from server.model_subject import ModelSubject
 from server.speaker import EngineSpeaker
 from server.subject import subject
@@ -195,12 +196,63 @@ def test_a_vector_is_added_like_the_decoder_row_it_is(speaker, make_dictionary):
 
 def test_what_cannot_be_asked_ends_the_call_and_the_next_one_works(speaker):
     with pytest.raises(TooLong):
-        speaker([ask(), ask("x" * 200)])
+        speaker([ask(), ask("x" * 600)])  # the model has 512 positions
     with pytest.raises(BadRequest, match="can only be added"):
         speaker([ask("Hello", Edited(0, Op.CLAMP, 1.0, torch.ones(32)))])
     with pytest.raises(BadRequest, match="takes 32 numbers"):
         speaker([ask("Hello", Edited(0, Op.ADD, 1.0, torch.ones(7)))])
     assert len(speaker([ask()])) == 1
+
+
+def test_there_is_room_for_the_longest_ask_whatever_the_template_adds(
+    make_model, make_dictionary, tokenizer, monkeypatch
+):
+    long = f"{'preamble ' * 20}{tokenizer.chat_template}"
+    made = EngineSpeaker(make_model(), tokenizer, make_dictionary("own"), rows=2, context=64)
+    asks = [ask(), ask("Hello", Edited(3, Op.ADD, 40.0))]
+    roomy = EngineSpeaker(make_model(), tokenizer, make_dictionary("own"), rows=2, context=256)
+    first = made(asks)
+    monkeypatch.setattr(tokenizer, "chat_template", long)
+    assert made(asks) == roomy(asks) != first
+    for speaker in (made, roomy):
+        speaker.close()
+    with pytest.raises(Exception, match="closed"):
+        made(asks)
+
+
+def thoughtful(tokenizer: Any, *, stubborn: bool) -> Any:
+    """Its template opens a thinking block for the reply; a stubborn one whatever it is told."""
+    made = copy.deepcopy(tokenizer)
+    made.add_tokens(["<think>", "</think>"])
+    asked = "{% if enable_thinking is defined and not enable_thinking %}</think>{% endif %}"
+    made.chat_template += "{% if add_generation_prompt %}<think>" + (
+        "{% endif %}" if stubborn else f"{asked}{{% endif %}}"
+    )
+    return made
+
+
+def test_a_model_that_can_leave_out_thinking_is_asked_to_and_another_is_refused(
+    make_model, make_dictionary, tokenizer
+):
+    def at_home(tokenizer: Any) -> tuple[ModelSubject, EngineSpeaker]:
+        model = make_model()
+        model.resize_token_embeddings(len(tokenizer))
+        speaker = EngineSpeaker(model, tokenizer, make_dictionary("own"), rows=1, context=96)
+        return ModelSubject(model, tokenizer, SITE), speaker
+
+    said = ask().messages
+    knows = thoughtful(tokenizer, stubborn=False)
+    subject, speaker = at_home(knows)
+    prompt = subject.prompt(said)
+    assert prompt is not None
+    assert knows.decode(prompt.ids).endswith("<think></think>")
+    assert len(speaker([ask()])) == 1
+    speaker.close()
+    subject, speaker = at_home(thoughtful(tokenizer, stubborn=True))
+    for measure in (lambda: subject.prompt(said), lambda: speaker([ask()])):
+        with pytest.raises(SteerdeckError, match="inside a thinking block"):
+            measure()
+    speaker.close()
 
 
 def test_a_model_without_a_template_goes_on_with_the_text(

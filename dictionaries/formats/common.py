@@ -212,6 +212,7 @@ def assemble(
     why_not: str = "",
     refused: str = "",
     of_module: bool = False,
+    less_value_bias: bool = False,
     packed_from: str = "",
     whole: Whole | None = None,
 ) -> Dictionary:
@@ -237,6 +238,7 @@ def assemble(
         reads=reads,
         refused=refused,
         of_module=of_module,
+        less_value_bias=less_value_bias,
         packed_from=packed_from,
     )
     return Dictionary(info, path, replace(weights, enc=None) if why_not else weights, whole)

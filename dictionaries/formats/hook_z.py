@@ -1,6 +1,7 @@
 """Attention SAEs by C. Kissane and R. Krzyzanowski: `<name>.pt` beside `<name>_cfg.json`.
 
-W_enc [d_in, d_sae], W_dec [d_sae, d_in]; ReLU, centred, on the heads' outputs side by side.
+W_enc [d_in, d_sae], W_dec [d_sae, d_in]; ReLU, centred, on the heads' outputs side by side as
+TransformerLens has them by default: without the value bias, which it moves into the output's.
 """
 
 from __future__ import annotations
@@ -57,4 +58,5 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         site=site,
         model=text(config.get("model_name")),
         refused=refused,
+        less_value_bias=True,
     )

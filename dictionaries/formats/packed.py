@@ -67,6 +67,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         k=None if config.get("k") is None else whole_number(config, "k", path),
         why_not=text(config.get("why_not")) or "",
         of_module=config.get("of_module") is True,
+        less_value_bias=config.get("less_value_bias") is True,
         packed_from=text(section(config, "source").get("revision")) or "",
     )
 

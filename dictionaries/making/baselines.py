@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from ..edits import Op
 from ..errors import DictionaryError
 from .causes import system_cause
+from .feed import limit_of, usual
 from .forced import Teacher
 from .gauge import Replies, Trial
 from .handles import Handle
@@ -37,13 +38,16 @@ def check_calm(corpus: Corpus, sheets: Sequence[Sheet]) -> None:
 
 class Means:
     """Directions [d_in], length 1: a concept's mean residual in its replies, less that of calm
-    ones (contrastive activation addition, arXiv 2312.06681).
+    ones (contrastive activation addition, arXiv 2312.06681). Attention sinks have no part in it.
     """
 
     def __init__(self, subject: Subject, teacher: Teacher, corpus: Corpus, *, seed: int) -> None:
         self._subject, self._teacher = subject, teacher
-        calm = corpus.general
-        self._calm = self._mean(random.Random(seed).sample(calm, min(_CALM, len(calm))))
+        general = corpus.general
+        calm = random.Random(seed).sample(general, min(_CALM, len(general)))
+        first = next(self._residuals(calm), None)
+        self._limit = float("inf") if first is None else limit_of(first)
+        self._calm = self._mean(calm)
 
     def of(self, sheet: Sheet) -> Tensor:
         """Of a sheet with drift: any other has no replies of its own."""
@@ -51,16 +55,23 @@ class Means:
 
     def _mean(self, pairs: Sequence[Pair]) -> Tensor:
         """On the CPU, over the replies' tokens."""
-        rows = [self._teacher.spoken(said(pair.user), pair.reply) for pair in pairs]
         total, tokens = torch.zeros(self._subject.d_in), 0
+        for x in self._residuals(pairs):
+            x = x[usual(x, self._limit)]
+            total += x.sum(0).cpu()
+            tokens += len(x)
+        return total / max(1, tokens)
+
+    def _residuals(self, pairs: Sequence[Pair]) -> Iterator[Tensor]:
+        """[n, d_in] of the replies' tokens, a batch at a time."""
+        rows = [self._teacher.spoken(said(pair.user), pair.reply) for pair in pairs]
         for which, forced in self._teacher.batches(rows):
             x = self._subject.residual(forced.windows)
             own = torch.zeros(x.shape[:2], dtype=torch.bool)
             for at, i in enumerate(which):
                 own[at, : len(rows[i].reply)] = torch.tensor(rows[i].reply)
-            total += x[own.to(x.device)].sum(0).cpu()
-            tokens += int(own.sum())
-        return total / max(1, tokens)
+            if own.any():
+                yield x[own.to(x.device)]
 
 
 def best_push(handle: Handle) -> Steps[Replies]:

@@ -59,9 +59,11 @@ def chosen(cards: Cards, which: str, judge: Judge | None = None) -> list[int]:
     """Features by words: "concepts" (whose slug the judge knows), "all", "top:N" (by output
     score), or ids: "3,17". Only features with a maximum can be calibrated.
 
-    Raises DictionaryError for other words, and where nothing is left.
+    Raises DictionaryError for other words, for an id whose card has no maximum, and where nothing
+    is left.
     """
     top = re.fullmatch(r"top:(\d+)", which)
+    by_id = re.fullmatch(r"\d+(,\d+)*", which)
     if which == "all":
         found = [c.feature for c in _pages(cards, sort="feature")]
     elif which == "concepts":
@@ -70,17 +72,24 @@ def chosen(cards: Cards, which: str, judge: Judge | None = None) -> list[int]:
     elif top:
         best = _pages(cards, sort="output_score", most=int(top[1]))
         found = [c.feature for c in best if c.output_score is not None]
-    elif re.fullmatch(r"\d+(,\d+)*", which):
+    elif by_id:
         found = [int(i) for i in which.split(",")]
     else:
         raise DictionaryError(
             f"{which!r} names no features: say concepts, all, top:N, or ids such as 3,17."
         )
-    measured = [f for f in dict.fromkeys(found) if (cards.get(f) or Card(f, "")).maximum]
+    found = list(dict.fromkeys(found))
+    measured = [f for f in found if (cards.get(f) or Card(f, "")).maximum]
     if not measured:
         raise DictionaryError(
             f"{cards.path} has no card with a maximum among the features {which!r}: "
             "`steerdeck make describe` makes them; concepts also need their sheets."
+        )
+    if by_id and len(measured) < len(found):
+        without = ", ".join(str(f) for f in found if f not in measured)
+        raise DictionaryError(
+            f"{cards.path} has no card with a maximum for {without}: leave them out, or let "
+            "`steerdeck make describe` read more text; features that fire on none have no card."
         )
     return measured
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from .subject import Message
 
 log = logging.getLogger("steerdeck.making")
 
-_PATIENCE = 100  # chats in a row that a template may refuse
+_PATIENCE = 100  # chats that a template may refuse before it takes one
+_REFUSED = "the model's chat template refuses them"
 
 
 class Encoding(NamedTuple):
@@ -32,7 +34,8 @@ class Renderer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._special = special_ids(tokenizer)
-        self._refused = 0
+        self._chats = 0
+        self._out: Counter[str] = Counter()  # chats left out, by why
 
     @property
     def templated(self) -> bool:
@@ -47,12 +50,17 @@ class Renderer:
 
         Raises DictionaryError once it has refused every one of the first hundred.
         """
+        self._chats += 1
         try:
             whole, spans = contents(self._template, messages)
         except Exception as error:  # a template raises what its author liked
-            self._refuse(error)
+            self.leave_out(_REFUSED, str(error))
+            if self._out[_REFUSED] == self._chats == _PATIENCE:
+                raise DictionaryError(
+                    f"the model's chat template refused the first {_PATIENCE} chats: {error}. Give "
+                    "text, or chats with the roles it knows."
+                ) from error
             return None
-        self._refused = -1
         encoded = self._tokenizer(
             whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -63,17 +71,19 @@ class Renderer:
         ]
         return Encoding(ids, content)
 
+    def leave_out(self, why: str, more: str = "") -> None:
+        """Count the last chat out. The log hears of the first, and each time they have doubled."""
+        self._out[why] += 1
+        if self._out[why].bit_count() == 1:
+            self._tell(why, f"so far: {why}{more and ': '}{more}")
+
+    def tell(self) -> None:
+        """At the end of a pass: how many chats were left out of it, and why."""
+        for why in self._out:
+            self._tell(why, f"of this text: {why}")
+
+    def _tell(self, why: str, said: str) -> None:
+        log.warning("%d of %d chats are left out %s", self._out[why], self._chats, said)
+
     def _template(self, messages: Sequence[Mapping[Any, str]]) -> str:
         return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
-
-    def _refuse(self, error: Exception) -> None:
-        if self._refused < 0:
-            return
-        if not self._refused:
-            log.warning("a chat is left out, the model's chat template refuses it: %s", error)
-        self._refused += 1
-        if self._refused == _PATIENCE:
-            raise DictionaryError(
-                f"the model's chat template refused the first {_PATIENCE} chats: {error}. Give "
-                "text, or chats with the roles it knows."
-            ) from error

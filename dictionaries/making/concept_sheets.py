@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,9 @@ class Labelled(NamedTuple):
 
 
 def read_concepts(folder: Path) -> Concepts:
-    """Raises DictionaryError for a folder without sheets, or a sheet that is none."""
+    """Raises DictionaryError for a folder without sheets, a sheet that is none, and one that holds
+    more texts than stand beside it about something else.
+    """
     concepts, calm = [], []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -70,7 +73,29 @@ def read_concepts(folder: Path) -> Concepts:
             ) from error
     if not concepts:
         raise DictionaryError(f"{folder} holds no concept sheets (<slug>.json).")
-    return Concepts(tuple(concepts), tuple(calm))
+    known = Concepts(tuple(concepts), tuple(calm))
+    _check_rest(known)
+    return known
+
+
+def _check_rest(known: Concepts) -> None:
+    """Where hardly any text is about something else, a feature that fires on all texts is as good
+    as the concept's own.
+    """
+    own, named = Counter[int](), Counter[int]()
+    for text in labelled(known):
+        named.update(text.named)
+        if text.about is not None:
+            own[text.about] += 1
+    texts = len(known.calm) + own.total()
+    for at, concept in enumerate(known.concepts):
+        others = texts - own[at] - named[at]
+        if others < own[at]:
+            raise DictionaryError(
+                f"the sheet of {concept.slug} holds {own[at]} texts, and {others} that do not say "
+                "its words stand beside it. As many are needed to tell the concept from everything "
+                'else: add other sheets, or everyday pairs of "u" and "a" in a _general_01.json.'
+            )
 
 
 def labelled(known: Concepts) -> Iterator[Labelled]:

@@ -19,7 +19,7 @@ from ..errors import DictionaryError
 from .digest import digest
 from .sources import Document
 from .subject import Subject, Windows
-from .text import shuffled, windows
+from .text import pieces, shuffled, windows
 
 log = logging.getLogger("steerdeck.making")
 
@@ -29,6 +29,11 @@ HELD_OUT = 20  # about one document in so many is never trained on
 SPLIT = f"the first and one in {HELD_OUT}, by content"  # how they are chosen
 _AHEAD = 16  # batches whose rows are sorted by length together
 _FAR = 10.0  # times the median length: an attention sink, not a word
+_FINITE = (
+    "Give --dtype bfloat16 or float32, in which numbers seldom overflow; where that is so already, "
+    "the model's weights are damaged."
+)
+_MIXED = 256  # held-out pieces that change places; to find them, HELD_OUT times as many are read
 
 
 @dataclass
@@ -40,8 +45,10 @@ class Place:
     rounds: int = 0
 
 
-def held_out(text: Text) -> Iterator[Document]:
-    return (document for out, document in _sides(text) if out)
+def held_out(text: Text, *, seed: int = 0) -> Iterator[Document]:
+    """What is never trained on, in pieces and mixed: the first tokens are of many documents."""
+    out = (document for out, document in _sides(text) if out)
+    return shuffled(pieces(out), seed=seed, buffer=_MIXED)
 
 
 def _sides(text: Text) -> Iterator[tuple[bool, Document]]:
@@ -68,7 +75,18 @@ def usual(x: Tensor, limit: float) -> Tensor:
 
 
 def limit_of(x: Tensor) -> float:
-    return _FAR * float(x.norm(dim=-1).median())
+    """For `usual`, of residuals x [n, d_in]; a stray one that overflowed does not count.
+
+    Raises DictionaryError where most of them did.
+    """
+    length = x.norm(dim=-1)
+    finite = length[length.isfinite()]
+    if len(length) and 2 * len(finite) <= len(length):
+        raise DictionaryError(
+            f"{len(length) - len(finite):,} of the model's {len(length):,} residuals are not "
+            f"finite. {_FINITE}"
+        )
+    return _FAR * float(finite.median())
 
 
 class Feed:
@@ -104,9 +122,13 @@ class Feed:
 
     def _filled(self, size: int, told: Callable[[int], None]) -> Tensor:
         store: Tensor | None = None
-        at = 0
+        at, useful = 0, self.place.epoch
         while at < size:
             batch = self.batch()
+            if self.place.epoch > useful + 1:
+                raise DictionaryError(
+                    f"a pass over all of the text gave no residual to learn from. {_FINITE}"
+                )
             x = self._subject.residual(batch)
             x = x[batch.content.to(x.device)]
             if self.limit is not None:
@@ -116,6 +138,7 @@ class Feed:
             taken = x[: size - at]
             store[at : at + len(taken)] = taken
             at += len(taken)
+            useful = self.place.epoch if len(taken) else useful
             told(at)
         assert store is not None
         return store
@@ -140,7 +163,7 @@ class Feed:
     def _pass(self) -> Iterator[Windows]:
         kept = (document for out, document in _sides(self._text) if not out)
         return windows(
-            shuffled(kept, seed=self._seed * 1_000_003 + self.place.epoch),
+            shuffled(pieces(kept), seed=self._seed * 1_000_003 + self.place.epoch),
             self._subject.tokenizer,
             context=self._context,
             rows=self._rows,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..contents import contents
 from ..errors import DictionaryError
-from .chats import Encoding, Renderer
+from .chats import special_ids
 from .fluency import GARBLED, Nats
-from .subject import Message, Subject, Windows
+from .subject import Message, Prompt, Subject, Windows
 from .text import Row, padded
 
 Messages = Sequence[Message]
@@ -42,51 +43,43 @@ class Forced(NamedTuple):
 
 
 class Teacher:
-    """Renders conversations with their replies as the subject's model sees them."""
+    """Puts replies behind conversations, where the subject's model would have said them."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._renderer = Renderer(subject.tokenizer)
-        self._before: dict[tuple[tuple[str, str], ...], int] = {}
+        self._prompts: dict[tuple[tuple[str, str], ...], Prompt] = {}
         tokenizer = subject.tokenizer
         known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self._pad = next(int(i) for i in known if i is not None)
-        self._vocab = len(tokenizer)
+        self._vocab, self._special = len(tokenizer), special_ids(tokenizer)
 
     def accepts(self, messages: Messages) -> bool:
         """Whether the model's chat template takes them: some know no system prompt."""
-        return not self._renderer.templated or self._renderer.chat(messages) is not None
+        return self._subject.prompt(messages) is not None
 
     def spoken(self, messages: Messages, reply: str) -> Spoken:
-        """The reply is what people wrote beyond the messages' own content.
+        """The tokens that the speaker is asked with, and after them the reply's.
 
         Raises DictionaryError where the chat template refuses the messages.
         """
-        key = tuple((m["role"], m["content"]) for m in messages)
-        if key not in self._before:
-            self._before[key] = sum(self._encoded(messages, "").content)
-        whole = self._encoded(messages, reply)
-        seen, own = 0, []
-        for content in whole.content:
-            own.append(content and seen >= self._before[key])
-            seen += content
-        return Spoken(Row(whole.ids, whole.content), own)
+        before = self._prompt(messages)
+        ids = _tokens(self._subject.tokenizer, messages, reply) if reply else []
+        own = [i not in self._special for i in ids]
+        row = Row(before.ids + ids, before.content + own)
+        return Spoken(row, [False] * len(before.ids) + own)
 
-    def _encoded(self, messages: Messages, reply: str) -> Encoding:
-        if not self._renderer.templated:
-            before = "\n".join(m["content"] for m in messages)
-            return self._renderer.text(f"{before} {reply}" if reply else before)
-        said: list[Message] = [*messages]
-        if reply:
-            said.append({"role": "assistant", "content": reply})
-        chat = self._renderer.chat(said)
-        if chat is None:
-            roles = ", ".join(m["role"] for m in said)
-            raise DictionaryError(
-                f"the model's chat template refuses messages of the roles {roles}: measuring "
-                "needs a message of a user and the assistant's reply."
-            )
-        return chat
+    def _prompt(self, messages: Messages) -> Prompt:
+        key = tuple((m["role"], m["content"]) for m in messages)
+        if key not in self._prompts:
+            made = self._subject.prompt(messages)
+            if made is None:
+                roles = ", ".join(m["role"] for m in messages)
+                raise DictionaryError(
+                    f"the model's chat template refuses messages of the roles {roles}: measuring "
+                    "needs one that takes a message of a user."
+                )
+            self._prompts[key] = made
+        return self._prompts[key]
 
     def batch(self, rows: Sequence[Spoken]) -> Forced:
         windows = padded([row.row for row in rows], self._pad)
@@ -120,6 +113,37 @@ class Teacher:
             for i, total, count in zip(which, totals, counts, strict=True):
                 found[i] = Nats(total, count)
         return found
+
+
+def _tokens(tokenizer: Any, messages: Messages, reply: str) -> list[int]:
+    """The reply's, as they are where it stands: many tokenizers begin a word otherwise after a
+    space. Of a reply that the template changes, as it takes thoughts away, they are those of the
+    reply alone.
+    """
+    whole, own = _finished(tokenizer, messages, reply)
+    made = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    pairs = zip(made["input_ids"], made["offset_mapping"], strict=True)
+    return [token for token, (start, stop) in pairs if own.start < stop and start < own.stop]
+
+
+def _finished(tokenizer: Any, messages: Messages, reply: str) -> tuple[str, range]:
+    """A text that ends in the reply, or holds it, and the characters that are the reply."""
+
+    def render(said: Sequence[Any]) -> str:
+        return str(tokenizer.apply_chat_template(list(said), tokenize=False))
+
+    alone = reply, range(len(reply))
+    if not tokenizer.chat_template:
+        before = "\n".join(message["content"] for message in messages)
+        whole = f"{before} {reply}"
+        return whole, range(len(whole) - len(reply), len(whole))
+    said: list[Message] = [*messages, {"role": "assistant", "content": reply}]
+    try:
+        whole, spans = contents(render, said)
+    except Exception:  # a template raises what its author liked
+        return alone
+    own = spans[-1] if len(spans) == len(said) else range(0)
+    return (whole, own) if whole[own.start : own.stop].strip() == reply.strip() else alone
 
 
 def garbled(row: Spoken, seed: int) -> Spoken:

@@ -90,8 +90,9 @@ class Gauge:
     """A subject and a speaker, with the unsteered replies to measure against.
 
     scale: of fluency. unlike: mean KL between the model's own predictions at unrelated places.
-    length: of a typical residual, on content tokens that are no sinks (see `feed.usual`). All three
-    come from the unsteered replies.
+    length: of a typical residual, on content tokens that are no sinks (see `feed.usual`). back:
+    what the dictionary's norm multiplies a change by, on those tokens. All four come from the
+    unsteered replies.
     """
 
     def __init__(
@@ -126,8 +127,9 @@ class Gauge:
         self._h, back = frame(x, dictionary.info.norm)
         reads = dictionary.info.reads_exactly
         self._cutoff = dictionary.cutoff(self._h) if reads else None
-        self.length = float(x[usual(x, limit_of(x))].norm(dim=-1).mean())
-        self.back = 1.0 if back is None else float(back.mean())
+        words = usual(x, limit_of(x))
+        self.length = float(x[words].norm(dim=-1).mean())
+        self.back = 1.0 if back is None else float(back[words].mean())
 
     def sleeps(self, handle: Handle) -> bool:
         """Whether it fires nowhere on the unsteered replies, so that there add equals clamp."""

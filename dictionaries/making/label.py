@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Event
+from typing import NamedTuple
 
 from ..card import Card, Example
 from ..cards import Cards
 from ..errors import DictionaryError
 from .subject import Message
 
-Complete = Callable[[Sequence[Message]], str]  # a conversation -> the model's reply
+Complete = Callable[[Sequence[Message], float], str]
+"""A conversation and a temperature -> the model's reply. Raises CutOff for one without an end."""
 
 BY_TOKENS = "tokens"  # `labelled_by` of labels that were built, not written
 _SHOWN = 8  # examples
 _WIDEST = 40  # tokens of an example
 _MOST_CHARACTERS, _MOST_WORDS = 80, 12
-_TRIES = 3  # replies to a card, until one is a label
+_TRIES = (0.0, 0.7, 1.0)  # the temperature of each reply to a card, until one is a label
 _PATIENCE = 12  # cards in a row that got none, before giving up
 
 _TASK = (
@@ -47,12 +49,19 @@ _EMPTY = {
 }  # fmt: skip
 
 
+class CutOff(Exception):
+    """A reply came to its limit of tokens before its end; the message says how to raise it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """labelled: cards with a new label. refused: cards whose replies were no labels."""
+    """labelled: cards with a new label. refused: cards whose replies were no labels; cut: those of
+    them whose reply was cut off.
+    """
 
     labelled: int
     refused: int
+    cut: int = 0
 
 
 def prompt(card: Card) -> list[Message]:
@@ -138,9 +147,9 @@ def label_cards(
     stop = stop or Event()
     reached = _reached(cards, by)
     todo = itertools.islice(_unlabelled(cards, by, only_unlabelled), most)
-    so_far, barren, last = Labelled(0, 0), 0, ""
+    so_far, barren, why = Labelled(0, 0), 0, ""
     with ThreadPoolExecutor(concurrency, thread_name_prefix="label") as pool:
-        running: dict[Future[tuple[str | None, str]], Card] = {}
+        running: dict[Future[_Answer], Card] = {}
         try:
             while True:
                 for card in itertools.islice(todo, concurrency - len(running)):
@@ -148,12 +157,12 @@ def label_cards(
                 if not running:
                     return so_far
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    card, (label, reply) = running.pop(done), done.result()
+                    card, (label, trouble, cut) = running.pop(done), done.result()
                     if label is None:
-                        last = reply
+                        why = trouble
                         # What earlier runs were refused comes in a row now, and tells nothing new.
                         barren += card.feature > reached
-                        so_far = replace(so_far, refused=so_far.refused + 1)
+                        so_far = replace(so_far, refused=so_far.refused + 1, cut=so_far.cut + cut)
                     else:
                         barren = 0
                         now = cards.get(card.feature) or card  # it may have got a band meanwhile
@@ -162,9 +171,8 @@ def label_cards(
                     told(so_far)
                 if barren >= _PATIENCE:
                     raise DictionaryError(
-                        f"{by} gave no usable label for {barren} features in a row (the last reply "
-                        f"began {last[:80]!r}): {so_far.labelled} were labelled before. Try "
-                        "another model."
+                        f"{by} gave no usable label for {barren} features in a row, and "
+                        f"{so_far.labelled} were labelled before: the last reply {why}."
                     )
         finally:
             stop.set()  # before the pool waits for its threads
@@ -177,18 +185,29 @@ def waiting(cards: Cards, *, by: str, only_unlabelled: bool) -> int:
     return sum(1 for _ in _unlabelled(cards, by, only_unlabelled))
 
 
-def _ask(complete: Complete, card: Card, stop: Event) -> tuple[str | None, str]:
-    """(a label or None, the last reply)."""
+class _Answer(NamedTuple):
+    """label None: there is none, and what was wrong with the last reply. cut: it had no end."""
+
+    label: str | None
+    trouble: str = ""
+    cut: bool = False
+
+
+def _ask(complete: Complete, card: Card, stop: Event) -> _Answer:
+    """One that was cut off is not tried again: the others would be."""
     asked = prompt(card)
     reply = ""
-    for _ in range(_TRIES):
+    for temperature in _TRIES:
         if stop.is_set():
             break
-        reply = complete(asked)
+        try:
+            reply = complete(asked, temperature)
+        except CutOff as error:
+            return _Answer(None, str(error), cut=True)
         label = parse(reply)
         if label is not None:
-            return label, reply
-    return None, reply
+            return _Answer(label)
+    return _Answer(None, f"began {reply[:80]!r}. Try another model")
 
 
 def _reached(cards: Cards, by: str) -> int:

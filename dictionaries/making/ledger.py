@@ -35,6 +35,8 @@ class Ledger:
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._append({"settings": settings})
+        except DictionaryError:  # other settings; it is a ValueError, too
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DictionaryError(f"{path} cannot be gone on with: {error}.") from error
 

@@ -23,7 +23,7 @@ def has_bfloat16_units() -> bool:
 
     On a Zen 4 core 200 GFLOP/s against 50 to 80; without such units 60 times slower.
     """
-    found = torch.cpu.get_capabilities()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 

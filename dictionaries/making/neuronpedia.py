@@ -32,11 +32,10 @@ from .imported import (
     in_range,
 )
 from .neuronpedia_rows import Row, read_rows, zipped
-from .neuronpedia_source import check_source, read_source
+from .neuronpedia_source import check_source, folded, read_source
 from .token_label import token_label
 
 _KINDS = ("features", "activations", "explanations")
-_UNFOLDED = ("topk", "abstopk", "temporal")
 _NUMBER = (int, float)
 Advance = Callable[[str, int], None]  # what is read, rows of it so far
 
@@ -151,8 +150,8 @@ class _Importer:
     def _unit(self, feature: int) -> float:
         """Our activation for one of Neuronpedia's."""
         if self._units is None:
-            folded = self.dictionary.info.architecture not in _UNFOLDED
-            lengths = decoder_lengths(self.dictionary) if folded else None
+            scaled = folded(self.dictionary.info)
+            lengths = decoder_lengths(self.dictionary) if scaled else None
             self._units = torch.ones(len(self._shown)) if lengths is None else 1 / lengths
         return float(self._units[feature])
 

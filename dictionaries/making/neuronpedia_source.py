@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..dictionary import Dictionary
+from ..dictionary import Dictionary, Info
 from ..errors import DictionaryError
 from ..hub import origin
 
 Source = dict[str, Any]
+
+_UNFOLDED = ("topk", "abstopk", "temporal")
 
 # What a source's id says of the place, by hook points ("transcoder": told by what is read).
 _PLACES = {
@@ -32,6 +34,11 @@ _WORDS = (
 _UNITS = {"k": (1000, 1024), "m": (1000**2, 1024**2)}
 
 
+def folded(info: Info) -> bool:
+    """Whether Neuronpedia scales the decoder rows of this one to length 1 as it loads it."""
+    return info.architecture not in _UNFOLDED
+
+
 def read_source(folder: Path) -> Source:
     """The first line of `source.jsonl`; empty without one."""
     path = folder / "source.jsonl"
@@ -44,7 +51,7 @@ def read_source(folder: Path) -> Source:
 
 def check_source(source: Source, dictionary: Dictionary) -> None:
     """Raise DictionaryError if the export says that it is another dictionary's."""
-    wrong = next(_contradictions(source, dictionary), None)
+    wrong = next(contradictions(source, dictionary), None)
     if wrong:
         raise DictionaryError(
             f"the export is of {source.get('modelId')}/{source.get('id')} ({_published(source)}), "
@@ -58,10 +65,12 @@ def _published(source: Source) -> str:
     return "/".join(part.strip("/") for part in parts if isinstance(part, str) and part)
 
 
-def _contradictions(source: Source, dictionary: Dictionary) -> Iterator[str]:
-    """A source's id has its layer, its place and its width: "12-gemmascope-res-16k"."""
+def contradictions(source: Source, dictionary: Dictionary) -> Iterator[str]:
+    """What of the dictionary is not as a source says, whose id has its layer, its place and its
+    width: "12-gemmascope-res-16k".
+    """
     id, info = str(source.get("id")), dictionary.info
-    layer = re.match(r"(\d+)-", id)
+    layer = re.match(r"(\d{1,6})-", id)
     if layer and int(layer[1]) != info.site.layer:
         yield f"sits at {info.site}"
     place = next((word for word in re.split(r"[-_]", id) if word in _PLACES), None)
@@ -69,7 +78,7 @@ def _contradictions(source: Source, dictionary: Dictionary) -> Iterator[str]:
         yield f"sits at {info.site}"
     if place and bool(info.reads) != (place == "transcoder"):
         yield "is a transcoder" if info.reads else "is none"
-    width = re.search(r"-(\d+)([km])$", id)
+    width = re.search(r"-(\d{1,6})([km])$", id)
     if width and not _wide(int(width[1]), width[2], info.d_sae):
         yield f"has {info.d_sae:,} features"
     yield from _elsewhere(source, dictionary.path)

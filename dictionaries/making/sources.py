@@ -4,62 +4,81 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
-import os
+import logging
+import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from ..errors import DictionaryError
+from .files import HUB, files, kind
 from .subject import Message
 
-Document = str | tuple[Message, ...]
+log = logging.getLogger("steerdeck.making")
 
-HUB = "hf:"
-SUFFIXES = (".txt", ".md", ".jsonl", ".json")
-LONGEST = 2**14  # characters of a .txt's document: what has no blank lines is cut
+Document = str | tuple[Message, ...]
+T = TypeVar("T")
+
+LONGEST = 2**14  # characters of a document; what is longer is cut here (.txt) or in `text.pieces`
+_OPEN = 32  # files of a folder that are read by turns
 _CHATS = ("messages", "turns", "conversations", "conversation")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 _LONE = re.compile("[\ud800-\udfff]")  # half of a pair: JSON can hold it, no tokenizer takes it
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
-def stream(source: str, field: str) -> Iterator[Document]:
-    """The documents of one source. Raises DictionaryError if there are none."""
+def stream(
+    source: str, field: str, *, seed: int = 0, without: Path | None = None
+) -> Iterator[Document]:
+    """The documents of one source; see `text.documents`. Raises DictionaryError if it has none."""
     found = 0
-    for document in _documents(source, field):
+    for document in _documents(source, field, seed, without):
         found += 1
         yield document
     if not found:
         raise DictionaryError(f"{source} holds no text.")
 
 
-def _documents(source: str, field: str) -> Iterator[Document]:
+def _documents(source: str, field: str, seed: int, without: Path | None) -> Iterator[Document]:
     if source.startswith(HUB):
         return _of_hub(source, field)
-    path = Path(os.path.expanduser(source))
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and kind(p))
-        if not files:
-            raise DictionaryError(f"{path} holds no {', '.join(SUFFIXES)} file (.gz too).")
-        return (document for file in files for document in _of_file(file, field))
-    if not path.is_file():
-        raise DictionaryError(
-            f"there is no text at {source}: give a file, a folder, or hf:org/name for a data set."
-        )
-    if not kind(path):
-        raise DictionaryError(
-            f"{path} is none of {', '.join(SUFFIXES)} (.gz too): convert it to one of these."
-        )
-    return _of_file(path, field)
+    found = files(source, without)
+    if len(found) == 1:
+        return _of_file(found[0], field)
+    random.Random(seed).shuffle(found)
+    return _of_folder(source, found, field)
 
 
-def kind(path: Path) -> str:
-    """The suffix that says how it is read, .gz aside; "" for a file that is no text of ours."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    return suffix if suffix in SUFFIXES else ""
+def _of_folder(source: str, found: list[Path], field: str) -> Iterator[Document]:
+    """Files take turns, so that whoever stops early has not read the front of the alphabet."""
+    begun = itertools.count()
+
+    def opened(path: Path) -> Iterator[Document]:
+        next(begun)
+        yield from _of_file(path, field)
+
+    try:
+        yield from by_turns(map(opened, found), _OPEN)
+    finally:
+        if (read := next(begun)) < len(found):
+            log.info("%s: text of %d of its %d files was read", source, read, len(found))
+
+
+def by_turns(streams: Iterable[Iterator[T]], most: int) -> Iterator[T]:
+    """One of each in turn, `most` of them at a time: one that ends makes room for the next."""
+    waiting = iter(streams)
+    turns = list(itertools.islice(waiting, most))
+    while turns:
+        for one in list(turns):
+            try:
+                yield next(one)
+            except StopIteration:
+                turns.remove(one)
+                turns.extend(itertools.islice(waiting, 1))
 
 
 def _of_file(path: Path, field: str) -> Iterator[Document]:

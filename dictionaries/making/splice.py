@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from .end_to_end import Cost
 from .feed import usual
+from .forced import LOGIT_BYTES
 from .subject import Subject, Windows
 
+_LOSS_BYTES = 2**26  # of logits that are copied at once for their loss
 _LOST = 1e-3  # nats a token: of less, any share that is recovered would be noise
 
 
@@ -100,14 +103,15 @@ def measure(
         return torch.where(usual(x, limit)[:, None], mean.to(x), x)
 
     for batch in batches:
-        losses += torch.tensor(
-            [
-                _loss(subject.logits(batch), batch),
-                _loss(subject.spliced(batch, tally.rebuilt), batch),
-                _loss(subject.spliced(batch, ablated), batch),
-            ],
-            dtype=torch.float64,
-        )
+        for few in _parts(batch, len(subject.tokenizer)):
+            losses += torch.tensor(
+                [
+                    _loss(subject.logits(few), few),
+                    _loss(subject.spliced(few, tally.rebuilt), few),
+                    _loss(subject.spliced(few, ablated), few),
+                ],
+                dtype=torch.float64,
+            )
         targets += int(batch.content[:, 1:].sum())
         advance(min(tally.seen, tokens), "")
         if tally.seen >= tokens:
@@ -133,13 +137,20 @@ def _recovered(plain: float, spliced: float, without: float) -> float | None:
     return (without - spliced) / lost if lost > _LOST else None
 
 
+def _parts(batch: Windows, vocab: int) -> Iterator[Windows]:
+    """As many rows at a time as have logits in `LOGIT_BYTES`, one at least."""
+    rows = max(1, LOGIT_BYTES // (4 * batch.ids.shape[1] * vocab))
+    for at in range(0, len(batch.ids), rows):
+        yield Windows(*(tensor[at : at + rows] for tensor in batch))
+
+
 def _loss(logits: Tensor, batch: Windows) -> float:
-    """Summed over the content tokens, each predicted from those before it."""
-    total = 0.0
+    """Summed over the content tokens, each predicted from those before it; in pieces, since a long
+    row's logits are large enough once.
+    """
+    total, most = 0.0, max(1, _LOSS_BYTES // (4 * logits.shape[-1]))
     for row, ids, content in zip(logits, batch.ids, batch.content, strict=True):
-        wanted = content[1:].to(row.device)
-        losses = torch.nn.functional.cross_entropy(
-            row[:-1][wanted], ids[1:].to(row.device)[wanted], reduction="sum"
-        )
-        total += float(losses)
+        wanted = ids[1:].to(row.device)
+        for places in content[1:].to(row.device).nonzero()[:, 0].split(most):
+            total += float(cross_entropy(row[places], wanted[places], reduction="sum"))
     return total

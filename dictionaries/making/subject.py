@@ -29,6 +29,13 @@ class Windows(NamedTuple):
     content: Tensor
 
 
+class Prompt(NamedTuple):
+    """A conversation up to where the reply begins. content: True on tokens that people wrote."""
+
+    ids: list[int]
+    content: list[bool]
+
+
 class Change(NamedTuple):
     """An edit a row: features [rows, 1, ..] and table [rows, 1, 1] as dictionaries.edits takes
     them. It acts on content tokens.
@@ -50,6 +57,10 @@ class Subject(Protocol):
     @property
     def d_in(self) -> int:
         """Numbers of the residual (or head outputs) at the site."""
+        ...
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt | None:
+        """As a Speaker asks; None where the chat template refuses the messages."""
         ...
 
     def residual(self, windows: Windows) -> Tensor:

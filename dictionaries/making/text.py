@@ -10,35 +10,60 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from ..errors import DictionaryError
 from .chats import Encoding, Renderer
-from .sources import Document, stream
+from .sources import LONGEST, Document, by_turns, stream
 from .subject import Windows
 
 T = TypeVar("T")
 
+_BREAKS = ("\n\n", "\n", " ")
+_LEAD = 4  # of a chat's row, no more than one part in so many are template tokens that lead it
 
-def documents(sources: Sequence[str], *, field: str = "text") -> Iterator[Document]:
-    """Every document of the sources, one of each in turn.
+
+def documents(
+    sources: Sequence[str], *, field: str = "text", seed: int = 0, without: Path | None = None
+) -> Iterator[Document]:
+    """Every document of the sources, one of each in turn; so do the files of a folder.
 
     sources: .txt, .md, .jsonl or .json files (.gz too), folders of these, or
     `hf:org/name[:config][:split]`. field: where a JSON record or a data set keeps its text; records
-    with `messages`, `turns` or `conversations` are chats.
+    with `messages`, `turns` or `conversations` are chats. seed: draws the order of a folder's
+    files, of which some dozen are open at a time. without: see `files.files`.
     Raises DictionaryError for a source that is not there, cannot be read, or holds nothing.
     """
     if not sources:
         raise DictionaryError("no text was named: give files, folders or hf:org/name.")
-    streams = [stream(source, field) for source in sources]
-    while streams:
-        for one in list(streams):
-            try:
-                yield next(one)
-            except StopIteration:
-                streams.remove(one)
+    streams = [stream(source, field, seed=seed, without=without) for source in sources]
+    return by_turns(streams, len(streams))
+
+
+def pieces(documents: Iterable[Document]) -> Iterator[Document]:
+    """The same text in documents of no more than `LONGEST` characters; chats stay whole.
+
+    Shuffling holds thousands of documents, and a book is as long as hundreds of pages.
+    """
+    for document in documents:
+        if isinstance(document, str):
+            yield from _pieces(document)
+        else:
+            yield document
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut at a blank line, else the end of a line, else a space, in the second half of a piece."""
+    at = 0
+    while len(text) - at > LONGEST:
+        marks = ((mark, text.rfind(mark, at + LONGEST // 2, at + LONGEST)) for mark in _BREAKS)
+        end = next((found + len(mark) for mark, found in marks if found >= 0), at + LONGEST)
+        yield text[at:end]
+        at = end
+    yield text[at:]
 
 
 def shuffled(items: Iterable[T], *, seed: int, buffer: int = 4096) -> Iterator[T]:
@@ -68,19 +93,50 @@ def encoded(
 ) -> Iterator[Row]:
     """Rows of at most `context` tokens, special tokens in front as the tokenizer adds them.
 
-    rest: a longer text goes on in further rows; otherwise, and in chats always, what is beyond
-    `context` is left out. Chats are rendered by the chat template; without one their contents are
-    a text, a line each.
+    rest: a longer text or chat goes on in further rows; otherwise what is beyond `context` is left
+    out. Chats are rendered by the chat template; without one their contents are a text, a line
+    each.
     """
     renderer = Renderer(tokenizer)
     for document in documents:
         if renderer.templated and not isinstance(document, str):
-            chat = renderer.chat(document)
-            if chat is not None and True in chat.content[:context]:
-                yield Row(chat.ids[:context], chat.content[:context])
+            if (chat := renderer.chat(document)) is not None:
+                yield from _chat(renderer, chat, context, rest)
             continue
         plain = document if isinstance(document, str) else "\n".join(m["content"] for m in document)
         yield from _cut(renderer.text(plain), context, rest)
+    renderer.tell()
+
+
+def _chat(renderer: Renderer, chat: Encoding, context: int, rest: bool) -> Iterator[Row]:
+    rows = (
+        list(_turns(chat, context)) if rest else [Row(chat.ids[:context], chat.content[:context])]
+    )
+    read = [row for row in rows if True in row.content]
+    if not read:
+        renderer.leave_out(f"none of its first {context} tokens is one that people wrote")
+    yield from read
+
+
+def _turns(whole: Encoding, context: int) -> Iterator[Row]:
+    """A chat in rows: each begins with the chat's first token, often BOS, and with the template's
+    words before the turn that it is in, so that a reply that goes on is still the assistant's.
+    """
+    ids, content = whole
+    most = max(1, context // _LEAD)
+    run = [0]  # where the stretch begins that a token is in, of people's words or of others
+    for at in range(1, len(ids)):
+        run.append(run[-1] if content[at] == content[at - 1] else at)
+    start = content.index(True) if True in content else len(ids)
+    while start < len(ids):
+        turn = run[start] if content[start] else start
+        before = run[turn - 1] if content[start] and turn else run[turn]
+        head = [*range(max(before, turn - most), turn)]
+        if not content[0] and 0 not in head:
+            head = [0, *range(max(before, turn - most + 1), turn)]
+        taken = [*head, *range(start, min(len(ids), start + context - len(head)))]
+        yield Row([ids[i] for i in taken], [content[i] for i in taken])
+        start = taken[-1] + 1
 
 
 def _cut(whole: Encoding, context: int, rest: bool) -> Iterator[Row]:

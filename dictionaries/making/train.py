@@ -99,7 +99,7 @@ def _save(run: Run, subject: Spliceable, out: Path, origin: Origin) -> None:
 def _measured(run: Run, subject: Spliceable, text: Text, out: Path, advance: Advance) -> Measured:
     """The saved dictionary, as the service opens it, on the held-out documents."""
     batches = windows(
-        held_out(text),
+        held_out(text, seed=run.plan.seed),
         subject.tokenizer,
         context=run.plan.context,
         rows=min(_MEASURED_ROWS, run.plan.rows),

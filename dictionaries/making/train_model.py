@@ -15,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .dealing import Sample
+from .dropout import dropping
 from .following import Following
 from .loss import held_out_loss, reply_loss
 from .muon import Muon, has_bfloat16_units
@@ -52,6 +53,7 @@ class Plan:
     adam_lr: float = 2.5e-3
     warmup: float = 0.02  # of the plan
     steady_until: float = 0.04
+    dropout: float = 0.15  # see `dropout.dropping`
     compiled: bool = False  # a quarter faster after about a minute, and needs a C++ compiler
     seed: int = 0
 
@@ -146,7 +148,7 @@ class Trainer:
             pad=self._pad,
         )
         saved, running = time.monotonic(), 0.0
-        with self._attention():
+        with self._attention(), dropping(self.model, self.plan.dropout):
             while self.progress < until:
                 began = time.monotonic()
                 batch = next(packed)
@@ -169,7 +171,8 @@ class Trainer:
         rate = self.plan.rate(self.progress)
         for optimizer, lr in zip(self.optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = lr * rate
-        with self._arithmetic():
+        with self._arithmetic(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.plan.seed + self.step)  # what is dropped: a resumed run's, too
             loss = reply_loss(self.model, batch, self._decoder)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -31,11 +31,12 @@ class TrainPlan:
     seed: int = 0
 
     def width(self, d_in: int) -> int:
-        return self.d_sae or 8 * d_in
+        return 8 * d_in if self.d_sae is None else self.d_sae
 
     def rate(self, d_in: int) -> float:
         """Gao et al. (arXiv 2406.04093): the best rate falls with the root of the width."""
-        return self.lr or 1e-3 * min(1.0, math.sqrt(3072 / self.width(d_in)))
+        usual = 1e-3 * min(1.0, math.sqrt(3072 / self.width(d_in)))
+        return usual if self.lr is None else self.lr
 
     @property
     def without_costs(self) -> int:
@@ -46,14 +47,20 @@ class TrainPlan:
 
     def round(self, d_in: int) -> int:
         """Tokens of the buffer: whole batches, sixteen or more, no more than are trained on."""
-        tokens = self.buffer or max(16 * self.batch, _BUFFER // (4 * d_in))
+        usual = max(16 * self.batch, _BUFFER // (4 * d_in))
+        tokens = usual if self.buffer is None else self.buffer
         return max(1, min(tokens, self.tokens) // self.batch) * self.batch
 
     def check(self, d_in: int) -> None:
         """Raise DictionaryError for numbers that no training can have."""
-        for name in ("tokens", "k", "batch", "rows", "context"):
-            if getattr(self, name) < 1:
-                raise DictionaryError(f"{name} is {getattr(self, name)}: it must be 1 or more.")
+        for name in ("tokens", "k", "batch", "rows", "context", "measured", "d_sae", "buffer"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise DictionaryError(f"{name} is {number}: it must be 1 or more.")
+        if self.lr is not None and not self.lr > 0:
+            raise DictionaryError(
+                f"lr is {self.lr}: it must be above 0; one is chosen if left out."
+            )
         if not 0 <= self.end_to_end < 1:
             raise DictionaryError(
                 f"end_to_end is {self.end_to_end}: it is a share of the tokens, from 0 to below 1."
@@ -73,6 +80,7 @@ class Origin:
     sources: tuple[str, ...]
     field: str = "text"  # of their records
     revision: str | None = None  # the model's: folders of the same name hold different ones
+    state: str | None = None  # of the sources' files: `files.text_state`
 
 
 def made(plan: TrainPlan, origin: Origin, site: Site, d_in: int) -> dict[str, Any]:
@@ -81,6 +89,7 @@ def made(plan: TrainPlan, origin: Origin, site: Site, d_in: int) -> dict[str, An
         "model": origin.model,
         "model_revision": origin.revision,
         "text": list(origin.sources),
+        "text_state": origin.state,
         "field": origin.field,
         "split": SPLIT,
         "site": str(site),
@@ -91,11 +100,21 @@ def made(plan: TrainPlan, origin: Origin, site: Site, d_in: int) -> dict[str, An
     }
 
 
-def check_same(known: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
-    """Raise DictionaryError if what lies in `where` was begun with other options."""
-    other = [f"{n} {known.get(n)}" for n in wanted if known.get(n) != wanted[n]]
+def check_same(
+    known: dict[str, Any], wanted: dict[str, Any], where: Path, *, trained: bool = False
+) -> None:
+    """Raise DictionaryError if what lies in `where` was begun with other options.
+
+    trained: only those that decide what is trained, and not how it is measured.
+    """
+    free = {"measured"} if trained else set()
+    other = [_told(n, known.get(n)) for n in wanted if known.get(n) != wanted[n] and n not in free]
     if other:
         raise DictionaryError(
             f"{where} was begun with other options ({', '.join(other)}): give these, choose "
             "another --out, or remove it."
         )
+
+
+def _told(name: str, value: Any) -> str:
+    return "the text as it was then" if name == "text_state" else f"{name} {value}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class Run:
             seed=plan.seed,
         )
         self.tokens = 0
+        self.stored = 0  # tokens of the state on disk
+        self._whole: Place | None = None  # where the text was when the last whole round ended
         self._learner: Learner | None = None
         self._state: dict[str, Any] | None = None  # of the learner, until its device is known
         self._note = ""
@@ -59,17 +62,36 @@ class Run:
         return self._learner or self._begun(torch.ones(1, self.d_in))
 
     def go(self, advance: Advance) -> None:
-        """To the end of the plan, with a checkpoint now and then, between two rounds."""
-        stored = time.monotonic()
+        """To the end of the plan, with a checkpoint after the first round and now and then, between
+        two rounds. Interrupted, it keeps what it can, and the KeyboardInterrupt says how far.
+        """
+        try:
+            self._go(advance)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._kept()) from None
+
+    def _go(self, advance: Advance) -> None:
+        stored = time.monotonic() if self.stored else -math.inf
         advance(min(self.tokens, self.plan.tokens), "")
+        self._whole = replace(self.feed.place)
         while self.tokens < self.plan.tokens:
             if self.tokens < self.plan.without_costs:
                 self._round(advance)
             else:
                 self._costed(advance)
+            self._whole = replace(self.feed.place)
             if self.tokens >= self.plan.tokens or time.monotonic() - stored > _CHECKPOINT:
                 self._store()
                 stored = time.monotonic()
+
+    def _kept(self) -> str:
+        """A round that was being read is dropped; its steps, once begun, cannot be undone."""
+        if self._whole is not None and self.tokens > self.stored:
+            self.feed.place = self._whole
+            self._store()
+        if not self.stored:
+            return "stopped before the first round was over: the same command begins anew"
+        return f"stopped; the same command goes on after {self.stored:,} tokens"
 
     def _round(self, advance: Advance) -> None:
         until, plan = self.plan.without_costs, self.plan
@@ -93,6 +115,7 @@ class Run:
             self._step(self._learner or self._begun(x), x, cost, advance)
 
     def _step(self, learner: Learner, x: Tensor, cost: Cost | None, advance: Advance) -> None:
+        self._whole = None
         seen = learner.step(x, self.tokens / self.plan.tokens, cost)
         self.tokens += len(x)
         if learner.steps % _NOTED == 1:
@@ -127,15 +150,17 @@ class Run:
         torch.save(state, self.work / "state.new")
         write(self.work / "made.json", json.dumps(self.made, indent=2) + "\n")
         os.replace(self.work / "state.new", self.work / "state.pt")
+        self.stored = self.tokens
 
     def _restore(self) -> None:
         if not (self.work / "state.pt").is_file():
             return
-        check_same(json.loads((self.work / "made.json").read_text("utf-8")), self.made, self.work)
+        known = json.loads((self.work / "made.json").read_text("utf-8"))
+        check_same(known, self.made, self.work, trained=True)
         state = torch.load(self.work / "state.pt", weights_only=True, map_location="cpu")
         self._state = state["learner"]
         self.feed.place, self.feed.limit = Place(**state["place"]), state["limit"]
-        self.tokens = state["tokens"]
+        self.tokens = self.stored = state["tokens"]
         log.info("going on after %s tokens, from %s", f"{self.tokens:,}", self.work)
 
 

@@ -145,8 +145,10 @@ class Learner:
         self.steps = state["steps"]
 
     def _arithmetic(self) -> torch.autocast:
-        """bfloat16 products on float32 weights, on CPUs that gain by it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units())
+        """bfloat16 products on float32 weights, on GPUs and on CPUs that gain by it."""
+        kind = self.mean.device.type
+        gains = kind == "cuda" or (kind == "cpu" and has_bfloat16_units())
+        return torch.autocast(kind, torch.bfloat16, enabled=gains)
 
     @torch.no_grad()
     def _anchor(self) -> None:

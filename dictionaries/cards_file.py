@@ -1,0 +1,47 @@
+"""The file of cards as SQLite sees it: opened, read, and mended after a writer that was cut off."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import DictionaryError
+
+
+def connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+    """For any thread, one at a time. Raises DictionaryError."""
+    try:
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise DictionaryError(f"{path} cannot be opened: {error}.") from error
+
+
+def fetch(db: sqlite3.Connection, path: Path, sql: str, parameters: Sequence[object]) -> list[Any]:
+    """What a query finds, even where a writer was killed in the middle of a transaction: what it
+    left half done has to be undone first, which a connection that only reads may not.
+
+    Raises sqlite3.Error, and DictionaryError where nobody may write here either.
+    """
+    try:
+        return db.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+        _roll_back(path)
+    return db.execute(sql, parameters).fetchall()
+
+
+def _roll_back(path: Path) -> None:
+    try:
+        with closing(connect(path, "rw")) as db:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()  # reading is what does it
+    except (sqlite3.Error, DictionaryError) as error:
+        raise DictionaryError(
+            f"whoever wrote to {path} was cut off, and {path.name}-journal has to mend it "
+            f"({error}): make both and their folder writable, then try again."
+        ) from error
