@@ -11,7 +11,9 @@ from torch import Tensor
 
 from dictionaries.dictionary import Dictionary
 from dictionaries.edits import EditTable, Op, edited, frame
+from server.engine.cache import SlotCache
 from server.engine.types import FinishReason, Request, Steering, Where
+from server.errors import SteerdeckError
 
 FAMILIES = ["llama", "gpt2", "gemma2", "gemma3", "qwen3", "gpt_neox"]
 LONG = "A long prompt that fills more than one sliding window, and more than one chunk."
@@ -217,9 +219,20 @@ async def test_edited_positions_are_counted(make_engine, ask, hear, steer):
     prompt_only = ask("abcdef", steering=steer((3, "add", 1.0, "prompt")), max_tokens=5)
     generated = ask("abcdef", steering=steer((3, "add", 1.0, "generated")), max_tokens=5)
     replies = await hear(make_engine(chunk=4), request, prompt_only, generated, ask("abcdef"))
-    # The last token of a reply is never fed back.
-    assert [reply.end.tokens_edited for reply in replies] == [6 + 4, 6, 4, 0]
+    # Not the first of a prompt without a special token; the last of a reply is never fed back.
+    assert [reply.end.tokens_edited for reply in replies] == [5 + 4, 5, 4, 0]
     assert replies[0].end.prompt_tokens == 6
+
+
+def test_rows_that_do_not_fit_the_memory_are_told_with_what_to_turn_down(
+    make_engine, monkeypatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SlotCache, "_zeros", full)
+    with pytest.raises(SteerdeckError, match=r"^the keys .* GB more.*--max-rows.*--max-context"):
+        make_engine(max_rows=3)
 
 
 def test_edits_act_as_the_four_numbers_say() -> None:

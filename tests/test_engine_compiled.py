@@ -6,6 +6,7 @@ import ast
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ def compile_into(folder: Path, model: Any, tokenizer: Any, dictionaries: Any) ->
     engine._runner._compilation.swap()
     engine.close()
     return engine.compilation
+
+
+def until_on(engine: Any) -> None:
+    """Its layers run compiled, without anybody asking it for a reply."""
+    deadline = time.monotonic() + 30
+    while engine.compilation != "on":
+        assert time.monotonic() < deadline, engine.compilation
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +143,25 @@ async def test_compiled_layers_come_in_the_middle_of_replies(
     assert heard[0].end.arithmetic == ("eager", "compiled")
 
 
+async def test_compiled_layers_come_to_an_idle_engine(
+    folder, make_engine, hear, requests, tmp_path, monkeypatch
+) -> None:
+    """Whoever waits for them asks for nothing meanwhile."""
+    wanted = threading.Event()
+
+    def make(self: Store, kinds: Any) -> None:
+        assert wanted.wait(30)
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+
+    monkeypatch.setattr(Store, "make", make)
+    engine = make_engine(max_rows=4, compiled=tmp_path)
+    assert engine.compilation == "running"
+    wanted.set()
+    until_on(engine)
+    heard = await hear(engine, *requests)
+    assert {reply.end.arithmetic for reply in heard} == {("compiled",)}
+
+
 async def test_a_failing_compiler_is_told_and_replies_go_on(
     make_engine, hear, requests, tmp_path, monkeypatch, caplog
 ) -> None:
@@ -188,8 +216,8 @@ def test_a_damaged_file_is_compiled_again(folder, make_engine, tmp_path, monkeyp
         (tmp_path / path.name).write_bytes(path.read_bytes()[:1000])
     engine = make_engine(compiled=tmp_path)
     engine._runner._compilation._thread.join()
-    engine._runner._compilation.swap()
-    assert (len(made), engine.compilation) == (1, "on")
+    until_on(engine)
+    assert len(made) == 1
 
 
 def test_what_a_killed_server_left_of_a_compilation_goes_with_the_next(

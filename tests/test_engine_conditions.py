@@ -23,6 +23,7 @@ from server.errors import Unsteerable
 
 TEXT = "The bridge is red."
 START = len(TEXT)  # position of the first reply token: a token is a byte
+OPEN = START - 1  # tokens of the prompt that may be edited: not the first
 
 
 def edit(feature: int, op: str, strength: float, name: str = "tiny", **timing: Any) -> FeatureEdit:
@@ -179,7 +180,7 @@ async def test_edits_are_counted_where_they_acted(make_engine, three, ask, hear)
         ask(TEXT, steering=Steering((edit(3, "add", 1e-6),)), max_tokens=14),
     )
     counts = [one.end.tokens_edited for one in heard]
-    assert counts == [START + 7, 0, 0, START + 13]
+    assert counts == [OPEN + 7, 0, 0, OPEN + 13]
     assert heard[1].ids == heard[2].ids
     assert heard[1].end.conditions == (Met(above(9, 1e5), None),)
     steering = Steering((edit(3, "add", 1.0, last=3), edit(4, "add", 1.0, "high")))
@@ -305,7 +306,7 @@ async def test_abort_ends_the_reply_where_the_condition_holds(
         engine, replace(request, id="early", steering=in_prompt), ask(TEXT, max_tokens=4)
     )
     assert (early.ids, early.end.reason) == ([], FinishReason.ABORT)
-    assert early.end.conditions[0].at == -START
+    assert early.end.conditions[0].at == -OPEN, "not at the first token, which nothing reads"
     assert late.ids == ids[:4]
     assert engine.stats().running == 0
 
@@ -362,7 +363,7 @@ async def test_thinking_is_told_by_its_marks(
     assert heard.ids == expected != plain
     engine._vocabulary.marks = Marks({}, {plain[2]: True, plain[8]: False})
     [calling] = await hear(engine, ask(TEXT, steering=Steering((edit(3, "add", 0.0),))))
-    assert calling.end.tokens_edited == START + 2 + 2, "the call is left alone, marks and all"
+    assert calling.end.tokens_edited == OPEN + 2 + 2, "the call is left alone, marks and all"
 
 
 async def test_the_marks_of_a_raw_prompt_count(make_engine, three, ask, hear) -> None:

@@ -357,7 +357,7 @@ async def test_replies_to_one_request_hold_the_rows_of_its_changes_once(
         engine.check(request)
     mine, same, own = ([*turns] for _, turns in engine._admission._checked.values())
     assert all(a.prepared is b.prepared for a, b in zip(mine, same, strict=True))
-    assert len(own) == 99
+    assert len(own) == 3, "its own, up to the last that can come"
     replies = await hear(engine, first, second, other)
     assert [len(reply.end.timeline) for reply in replies] == [4, 4, 3]
 
@@ -381,7 +381,11 @@ async def test_what_cannot_be_done_is_refused_before_it_is_queued(
     engine, _ = gated(max_context=40, max_edits=2)
     many = steer((1, "add", 1.0), (2, "add", 1.0), (3, "add", 1.0))
     refused: list[tuple[Any, type[Exception], str]] = [
-        (ask("x" * 30, max_tokens=11), TooLong, "30 tokens and 11 more .* 41 in all.* holds 40"),
+        (
+            ask("x" * 30, max_tokens=11),
+            TooLong,
+            "30 tokens and 11 more .* 41 in all.* length is 40",
+        ),
         (ask(""), BadRequest, "0 prompt tokens"),
         (ask(max_tokens=0), BadRequest, "0 to generate"),
         (replace(ask(), prompt=(1, 999), steerable=(True,) * 2), BadRequest, "0 to 258"),
@@ -466,14 +470,43 @@ async def test_closing_ends_every_stream_and_can_be_repeated(gated, ask) -> None
     streams = [engine.submit(ask(max_tokens=100)) for _ in range(2)]
     await gate.reached()
     closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    for stream in streams:  # while the step is still under way, however long it may be
+        assert [event async for event in stream] == [Failure("The engine was closed.")]
+    assert not closing.done()
     gate.open()
-    for stream in streams:
-        events = [event async for event in stream]
-        assert events[-1] == Failure("The engine was closed.")
     await closing
     engine.close()
     with pytest.raises(EngineDead, match="was closed"):
         engine.submit(ask())
+
+
+def test_a_timeline_reads_what_can_come_of_it_and_all_of_that_at_once(
+    make_engine, make_dictionary, ask, steer, monkeypatch
+) -> None:
+    own = make_dictionary("long")
+    engine = make_engine(dictionaries=(own,))
+    plain, read = type(own.weights).rows, []
+
+    def rows(weights: Any, ids: Any) -> Any:
+        read.append(ids)
+        return plain(weights, ids)
+
+    monkeypatch.setattr(type(own.weights), "rows", rows)
+
+    def edit(feature: int) -> Steering:
+        steering = steer((feature, "add", 1.0))
+        return Steering(tuple(replace(e, dictionary="long") for e in steering.edits))
+
+    changes = tuple(Change(at, edit(at)) for at in range(1, 60))
+    short = ask(steering=edit(0), changes=changes, max_tokens=4)
+    engine.check(short)
+    assert read == [[0, 1, 2, 3]]
+    longer = replace(short, sampling=replace(short.sampling, max_tokens=60))
+    engine.check(longer)  # another prompt of the same request may leave more room
+    assert read[1:] == [list(range(4, 60))]
+    assert len(engine._admission.ready(longer)) == 60
+    with pytest.raises(Unsteerable, match="There is no feature 64"):
+        engine.check(replace(short, changes=(*changes, Change(60, edit(64)))))
 
 
 async def test_an_engine_that_was_not_started_refuses(make_model, tokenizer, ask) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from server.engine.load import load_model
@@ -53,6 +54,48 @@ def test_a_folder_that_holds_no_model_is_refused_with_its_name(
     class Slow:
         is_fast = False
 
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: Slow())
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: Slow())
     with pytest.raises(SteerdeckError, match=r"has no tokenizer.json"):
         load_model(saved)
+
+
+def test_weights_that_lack_a_tensor_are_refused_with_its_name(saved) -> None:
+    weights = load_file(saved / "model.safetensors")
+    gone = [name for name in weights if "layers.1." in name]
+    for name in gone:
+        del weights[name]
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SteerdeckError, match=f"lacks {len(gone)} tensors") as refused:
+        load_model(saved)
+    assert min(gone) in str(refused.value)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gemma3", "qwen3", "gpt_neox"])
+def test_every_family_is_whole_as_it_was_saved(family, make_model, tokenizer, tmp_path) -> None:
+    make_model(family).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    load_model(tmp_path)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.safetensors", lambda whole: whole[: len(whole) // 2], "download it again"),
+        ("model.safetensors", lambda _: LFS, "download it again"),
+        ("model.safetensors", lambda _: b"", "download it again"),
+        ("tokenizer.json", lambda _: b"{}", "Error: "),
+        ("config.json", lambda whole: whole.replace(b'_size": 259', b'_size": 25'), "Error: "),
+        ("config.json", lambda whole: whole.replace(b'_heads": 4', b'_heads": 0'), "Error: "),
+    ],
+)
+def test_a_broken_file_is_told_in_a_sentence_with_the_folder(saved, name, content, said) -> None:
+    path = saved / name
+    broken = content(path.read_bytes())
+    assert broken != path.read_bytes()
+    path.write_bytes(broken)
+    with pytest.raises(SteerdeckError, match=said) as refused:
+        load_model(saved)
+    assert str(saved) in str(refused.value)

@@ -156,6 +156,14 @@ def test_penalties_follow_openais_formula() -> None:
     assert torch.equal(row, logits(1, vocab=8)), "the caller's logits are left alone"
 
 
+def test_a_small_penalty_counts_in_half_precision_too() -> None:
+    """Between 16 and 32 bfloat16 has only multiples of an eighth."""
+    row = torch.tensor([[20.0, 19.9375]]).bfloat16()  # the second is rounded to 20 as well
+    sampler = Sampler(Sampling(temperature=0.0, frequency_penalty=0.06))
+    sampler.chose(0)
+    assert [choice.token for choice in choose(row, [sampler])] == [1]
+
+
 def test_logprobs_ignore_temperature_penalties_and_filters() -> None:
     row = logits(1)
     sampling = Sampling(temperature=0.2, top_k=2, presence_penalty=2.0, logprobs=3, seed=1)

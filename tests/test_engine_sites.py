@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dictionaries.dictionary import Dictionary
+from dictionaries.edits import Op
 from dictionaries.formats import open_dictionary
 from dictionaries.pack import pack
 from server.engine.batch import Batch, Span
+from server.engine.conditions import Condition, Crossing, Timing
 from server.engine.runner import Runner
 from server.engine.sites import decoder_layers
+from server.engine.types import FeatureEdit
 from server.errors import Unsteerable
 from server.model_subject import ModelSubject
 
@@ -202,6 +205,29 @@ def test_a_site_is_steered_as_by_a_hook_written_by_hand(family, hook, built, ste
     plain = model(torch.tensor([PROMPT]), use_cache=False).logits[0, -1]
     torch.testing.assert_close(logits[0], expected, atol=5e-4, rtol=1e-4)
     assert (expected - plain).abs().max() > 0.05, "the edits are seen in the logits"
+
+
+def test_a_tensor_with_two_names_is_read_before_any_edit_of_it(make_dictionary, steer) -> None:
+    """What leaves layer 0 enters layer 1: one SAE under either name, beside another's clamp."""
+    loud = make_dictionary("loud", layer=0, seed=5)
+    edits = steer(
+        (3, "clamp", 40.0, "all", "loud"), *((f, "clamp", 2.0, "all", "sae") for f in range(7))
+    )
+    reached = Condition("sae", 7, Crossing.ABOVE, 0.5)
+    waiting = FeatureEdit("loud", 4, Op.ADD, 9.0, Op.ADD.edit(9.0), timing=Timing(when=reached))
+    found = []
+    for layer, hook in ((0, "resid_post"), (1, "resid_pre")):
+        sae = make_dictionary("sae", layer=layer, hook=hook)
+        options = {"rows": 1, "capacity": 32, "max_edits": 9, "threads": 1}
+        made = Runner(model_of("llama"), {"loud": loud, "sae": sae}, **options)
+        steering = replace(edits, edits=(*edits.edits, waiting))
+        made.steerer.write(0, made.steerer.prepare(steering))
+        span = Span(0, 0, PROMPT, (True,) * len(PROMPT), True)
+        logits = made.forward(Batch(0, [], [], [], (span,), traced=True))
+        found.append((logits, made.steerer.readings(0)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert any(reading.before > 0 for reading in found[0][1])
 
 
 @pytest.mark.parametrize("family", [name for name, wiring in MODELS.items() if wiring.mid is None])

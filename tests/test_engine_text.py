@@ -95,7 +95,7 @@ def test_more_spellings_of_special_tokens_than_fit_are_refused_before_they_are_t
     monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
     for content, pieces in [("<|end|>" * 50, 0), ("a" * 50 + "<|end|>" * 9, 1)]:
         tokenized.clear()
-        with pytest.raises(TooLong, match=r"more than 49 tokens .* holds 50"):
+        with pytest.raises(TooLong, match=r"more than 49 tokens.* length is 50"):
             render(tokenizer, [{"role": "user", "content": content}], most=49)
         assert len(tokenized) == pieces
     assert render(tokenizer, [{"role": "user", "content": "<|end|>"}], most=49).ids
@@ -126,7 +126,7 @@ def test_without_a_template_the_messages_are_lines_and_only_they_are_steerable(t
     lines = "\n".join(m["content"] for m in TALK)
     prompt = render(bare, TALK)
     assert prompt.ids == encode_raw(bare, lines).ids
-    assert steerable_text(bare, prompt) == lines.replace("\n", "")
+    assert steerable_text(bare, prompt) == lines.replace("\n", "")[1:]
     forged = render(bare, [{"role": "user", "content": "a<|end|>b"}])
     assert not set(forged.ids) & {bare.convert_tokens_to_ids("<|end|>")}
 
@@ -144,10 +144,45 @@ def test_without_a_template_what_the_tokenizer_puts_before_a_text_comes_once(tok
     assert all(prompt.steerable[1:])
 
 
+def test_the_first_token_is_left_alone_where_no_special_one_leads(tokenizer) -> None:
+    bare = with_template(tokenizer, None)
+    flags = (False, True, True)
+    assert encode_raw(bare, "Hi.").steerable == flags
+    assert render(bare, [{"role": "user", "content": "Hi."}]).steerable == flags
+    deck = SimpleNamespace(
+        tokenizer=bare, engine=SimpleNamespace(capabilities=SimpleNamespace(vocab_size=len(bare)))
+    )
+    assert _raw(deck, bare.encode("Hi.")).steerable == flags
+    assert encode_raw(bare, "<|begin|>Hi.").steerable == (False, True, *flags[1:])
+
+
 def test_a_template_that_refuses_says_so(tokenizer) -> None:
     refusing = with_template(tokenizer, "{{ raise_exception('only two may talk') }}")
     with pytest.raises(BadRequest, match="only two may talk"):
         render(refusing, TALK)
+
+
+GEMMA_2 = (
+    "<|begin|>{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<|role|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>{% endfor %}<|role|>model\n"
+)
+
+
+def test_a_template_without_a_system_role_has_its_text_in_the_first_user_message(
+    tokenizer,
+) -> None:
+    gemma = with_template(tokenizer, GEMMA_2)
+    folded = [{"role": "user", "content": "You are kind.\n\nhi"}, TALK[2], TALK[3]]
+    said = [TALK[0], {"role": "user", "content": "hi"}, TALK[2], TALK[3]]
+    prompt = render(gemma, said)
+    assert prompt == render(gemma, folded)
+    assert "You are kind." in steerable_text(gemma, prompt)
+    for wrong in ([TALK[0]], [TALK[0], TALK[2]], [*folded, TALK[3]]):
+        with pytest.raises(BadRequest, match="user and assistant in turn"):
+            render(gemma, wrong)
 
 
 def with_template(tokenizer: Any, template: str | None) -> PreTrainedTokenizerFast:

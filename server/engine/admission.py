@@ -63,7 +63,8 @@ class Admission:
             before, turns = next(reversed(self._checked.values()), (None, ()))
             if before is None or before.steering is not request.steering:
                 return None
-            return deque(turns) if before.changes is request.changes else None
+            long_enough = before.sampling.max_tokens >= request.sampling.max_tokens
+            return deque(turns) if before.changes is request.changes and long_enough else None
 
     def _turns(self, request: Request) -> deque[Turn]:
         check_sizes(request, self._engine)
@@ -75,7 +76,9 @@ class Admission:
             )
         if (shared := self._shared(request)) is not None:
             return shared
-        prepare = self._steerer.prepare
-        turns = deque([Turn(0, prepare(request.steering))])
-        turns += [Turn(change.at, prepare(change.steering)) for change in request.changes]
-        return turns
+        coming = [change for change in request.changes if change.at < request.sampling.max_tokens]
+        for change in request.changes[len(coming) :]:  # never read, as the reply ends before
+            self._steerer.check(change.steering)
+        steerings = [request.steering, *(change.steering for change in coming)]
+        prepared = self._steerer.prepare_all(steerings)
+        return deque(map(Turn, [0, *(change.at for change in coming)], prepared))

@@ -7,8 +7,15 @@ is zeroed: a masked position still enters the attention as 0 * value, and 0 * na
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from ..errors import SteerdeckError
+
+_LINE = 64  # bytes of a cache line, at which torch's own memory begins
 
 
 class SlotCache:
@@ -18,10 +25,16 @@ class SlotCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [rows, kv_heads, capacity, head_dim], shaped like `key` and `value`."""
+        """Keys and values [rows, kv_heads, capacity, head_dim], shaped like `key` and `value`.
+
+        Raises SteerdeckError where the device has no memory left for them.
+        """
         pair = self._layers.get(index)
         if pair is None:
-            pair = self._zeros(key), self._zeros(value)
+            try:
+                pair = self._zeros(key), self._zeros(value)
+            except torch.OutOfMemoryError as error:
+                raise self._too_large(index, key, value) from error
             self._layers[index] = pair
         return pair
 
@@ -31,7 +44,20 @@ class SlotCache:
 
     def _zeros(self, like: Tensor) -> Tensor:
         shape = (self.rows, like.shape[1], self.capacity, like.shape[-1])
+        if like.device.type == "cpu":
+            return _untouched(shape, like.dtype)
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    def _too_large(self, index: int, key: Tensor, value: Tensor) -> SteerdeckError:
+        held = sum(tensor.nbytes for tensor in self.tensors())
+        each = sum(like.shape[1] * like.shape[-1] * like.element_size() for like in (key, value))
+        more = each * self.rows * self.capacity
+        return SteerdeckError(
+            f"the keys and values of {self.rows} rows x {self.capacity} tokens do not fit into the "
+            f"memory of {key.device}: {held / 1e9:.2g} GB are reserved for {len(self._layers)} "
+            f"layers, and layer {index} needs {more / 1e9:.2g} GB more. Give fewer rows "
+            "(--max-rows) or a shorter context (--max-context)."
+        )
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one row to another."""
@@ -42,3 +68,13 @@ class SlotCache:
         """Zero its first `length` positions."""
         for tensor in self.tensors():
             tensor[row, :, :length].zero_()
+
+
+def _untouched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that take no memory of the machine until they are written to, which torch's do at once:
+    it writes them itself.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + _LINE, dtype=np.uint8)
+    first = -raw.ctypes.data % _LINE
+    return torch.from_numpy(raw[first : first + size]).view(dtype).view(shape)

@@ -31,9 +31,9 @@ def check_sizes(request: Request, engine: Capabilities) -> None:
         raise BadRequest(f"Token ids must lie in 0 to {engine.vocab_size - 1}.", param="prompt")
     if prompt + wanted > engine.max_context:
         raise TooLong(
-            f"The prompt has {prompt} tokens and {wanted} more may be generated, "
-            f"{prompt + wanted} in all; the context holds {engine.max_context}. "
-            "Shorten the prompt or lower max_completion_tokens.",
+            f"The prompt is too long: it has {prompt} tokens and {wanted} more may be generated, "
+            f"{prompt + wanted} in all, and this model's maximum context length is "
+            f"{engine.max_context} tokens. Shorten it or lower max_completion_tokens.",
             param="max_completion_tokens",
         )
     if request.shadowed and engine.max_rows < 2:

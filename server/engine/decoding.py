@@ -35,6 +35,13 @@ def specials(tokenizer: Any) -> dict[int, str]:
     return roles | added
 
 
+def ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a reply: those `generate` stops at, and the tokenizer's own."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
+
+
 class Vocabulary:
     """The bytes of each token of a fast tokenizer, looked up once."""
 

@@ -20,7 +20,7 @@ from dictionaries.dictionary import Dictionary
 from ..errors import EngineDead, UnknownGeneration
 from .admission import Admission, check_names
 from .checks import check_room
-from .decoding import Vocabulary
+from .decoding import Vocabulary, ends
 from .linear import Rounding
 from .prompts import link
 from .reply import Reply
@@ -70,6 +70,7 @@ class SlotEngine:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))
         self._vocabulary = Vocabulary(tokenizer)
+        self._changed = threading.Condition()
         self._runner = Runner(
             model,
             dictionaries,
@@ -79,6 +80,7 @@ class SlotEngine:
             threads=threads,
             prefix_cache=prefix_cache,
             compiled=compiled,
+            found=self._wake,
             weights=weights,
         )
         self._capabilities = Capabilities(
@@ -98,9 +100,7 @@ class SlotEngine:
         )
         self._admission = Admission(self._capabilities, self._runner.steerer)
         self._scheduler: Scheduler[Reply | Shadow] = Scheduler(max_rows, max_waiting, chunk)
-        eos = _eos(model, tokenizer)
-        self._steps = Steps(self._runner, self._scheduler, eos)
-        self._changed = threading.Condition()
+        self._steps = Steps(self._runner, self._scheduler, ends(model, tokenizer))
         self._closing = False
         self._death: str | None = "was not started"
         self._thread = threading.Thread(target=self._run, name="steerdeck-engine", daemon=True)
@@ -164,8 +164,7 @@ class SlotEngine:
     def drop(self, generation_id: str) -> None:
         """Stop it before the next step. Raises UnknownGeneration (404) if it does not run."""
         with self._changed:
-            reply = self._known(generation_id)
-        self._cancel(reply)
+            self._cancel(self._known(generation_id))
 
     def stats(self) -> Stats:
         with self._changed:
@@ -175,13 +174,16 @@ class SlotEngine:
             return Stats(len(self._scheduler.running), self._scheduler.queued, True, kept)
 
     def close(self) -> None:
-        """End every reply with a Failure and join the engine thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        """End every reply with a Failure, and join the engine thread when its step is done."""
+        self._closing = True  # first: a step that ends now finds nobody to settle with
+        self._die(self._death or "was closed")
         if self._thread.is_alive():
             self._thread.join()
         self._runner.close()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
 
     def _cancel(self, reply: Reply) -> None:
         with self._changed:
@@ -207,6 +209,15 @@ class SlotEngine:
         reply = Reply(request, stream, turns, self._vocabulary, warden)
         return reply
 
+    def _die(self, why: str) -> None:
+        """Serve nobody from now on, and tell those who were."""
+        with self._changed:
+            self._death = why
+            left = [*self._steps.replies.values()]
+            self._steps.replies.clear()
+            self._changed.notify()
+        deliver([(reply.stream, Failure(f"The engine {why}.")) for reply in left])
+
     def _run(self) -> None:
         """The engine's thread."""
         why = "was closed"
@@ -217,16 +228,13 @@ class SlotEngine:
         except BaseException as error:
             why = f"stopped on {type(error).__name__}: {error}"
             log.exception("the engine thread died")
-        with self._changed:
-            self._death = why
-            left = list(self._steps.replies.values())
-            self._steps.replies.clear()
-        deliver([(reply.stream, Failure(f"The engine {why}.")) for reply in left])
+        self._die(why)
 
     def _step(self) -> bool:
         """One step; false when it is time to end."""
         with self._changed:
             while not (self._closing or self._steps.replies):
+                self._runner.swap()
                 self._changed.wait()
             if self._closing:
                 return False
@@ -235,13 +243,8 @@ class SlotEngine:
         deliver(cancelled)
         made = self._steps.compute(jobs)
         with self._changed:
+            if self._closing:
+                return False
             posts = self._steps.settle(jobs, made)
         deliver(posts)
         return True
-
-
-def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a reply: those `generate` stops at, and the tokenizer's own."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)

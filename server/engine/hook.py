@@ -39,7 +39,7 @@ class SiteHook:
         """Conditions first: an edit may depend on another dictionary's at this very site."""
         for mount in self.mounts:
             if mount.watch.watches(part.rows):
-                mount.watch.look(x, part)
+                mount.look(x, part)
         moved: Tensor | None = None
         for mount in self.mounts:
             if mount.table.steers(part.rows):

@@ -74,7 +74,7 @@ def pack(model: nn.Module, *, spare: int = SPARE) -> int:
 
     Those in bfloat16 as well, on a CPU that multiplies it.
     """
-    able = torch.cpu.get_capabilities()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
     halves = able.get("avx512_bf16") or able.get("amx_bf16")
     dtypes = (torch.float32, torch.bfloat16) if halves else (torch.float32,)
     layers = large(model, dtypes)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dictionaries.dictionary import Dictionary
-from dictionaries.edits import FeatureRows, delta, edited, faded, frame, read
+from dictionaries.edits import FeatureRows, Frame, delta, edited, faded, frame, read
 
 from .gates import Gates, Opening
 from .part import Part
@@ -21,7 +21,16 @@ _REMEMBERED = 64  # sets of features whose rows are held ready
 
 
 class Mount:
-    def __init__(self, dictionary: Dictionary, rows: int, width: int, device: torch.device) -> None:
+    """unseen: what the dictionary's training left off the vectors of its site (value_bias.py)."""
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        rows: int,
+        width: int,
+        device: torch.device,
+        unseen: Tensor | None = None,
+    ) -> None:
         self.dictionary = dictionary
         self.info = dictionary.info
         self.table = Table(rows, width, self.info.width, device)
@@ -30,6 +39,7 @@ class Mount:
         # row -> (before, after) of its entries at the last token of the pass; only when traced
         self.readings: dict[int, tuple[list[float], list[float]]] = {}
         self._device = device
+        self._unseen = unseen
         # A slider's changes edit the same features again and again: they share the rows.
         self._features = lru_cache(_REMEMBERED)(lambda features: dictionary.rows(list(features)))
 
@@ -61,10 +71,17 @@ class Mount:
         """Whether any row edits or watches a feature here."""
         return self.table.width > 0 or self.watch.busy
 
+    def look(self, x: Tensor, part: Part) -> None:
+        """See which conditions hold at the tokens of a part. x: [rows, tokens, d], unedited."""
+        self.watch.look(self._frame(x).h, part)
+
+    def _frame(self, x: Tensor) -> Frame:
+        return frame(x if self._unseen is None else x.float() - self._unseen, self.info.norm)
+
     def delta(self, x: Tensor, part: Part) -> Tensor:
         """What the edits of a part's rows add to x [rows, tokens, d]; float32."""
         view = self.table.view(part.rows, part.phase)
-        h, back = frame(x, self.info.norm)
+        h, back = self._frame(x)
         f = read(h, view.features, self._cutoff(h, part))
         opening = self._opening(view, part)
         # What only adds moves by its shift whatever f is; from 0 it does so without rounding.

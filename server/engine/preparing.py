@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,13 +12,14 @@ from dictionaries.errors import DictionaryError
 
 from ..errors import Unsteerable
 from .checks import check_steering
-from .conditions import ALWAYS
+from .conditions import ALWAYS, Condition
 from .mount import Mount
 from .prefix import Mark, marks
 from .tables import Entries, Phase, acts_in, entries
 from .types import FeatureEdit, Steering
 
 _REMEMBERED = 64  # steerings whose rows are held ready
+_TOGETHER = 128  # steerings whose rows are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,37 @@ class Preparer:
         self._mounts, self._max_edits = mounts, max_edits
         self.prepare = lru_cache(_REMEMBERED)(self._prepare)
 
-    def _prepare(self, steering: Steering) -> Prepared:
+    def check(self, steering: Steering) -> None:
+        """Raise Unsteerable for what `prepare` refuses without reading anything."""
         loaded = {name: mount.info for name, mount in self._mounts.items()}
         check_steering(steering, loaded, self._max_edits)
+
+    def prepare_all(self, steerings: Sequence[Steering]) -> list[Prepared]:
+        """`prepare` of each. Their rows are read together, some steerings at a time: where an
+        encoder lies by columns, one row takes a pass over the file, and so do a thousand.
+        """
+        made: list[Prepared] = []
+        for start in range(0, len(steerings), _TOGETHER):
+            some = steerings[start : start + _TOGETHER]
+            if len(some) > 1:
+                self._read(some)
+            made += map(self.prepare, some)
+        return made
+
+    def _read(self, steerings: Sequence[Steering]) -> None:
+        """The rows of all of them, which the dictionaries keep for a while."""
+        features: dict[str, set[int]] = {}
+        for steering in steerings:
+            self.check(steering)
+            named: list[FeatureEdit | Condition] = [*steering.edits, *steering.conditions]
+            for one in named:
+                features.setdefault(one.dictionary, set()).add(one.feature)
+        for name, own in features.items():
+            with _told(name):
+                self._mounts[name].dictionary.rows(sorted(own))
+
+    def _prepare(self, steering: Steering) -> Prepared:
+        self.check(steering)
         editing: dict[str, list[FeatureEdit]] = {}
         for edit in steering.edits:
             editing.setdefault(edit.dictionary, []).append(edit)
@@ -60,13 +90,11 @@ class Preparer:
         prepared: dict[str, Entries] = {}
         watched: dict[str, FeatureRows] = {}
         for name in dict.fromkeys((*editing, *watching)):
-            try:
+            with _told(name):
                 if name in editing:
                     prepared[name] = self._mounts[name].prepare(editing[name])
                 if name in watching:
                     watched[name] = self._mounts[name].watched(watching[name])
-            except DictionaryError as error:
-                raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error
         return self._made(steering, prepared, watched)
 
     def lowered(self, before: Prepared, steering: Steering) -> Prepared:
@@ -97,3 +125,12 @@ class Preparer:
         timed = bool(watched) or any(edit.timing != ALWAYS for edit in steering.edits)
         left = marks(steering, revisions)
         return Prepared(steering, prepared, (prompt, generated), left, watched, timed)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What a dictionary cannot read is a refusal."""
+    try:
+        yield
+    except DictionaryError as error:
+        raise Unsteerable(f"Dictionary {name!r}: {error}", param="steering") from error

@@ -104,9 +104,10 @@ class Region:
         self._header: str | None = None  # its words so far
         self.thinking = self._calling = self._closes = False
         if marks.thinks:
-            for token, written in zip(prompt, steerable, strict=True):
+            for at, (token, written) in enumerate(zip(prompt, steerable, strict=True)):
                 if raw or not written:
-                    self.thinking = marks.thinking.get(token, self.thinking)
+                    if raw or at:  # the first is not steerable, whoever wrote it
+                        self.thinking = marks.thinking.get(token, self.thinking)
                     self._follow(token)
 
     def enter(self, token: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ class Runner:
     """Owns the model's forward pass; used by the engine's thread only.
 
     threads: of a pass on the CPU; by default as many of torch's as make it fastest.
-    compiled: where compiled layers are kept; none are made or used without.
+    compiled: where compiled layers are kept; none are made or used without. found: called from
+    another thread when there are some to swap in.
     weights: in which linear layers are to hold theirs; the model is float32 on a CPU.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
     Unsteerable for a dictionary that does not fit it.
@@ -52,6 +53,7 @@ class Runner:
         threads: int | None = None,
         prefix_cache: int = 0,
         compiled: Path | None = None,
+        found: Callable[[], object] = lambda: None,
         weights: Rounding | None = None,
     ) -> None:
         self.model = model.eval()
@@ -77,7 +79,9 @@ class Runner:
             from .compiled.swap import Compilation
 
             exact = model.dtype == torch.float32 and weights != "int8"
-            self._compilation = Compilation(model, compiled, self._short_pass, exact=exact)
+            self._compilation = Compilation(
+                model, compiled, self._short_pass, exact=exact, found=found
+            )
 
     @property
     def compilation(self) -> str:
@@ -97,10 +101,14 @@ class Runner:
         """To be called by the thread that will run the passes, before the first."""
         torch.set_num_threads(self.threads)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
+    def swap(self) -> None:
+        """Between two passes: put compiled layers in, if there are any new ones."""
         if self._compilation is not None:
             self._compilation.swap()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
+        self.swap()
         self.steerer.begin(batch)
         return self._logits(batch)
 
@@ -160,6 +168,8 @@ class Runner:
         name = type(self.model).__name__
         try:
             own = self._slotted(one, two)
+        except SteerdeckError:  # says what is wrong by itself
+            raise
         except Exception as error:
             raise SteerdeckError(f"{name} does not run over the engine's slots: {error}") from error
         exact = self.model.dtype == torch.float32 and weights != "float16"

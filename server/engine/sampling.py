@@ -104,10 +104,13 @@ def rows(logits: Tensor, wanted: list[int]) -> Tensor:
 
 
 def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """OpenAI's: minus count * frequency_penalty, minus presence_penalty where count > 0."""
+    """OpenAI's: minus count * frequency_penalty, minus presence_penalty where count > 0.
+
+    In float32: near 20, bfloat16 has a number every 0.125 and would lose a small penalty.
+    """
     if not any(sampler.counts for sampler in samplers):
         return logits
-    logits = logits.clone()
+    logits = logits.to(torch.float32, copy=True)
     for row, sampler in zip(logits, samplers, strict=True):
         if sampler.counts:
             ids = torch.tensor(list(sampler.counts), device=logits.device)

@@ -31,8 +31,16 @@ HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z"
 _ORDER = ("resid_pre", "hook_z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
+def place(site: Site) -> Site:
+    """The site by one name: what goes into a layer is what came out of the one before it."""
+    if site.hook == "resid_pre" and site.layer > 0:
+        return Site(site.layer - 1, "resid_post")
+    return site
+
+
 def depth(site: Site) -> tuple[int, int]:
-    """A site that is computed before another has a smaller one."""
+    """A site that is computed before another has a smaller one, the same place an equal one."""
+    site = place(site)
     return site.layer, _ORDER.index(site.hook) if site.hook in _ORDER else len(_ORDER)
 
 

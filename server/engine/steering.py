@@ -26,9 +26,10 @@ from .mount import Mount
 from .part import Clock, Part, clock
 from .preparing import Prepared, Preparer
 from .proof import prove
-from .sites import attach, decoder_layers, depth, text_config
+from .sites import attach, decoder_layers, depth, place, text_config
 from .tables import Phase
 from .types import Reading
+from .value_bias import unseen
 
 
 class Seen(NamedTuple):
@@ -68,10 +69,14 @@ class Steerer:
         sites: dict[Site, list[Mount]] = {}
         for name, dictionary in dictionaries.items():
             check_fit(dictionary.info, layers, d_model)
-            mount = self._mounts[name] = Mount(dictionary, rows, max_edits, device)
-            sites.setdefault(dictionary.info.site, []).append(mount)
+            left_off = unseen(dictionary.info, layers[dictionary.info.site.layer])
+            mount = Mount(dictionary, rows, max_edits, device, left_off)
+            self._mounts[name] = mount
+            # All dictionaries of a place in one hook: each reads it before any edits it.
+            sites.setdefault(place(dictionary.info.site), []).append(mount)
         preparer = Preparer(self._mounts, max_edits)
-        self.prepare, self.lowered = preparer.prepare, preparer.lowered
+        self.prepare, self.prepare_all = preparer.prepare, preparer.prepare_all
+        self.check, self.lowered = preparer.check, preparer.lowered
         for site in sites:
             prove(layers[site.layer], site.hook, run)
         self._hooks = []

@@ -2,7 +2,8 @@
 
 Only what was said is steerable, and of that no tool call. The template around it and special tokens
 are not: steering them breaks models that rest their attention on the first token, and says nothing
-about the text.
+about the text. Where no special token leads, the first token of the text is that one and is not
+steerable either: no dictionary reads its residual, many times as long as any other.
 
 A content that spells a special token is text and nothing else: it cannot end its own turn and
 begin one of another role.
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -34,16 +35,31 @@ class Prompt:
 
 
 def render(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, most: int = sys.maxsize
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    most: int = sys.maxsize,
+    thinking: bool | None = None,
 ) -> Prompt:
     """By the tokenizer's chat template, ending where the assistant's reply begins; without one, the
     contents in lines, of which the reply is the next part.
 
+    A template that knows no system role (Gemma 2's) gets the system's text at the head of the first
+    user message.
+
+    thinking: what the template is told of `enable_thinking`; None: nothing. Many know no such word.
     Raises BadRequest if the template refuses these messages, and TooLong where pieces are left to
     tokenize for which `most` tokens have no room.
     """
     plain = not tokenizer.chat_template
-    whole, spans = contents(_in_lines if plain else partial(_templated, tokenizer), messages)
+    templated = partial(_templated, tokenizer, thinking)
+    try:
+        whole, spans = contents(_in_lines if plain else templated, messages)
+    except BadRequest:
+        if not (folded := _folded(messages)):
+            raise
+        messages = folded
+        whole, spans = contents(templated, messages)
     if len(spans) == len(messages):
         own = zip(messages, spans, strict=True)
         spans = [part for one in own for part in _without_calls(tokenizer, whole, *one)]
@@ -56,17 +72,33 @@ def encode_raw(tokenizer: Any, text: str) -> Prompt:
     return _encode(tokenizer, text, [range(len(text))], add_special_tokens=True)
 
 
-def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+def _templated(tokenizer: Any, thinking: bool | None, messages: Sequence[Mapping[str, str]]) -> str:
+    told = {} if thinking is None else {"enable_thinking": thinking}
     try:
         return str(
             tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                **told,
             )
         )
     except TemplateError as error:
         raise BadRequest(
-            f"The model's chat template refuses these messages: {error}.", param="messages"
+            f"The model's chat template refuses these messages: {error}. Send user and assistant "
+            "in turn, a user first and last, and a system message only before them.",
+            param="messages",
         ) from error
+
+
+def _folded(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """What the system says first put before what the user does; empty where that cannot be done."""
+    told = list(takewhile(lambda message: message["role"] == "system", messages))
+    first, *rest = messages[len(told) :] or [{"role": ""}]
+    if not told or first["role"] != "user":
+        return []
+    said = [message["content"] for message in (*told, first) if message["content"]]
+    return [{**first, "content": "\n\n".join(said)}, *rest]
 
 
 def _in_lines(messages: Sequence[Mapping[str, str]]) -> str:
@@ -115,8 +147,8 @@ def _encode(
     for done, (begin, end) in enumerate(pairwise((0, *cuts, len(text)))):
         if len(ids) + len(cuts) + 1 - done > most:  # a piece to come is a token at least
             raise TooLong(
-                f"the prompt has more than {most} tokens and this server holds {most + 1} of "
-                "prompt and reply together: shorten it",
+                f"the prompt is too long: it has more than {most} tokens, and this model's maximum "
+                f"context length is {most + 1} tokens, of prompt and reply together: shorten it",
                 param="messages",
             )
         piece = tokenizer(
@@ -128,6 +160,6 @@ def _encode(
             while rest and rest[0].stop <= begin + start:
                 rest.popleft()
             written = start < stop and bool(rest) and rest[0].start < begin + stop
+            steerable.append(bool(ids) and token not in never and written)
             ids.append(token)
-            steerable.append(token not in never and written)
     return Prompt(tuple(ids), tuple(steerable))

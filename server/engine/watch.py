@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dictionaries.dictionary import Dictionary
-from dictionaries.edits import FeatureRows, frame, read
+from dictionaries.edits import FeatureRows, read
 
 from .conditions import CONDITIONS, Condition, Crossing
 from .part import Part
@@ -59,11 +59,10 @@ class Watch:
     def watches(self, rows: slice) -> bool:
         return any(self._rows[rows])
 
-    def look(self, x: Tensor, part: Part) -> None:
-        """Note in the part's clock which conditions hold. x: [rows, tokens, d], unedited."""
+    def look(self, h: Tensor, part: Part) -> None:
+        """Note in the part's clock which conditions hold. h: [rows, tokens, d_in], see `frame`."""
         assert part.clock is not None
         rows, at, met = part.rows, part.clock.positions, part.clock.met
-        h, _ = frame(x, self.dictionary.info.norm)
         gain, offset, gate, threshold, value = self._numbers[:, rows].unbind(0)
         enc = self._enc[rows]
         features = FeatureRows(enc, gain, offset, gate, threshold, enc)

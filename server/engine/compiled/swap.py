@@ -60,17 +60,25 @@ class Compilation:
 
     run: a pass of that many tokens. What is in `folder` is used at once, the rest compiled in the
     background and kept there. exact: all of it is float32; elsewhere a rounding may fall to either
-    side, and more is forgiven.
+    side, and more is forgiven. found: called by the background's thread once it has layers for
+    `swap`.
     """
 
     def __init__(
-        self, model: Any, folder: Path, run: Callable[[int], object], *, exact: bool
+        self,
+        model: Any,
+        folder: Path,
+        run: Callable[[int], object],
+        *,
+        exact: bool,
+        found: Callable[[], object],
     ) -> None:
         self.state: State = "running"
         self._layers = decoder_layers(model)
         self._store = Store(folder, model)
         self._tolerance = _FLOAT32 if exact else _HALF
         self._device = model.device
+        self._found = found
         self._ready: dict[int, Compiled] | None = None
         self._thread = threading.Thread(target=self._make, name="steerdeck-compile", daemon=True)
         try:
@@ -138,6 +146,7 @@ class Compilation:
             return
         log.info("compiled in %.0f s", time.monotonic() - began)
         self._prove()
+        self._found()
 
     def _prove(self) -> None:
         """Make `_ready` of the layers whose code gives what they give."""
