@@ -7,22 +7,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from . import docs, handlers, mount
-from .auth import require_key
-from .errors import NotFound
-from .middleware import Answered, BodyLimit, Hosts, Told
+from .auth import Keyed, require_key
+from .middleware import METHODS, Answered, BodyLimit, Heads, Hosts, Told
 from .receipt import versions
-from .routes import compare, features, generate, generations, health, models, presets
+from .routes import astray, compare, features, generate, generations, health, models, presets
 from .routes.common import REFUSALS
 from .service import Service
 from .settings import Settings
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+LEAVE_SECONDS = 2  # at shutdown: for the loader to report, and so to hear of it
 
 
 def create_app(
@@ -43,7 +40,7 @@ def create_app(
         loading = asyncio.create_task(_load(service, on_failure))
         yield
         await service.close()
-        await loading
+        await asyncio.wait({loading}, timeout=LEAVE_SECONDS)
 
     app = FastAPI(
         title="Steerdeck",
@@ -57,7 +54,7 @@ def create_app(
     app.state.service = service
     handlers.install(app, service.metrics)
     _add_routes(app, settings)
-    docs.add(app)
+    docs.add(app, keyed=bool(settings.keys))
     _add_middleware(app, service, settings)
     if page is not None:
         mount.add_page(app, page)
@@ -77,45 +74,29 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
     routers = [
         module.router for module in (generate, compare, generations, models, features, presets)
     ]
+    astray.add_slashes(v1)
     for router in routers:
         v1.include_router(router)
-    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-
-    @v1.api_route("", methods=METHODS, include_in_schema=False)
-    @v1.api_route("/{rest:path}", methods=METHODS, include_in_schema=False)
-    async def nothing_here(request: Request, rest: str = "") -> None:
-        """Before the page's catch-all, so that a wrong path gets an error object and no HTML."""
-        where = f"{request.method} /v1/{rest}"
-        here = [route.methods or set() for route in routes if route.path_regex.match(f"/{rest}")]
-        if here:
-            allowed = ", ".join(sorted(set().union(*here)))
-            raise handlers.MethodNotAllowed(f"there is no {where}: use {allowed}")
-        raise NotFound(f"there is no {where}; /docs lists what there is")
-
+    astray.add_unknown(v1, routers)
     app.include_router(health.router)
     app.include_router(v1)
+    astray.add_outside(app, health.router)
 
 
 def _add_middleware(app: FastAPI, service: Service, settings: Settings) -> None:
     """The last one added is the outermost."""
+    app.add_middleware(Heads)
     app.add_middleware(BodyLimit, limit=settings.max_body)
-    app.add_middleware(Hosts, allowed=allowed_hosts(settings))
+    app.add_middleware(Keyed, keys=settings.keys)
+    app.add_middleware(Hosts, allowed=settings.hosts)
     app.add_middleware(Answered, metrics=service.metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=METHODS,
+            allow_methods=sorted(METHODS),
             allow_headers=["*"],
+            allow_private_network=True,  # Chromium asks that of a server on the user's own machine
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Told, metrics=service.metrics)
-
-
-def allowed_hosts(settings: Settings) -> tuple[str, ...]:
-    """Loopback: our own names only. Elsewhere any, as an address is reached by names we cannot
-    know, unless `allowed_hosts` tells them.
-    """
-    if settings.loopback or settings.allowed_hosts:
-        return (*LOOPBACK_HOSTS, settings.host, *settings.allowed_hosts)
-    return ("*",)

@@ -18,7 +18,7 @@ from .prepare import Ask, prepare_chat
 from .receipt import applied
 from .schemas.compare import CompareRequest, Variant
 from .schemas.replies import SteeringTold
-from .steering import Resolved, resolve_change, split_model
+from .steering import Resolved, check, resolve_change, split_model
 from .trace import traced
 
 UNSTEERED = "unsteered"
@@ -52,11 +52,13 @@ def prepare_compare(deck: Deck, body: CompareRequest) -> Ask:
 
 def _resolve(deck: Deck, i: int, variant: Variant) -> Resolved:
     try:
-        return resolve_change(deck, variant)
+        way = resolve_change(deck, variant)
+        check(deck, way.steering)
     except SteerdeckError as exc:
         field = (exc.param or "").removeprefix("steering").removeprefix(".")
         param = f"variants[{i}].{field}" if field else f"variants[{i}]"
         raise type(exc)(f"variants[{i}]: {exc}", param=param) from exc
+    return way
 
 
 def _check_room(deck: Deck, replies: int, rows: int) -> None:

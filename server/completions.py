@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +10,10 @@ from .alarms import alarms
 from .engine.decoding import specials
 from .engine.types import Delta, Finish, Token
 from .jobs import Job
+from .logprobs import Offsets, chat_logprob, text_logprobs
 from .receipt import applied, fingerprint, receipt
-from .schemas.replies import SteeringTold, TokenLogprob, TopLogprob, Usage
-from .trace import possible, traced
+from .schemas.replies import SteeringTold, Usage
+from .trace import traced
 
 
 @dataclass
@@ -197,48 +197,6 @@ class TextWriter(Writer):
         return text_logprobs(tokens, self._offsets[row].of(tokens)) if self.logprobs else None
 
 
-class Offsets:
-    """Where in a reply's text its tokens begin. As the engine writes it: by whole characters, and
-    nothing for a special token.
-    """
-
-    def __init__(self, silent: frozenset[int]) -> None:
-        self._silent = silent
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at = 0
-
-    def of(self, tokens: Sequence[Token]) -> list[int]:
-        """Of the next tokens."""
-        found = []
-        for token in tokens:
-            found.append(self._at)
-            if token.id not in self._silent:
-                self._at += len(self._utf8.decode(token.bytes))
-        return found
-
-
 def _reason(row: Row) -> str:
     assert row.finish is not None
     return str(row.finish.reason)
-
-
-def chat_logprob(token: Token) -> TokenLogprob:
-    top: list[TopLogprob] = [
-        {"token": t.text, "logprob": possible(t.logprob), "bytes": list(t.bytes)} for t in token.top
-    ]
-    return {
-        "token": token.text,
-        "logprob": possible(token.logprob),
-        "bytes": list(token.bytes),
-        "top_logprobs": top,
-    }
-
-
-def text_logprobs(tokens: Sequence[Token], offsets: list[int]) -> dict[str, Any]:
-    """The older shape. offsets: characters of the reply before each token."""
-    return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [possible(token.logprob) for token in tokens],
-        "top_logprobs": [{t.text: possible(t.logprob) for t in token.top} for token in tokens],
-        "text_offset": offsets,
-    }

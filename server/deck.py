@@ -27,6 +27,8 @@ class Defaults:
     top_k: int = 0
     min_p: float = 0.0
     max_tokens: int = 512  # capped by what fits the context
+    # What the generation_config asks for beyond that and is not done.
+    unbuilt: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ class Deck:
         ]
         if len(found) > 1:
             choices = ", ".join(f"{name}/{slug}" for name, _ in found)
-            raise BadRequest(f"{slug!r} names several features: send one of {choices}")
+            raise BadRequest(
+                f"{slug!r} names several features: send one of {choices}", param="feature"
+            )
         if not found:
             raise UnknownFeature(
                 f"no feature is called {slug!r}: send an id, dictionary/id or a slug that "

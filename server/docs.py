@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -13,11 +14,34 @@ from fastapi.staticfiles import StaticFiles
 STATIC = "/docs/static"
 
 
-def add(app: FastAPI) -> None:
+# Without one Swagger UI fills a form with every field's bounds, which contradict one another.
+_ASKED = [{"role": "user", "content": "Who are you?"}]
+_BRIDGE = {"feature": "golden-gate-bridge", "op": "clamp", "strength": 3.5}
+EXAMPLES: Mapping[str, dict[str, Any]] = {
+    "ChatRequest": {"messages": _ASKED, "steering": {"edits": [_BRIDGE]}},
+    "CompletionRequest": {
+        "prompt": "I am",
+        "max_tokens": 40,
+        "steering": {"edits": [_BRIDGE]},
+    },
+    "CompareRequest": {
+        "messages": _ASKED,
+        "variants": [
+            {"label": "some", "edits": [_BRIDGE]},
+            {"label": "too much", "edits": [{**_BRIDGE, "strength": 12}]},
+        ],
+    },
+    "SteeringChange": {"edits": [{**_BRIDGE, "strength": 0.5}]},
+}
+
+
+def add(app: FastAPI, *, keyed: bool) -> None:
     """Swagger UI at /docs, as `fastapi-offline` carries it: FastAPI's own page would fetch its
     scripts from a CDN.
+
+    keyed: /v1 wants a key.
     """
-    app.openapi = lambda: schema(app)  # type: ignore[method-assign]
+    app.openapi = lambda: schema(app, keyed)  # type: ignore[method-assign]
     folder = files("fastapi_offline") / "static"
     app.mount(STATIC, StaticFiles(directory=str(folder)), name="docs-static")
 
@@ -32,13 +56,22 @@ def add(app: FastAPI) -> None:
         )
 
 
-def schema(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's, less its 422: a wrong request is a 400 with OpenAI's error object here."""
+def schema(app: FastAPI, keyed: bool) -> dict[str, Any]:
+    """FastAPI's, less its 422: a wrong request is a 400 with OpenAI's error object here. With
+    bodies to try, and the key that is wanted.
+    """
     if app.openapi_schema is None:
         made = FastAPI.openapi(app)
-        for path in made["paths"].values():
-            for operation in path.values():
+        parts = made["components"]
+        for path, operations in made["paths"].items():
+            for operation in operations.values():
                 operation["responses"].pop("422", None)
+                if keyed and path.startswith("/v1/"):
+                    operation["security"] = [{"bearer": []}]
         for name in ("HTTPValidationError", "ValidationError"):
-            made["components"]["schemas"].pop(name, None)
+            parts["schemas"].pop(name, None)
+        for name, example in EXAMPLES.items():
+            parts["schemas"][name]["examples"] = [example]
+        if keyed:
+            parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     return app.openapi_schema or {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 
+from dictionaries.making.label import CutOff
 from dictionaries.making.subject import Message
 
 from .errors import SteerdeckError
@@ -17,10 +18,11 @@ _LONGEST_WAIT = 60.0
 
 
 class Endpoint:
-    """Call it with messages, get the reply's text.
+    """Call it with messages and a temperature, get the reply's text.
 
     Busy and failing servers are asked again, `tries` times in all, after 1, 2, 4 … seconds or
-    what Retry-After says. Raises SteerdeckError when that is not enough, or for a refusal.
+    what Retry-After says. Raises SteerdeckError when that is not enough, or for a refusal, and
+    CutOff for a reply that `max_tokens` cut short.
     """
 
     def __init__(
@@ -37,28 +39,40 @@ class Endpoint:
         """base_url: up to and with /v1. model None: the first that the server lists."""
         self._url = base_url.rstrip("/")
         self._tries, self._sleep = tries, sleep
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        # Bytes: of a text httpx2 takes ASCII only. An .env file of Windows ends its lines in \r\n.
+        bearer = {b"authorization": f"Bearer {(key or '').strip()}".encode(errors="replace")}
+        headers = bearer if key else {}
         self._http = httpx2.Client(headers=headers, timeout=timeout)
-        self._settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
+        self._most = max_tokens
+        self._settings: dict[str, Any] = {"temperature": 0.0, "max_tokens": max_tokens}
         self.model = model or self._first_model()
 
-    def __call__(self, messages: Sequence[Message]) -> str:
-        found = self._chat({"model": self.model, "messages": list(messages)})
+    def __call__(self, messages: Sequence[Message], temperature: float = 0.0) -> str:
+        found = self._chat({"model": self.model, "messages": list(messages)}, temperature)
         try:
-            return str(found["choices"][0]["message"]["content"] or "")
-        except (KeyError, IndexError, TypeError):
+            choice = found["choices"][0]
+            said, cut = str(choice["message"]["content"] or ""), choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise SteerdeckError(
                 f"{self._url} sent no chat completion but {str(found)[:200]}: is it the base URL "
                 "of an OpenAI-compatible server, with /v1?"
             ) from None
+        if cut == "length":
+            raise CutOff(
+                f"was cut off at {self._most} tokens, as those of models that think first are: "
+                f"give --max-tokens {10 * self._most}"
+            )
+        return said
 
     def close(self) -> None:
         self._http.close()
 
-    def _chat(self, body: dict[str, Any]) -> Any:
+    def _chat(self, body: dict[str, Any], temperature: float) -> Any:
         """Newer models refuse `max_tokens` and a temperature: then those go."""
         for _ in range(3):
             settings = dict(self._settings)
+            if "temperature" in settings:
+                settings["temperature"] = temperature
             response = self._patiently("POST", "/chat/completions", json=body | settings)
             said = response.text
             if response.status_code != 400 or not settings:
@@ -86,6 +100,10 @@ class Endpoint:
                 response = self._http.request(method, self._url + path, **more)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
                 raise SteerdeckError(f"{self._url} is no http:// URL: {exc}") from exc
+            except httpx2.LocalProtocolError:  # which quotes the header, and so the key
+                raise SteerdeckError(
+                    "the key holds what no header may, such as a line break"
+                ) from None
             except httpx2.TransportError as exc:
                 trouble: str = f"{type(exc).__name__}: {exc}"
             else:

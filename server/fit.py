@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dictionaries.dictionary import Dictionary, Site
+from dictionaries.dictionary import Dictionary, Info
 from dictionaries.fit import Fit, measure
 
 from .engine.checks import check_fit
 from .engine.decoding import specials
 from .engine.sites import attach, decoder_layers, text_config
+from .engine.value_bias import unseen, without
 
 log = logging.getLogger("steerdeck.fit")
 
@@ -47,7 +48,7 @@ def fit(model: Any, tokenizer: Any, dictionary: Dictionary, expected: float | No
     """
     layers = decoder_layers(model)
     check_fit(dictionary.info, layers, int(text_config(model).hidden_size))
-    x = torch.cat([_read(model, tokenizer, layers, dictionary.info.site, text) for text in TEXTS])
+    x = torch.cat([_read(model, tokenizer, layers, dictionary.info, text) for text in TEXTS])
     found = measure(dictionary, x, expected) if len(x) > 1 else None
     if found is not None and found.warning:
         log.warning("%s", found.warning)
@@ -56,8 +57,8 @@ def fit(model: Any, tokenizer: Any, dictionary: Dictionary, expected: float | No
     return found
 
 
-def _read(model: Any, tokenizer: Any, layers: list[Any], site: Site, text: str) -> Tensor:
-    """[tokens, d_in] float32 at the site; special tokens and the first one are left out.
+def _read(model: Any, tokenizer: Any, layers: list[Any], info: Info, text: str) -> Tensor:
+    """[tokens, d_in] float32 at its site; special tokens and the first one are left out.
 
     The first token's residual is an attention sink's in most models, and no dictionary reads it.
     """
@@ -69,7 +70,8 @@ def _read(model: Any, tokenizer: Any, layers: list[Any], site: Site, text: str) 
         seen.append(x)
         raise _Reached
 
-    handles = attach(layers[site.layer], site.hook, look)
+    layer = layers[info.site.layer]
+    handles = attach(layer, info.site.hook, without(unseen(info, layer), look))
     try:
         with torch.no_grad():
             model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)

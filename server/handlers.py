@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,12 +14,24 @@ from starlette.exceptions import HTTPException
 from dictionaries.errors import DictionaryError
 
 from .errors import BadRequest, NotFound, SteerdeckError
-from .metrics import Metrics
 from .schemas.replies import ErrorReply
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
+
+_PYTHONIC = re.compile(r" or instance of \w+| or object to extract fields from| after validation")
 
 
 class MethodNotAllowed(BadRequest):
+    """where: `PUT /v1/models`. allowed: the methods that are there; HEAD is wherever GET is."""
+
     status, code = 405, "method_not_allowed"
+
+    def __init__(self, where: str, allowed: Iterable[str]) -> None:
+        methods = set(allowed)
+        self.allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        super().__init__(f"there is no {where}: use {self.allowed}")
 
 
 class BodyTooLarge(BadRequest):
@@ -35,6 +48,8 @@ def error_response(exc: SteerdeckError) -> JSONResponse:
     headers = {} if exc.retry_after is None else {"retry-after": str(exc.retry_after)}
     if exc.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(exc, MethodNotAllowed):
+        headers["allow"] = exc.allowed
     return JSONResponse(error_body(exc), exc.status, headers)
 
 
@@ -72,19 +87,25 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _of_starlette(request: Request, exc: HTTPException) -> SteerdeckError:
-    if isinstance(exc.__cause__, SteerdeckError):  # raised while FastAPI read the body
-        return exc.__cause__
     where = f"{request.method} {request.scope['path']}"
     match exc.status_code:
         case 404:
             return NotFound(f"there is no {where}; /docs lists what there is")
         case 405:
-            allowed = (exc.headers or {}).get("Allow", "another method")
-            return MethodNotAllowed(f"{where} is not allowed: use {allowed}")
+            return MethodNotAllowed(where, (exc.headers or {}).get("Allow", "GET").split(", "))
         case 413:
             return BodyTooLarge(str(exc.detail))
         case _:
-            return BadRequest(f"the request could not be read: {exc.detail}")
+            return BadRequest(_unreadable(request, exc))
+
+
+def _unreadable(request: Request, exc: HTTPException) -> str:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        return f"a body with content-encoding {encoding[:40]!r} is not read here: send it plain"
+    if isinstance(exc.__cause__, UnicodeDecodeError):
+        return f"the body is not UTF-8 from byte {exc.__cause__.start} on: encode it as UTF-8"
+    return f"the request could not be read: {exc.detail}"
 
 
 def sentence(errors: Sequence[dict[str, Any]]) -> BadRequest:
@@ -122,12 +143,12 @@ def _meant(errors: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     first = errors[0]
     tag = next((i for i, part in enumerate(first["loc"]) if _is_member(part)), None)
     if tag is None:
-        return first, _small(first["msg"])
+        return first, _plain(first)
     members = [e for e in errors if e["loc"][:tag] == first["loc"][:tag]]
     inside = [e for e in members if not e["type"].endswith("_type")] or members
     depth = max(len(e["loc"]) for e in inside)
     deepest = [e for e in inside if len(e["loc"]) == depth]
-    words = list(dict.fromkeys(_small(e["msg"]) for e in deepest))
+    words = list(dict.fromkeys(_plain(e) for e in deepest))
     more = (word.removeprefix("input should be ") for word in words[1:])
     best = max(deepest, key=lambda e: e["loc"][-1] if isinstance(e["loc"][-1], int) else 0)
     return best, " or ".join([words[0], *more])
@@ -153,8 +174,12 @@ def _is_member(part: int | str) -> bool:
     )
 
 
-def _small(message: str) -> str:
-    return message[:1].lower() + message[1:]
+def _plain(error: dict[str, Any]) -> str:
+    """pydantic's words for people who write JSON and know none of our classes."""
+    said: str = _PYTHONIC.sub("", error["msg"]).replace("valid dictionary", "valid object")
+    if error["type"] in ("too_short", "too_long") and isinstance(error.get("input"), str):
+        said = said.replace("item", "character")
+    return said[:1].lower() + said[1:]
 
 
 def _got(value: object) -> str:

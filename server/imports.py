@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from .deck import Deck
 from .errors import BadRequest
 from .handlers import sentence
+from .neuronpedia import meant, row_length
 from .schemas.steering import MAX_EDITS, PresetBody
 
 GOODFIRE_OPS = {"nudge": "add", "pin": "clamp", "mul": "scale"}
@@ -49,7 +50,9 @@ def read_preset(deck: Deck, body: dict[str, Any]) -> PresetBody:
 
 
 def _neuronpedia(deck: Deck, body: dict[str, Any]) -> dict[str, Any]:
-    """`strength_multiplier * strength` times the raw decoder row: `add`, in activations."""
+    """`strength_multiplier * strength` times a decoder row, mostly of length 1: `add`, in
+    activations of ours, whose rows are as long as in their file.
+    """
     body = {_snake(name): value for name, value in body.items()}
     _refuse_unbuilt(body, NEURONPEDIA_UNBUILT, "Neuronpedia's")
     multiplier = _number(body.get("strength_multiplier", 1.0), "strength_multiplier")
@@ -64,28 +67,13 @@ def _neuronpedia(deck: Deck, body: dict[str, Any]) -> dict[str, Any]:
         if feature.get("steering_vector"):
             raise BadRequest(f"{where}.steering_vector: raw vectors are not built here")
         source = str(feature.get("source") or feature.get("layer") or "")
+        model = feature.get("modelId") or feature.get("model") or body.get("model_id")
         strength = multiplier * _number(feature.get("strength"), f"{where}.strength")
-        edit = {"feature": f"{_dictionary(deck, source, where)}/{index}", "op": "add"}
+        dictionary = meant(deck.dictionaries, source, str(model or ""), where)
+        strength = float(f"{strength / row_length(dictionary, index, where):.6g}")
+        edit = {"feature": f"{dictionary.info.id}/{index}", "op": "add"}
         edits.append({**edit, "strength": strength, "unit": "raw"})
     return {**_texts(body), "edits": edits}
-
-
-def _dictionary(deck: Deck, source: str, where: str) -> str:
-    """The loaded dictionary a Neuronpedia source means: its name, or the only one of its layer."""
-    if source in deck.dictionaries:
-        return source
-    layer = re.match(r"[0-9]{1,6}", source)
-    same = [
-        name
-        for name, opened in deck.dictionaries.items()
-        if not source or (layer and opened.info.site.layer == int(layer[0]))
-    ]
-    if len(same) == 1:
-        return same[0]
-    raise BadRequest(
-        f"{where}.source {source[:80]!r} does not tell one of the loaded dictionaries: "
-        f"{', '.join(f'{n} ({d.info.site})' for n, d in deck.dictionaries.items()) or 'none'}"
-    )
 
 
 def _goodfire(body: dict[str, Any]) -> dict[str, Any]:

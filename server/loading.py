@@ -18,12 +18,13 @@ from dictionaries.dictionary import Dictionary
 from dictionaries.fit import Fit
 from dictionaries.hub import bare, find_files, origin
 
-from .deck import Deck, Defaults
+from .deck import Deck
 from .engine.engine import SlotEngine
 from .engine.linear import ROUNDINGS
 from .engine.load import load_model
 from .errors import BadRequest
 from .fit import fit
+from .generation import defaults
 from .presets import Preset, Presets, builtin, read_builtin
 from .service import Report
 from .settings import Settings
@@ -214,17 +215,6 @@ def pick_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def defaults(model: Any) -> Defaults:
-    """The sampling its makers recommend, where they say so."""
-    config: Mapping[str, Any] = model.generation_config.to_diff_dict()
-    return Defaults(
-        temperature=float(config.get("temperature") or 0.7),
-        top_p=float(config.get("top_p") or 1.0),
-        top_k=int(config.get("top_k") or 0),
-        min_p=float(config.get("min_p") or 0.0),
-    )
 
 
 def revision(folder: Path) -> str:

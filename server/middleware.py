@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import BadRequest, SteerdeckError
 from .handlers import BodyTooLarge, error_response
-from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 log = logging.getLogger("steerdeck.http")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -28,6 +31,9 @@ CSP = (
     "connect-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
     "frame-ancestors 'self'"
 )
+# Lists, objects and fields of a body, which take long to read, some of them while every stream
+# waits. The longest timeline that is allowed has fewer; the page sends a rack and some settings.
+VALUES, PAGE_VALUES = 2**17, 2**12
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEADERS = {
     "content-security-policy": CSP,
@@ -88,10 +94,10 @@ class Answered:
     what adds the headers that let a web page read the answer.
 
     Once the reply has begun they go on to the server, which breaks the connection, so that no one
-    takes the half for the whole.
+    takes the half for the whole. metrics: where refusals are counted, if anywhere.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | None = None) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,39 +121,91 @@ class Answered:
         if not isinstance(exc, SteerdeckError):
             log.error("%s %s failed", scope["method"], scope["path"], exc_info=exc)
             exc = SteerdeckError("the server failed on this request; its log says why")
-        self.metrics.refused.labels(exc.code).inc()
+        if self.metrics is not None:
+            self.metrics.refused.labels(exc.code).inc()
         return error_response(exc)
 
 
+class Heads:
+    """Answers HEAD as GET without the body: FastAPI's routes know no HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+
+        async def head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})  # now: the page has endless streams
+
+        # A copy: the HTTP server looks into its own to know that no body comes.
+        inner = {**scope, "method": "GET"}
+        try:
+            await self.app(inner, receive, head)
+        finally:
+            scope["route"] = inner.get("route")
+
+
 class BodyLimit:
-    """413 for a body of more than `limit` bytes, announced or not, before it is read whole."""
+    """Reads every body, and lets it through whole. 413 for one of more than `limit` bytes, be they
+    announced or not, and for one with more in it than is read as JSON here.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1"):
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced[:20]) > self.limit:
             raise self._too_large(announced)
-        read = 0
+        body = await self._whole(receive)
+        if body is None:
+            return
+        most = VALUES if scope["path"].startswith("/v1/") else PAGE_VALUES
+        if (values := weight(body, most)) > most:
+            raise BodyTooLarge(
+                f"the body has {values} lists, objects and fields; {most} are read here at most: "
+                "send fewer"
+            )
+        coming: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def limited() -> Message:
-            nonlocal read
+        async def read() -> Message:
+            return coming.pop() if coming else await receive()
+
+        await self.app(scope, read, send)
+
+    async def _whole(self, receive: Receive) -> bytes | None:
+        """None where the caller hangs up before its end."""
+        came, more = bytearray(), True
+        while more:
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.limit:
+            if message["type"] == "http.disconnect":
+                return None
+            came += message.get("body", b"")
+            if len(came) > self.limit:
                 raise self._too_large(f"more than {self.limit}")
-            return message
-
-        await self.app(scope, limited, send)
+            more = message.get("more_body", False)
+        return bytes(came)
 
     def _too_large(self, came: str) -> BodyTooLarge:
         return BodyTooLarge(
             f"the body has {came} bytes; this server reads {self.limit} at most: "
             "send fewer or shorter messages"
         )
+
+
+def weight(body: bytes, most: int) -> int:
+    """How many lists, objects and fields a body has as JSON: exact above `most`, a bound below."""
+    told = sum(map(body.count, b"[{:"))
+    if told <= most:
+        return told  # its texts' own brackets and colons among them
+    bare = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    return sum(map(b"".join(bare).count, b"[{:"))
 
 
 class Hosts:

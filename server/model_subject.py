@@ -4,7 +4,7 @@ change of it. dictionaries/making/subject.py says what is promised.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import fields
@@ -17,10 +17,12 @@ from torch.nn.functional import kl_div
 from dictionaries.dictionary import Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Norm, frame, steer
 from dictionaries.making.forced import LOGIT_BYTES
-from dictionaries.making.subject import Change, Windows
+from dictionaries.making.subject import Change, Message, Prompt, Windows
 
+from .asking import Asking
 from .engine.proof import prove
-from .engine.sites import attach, decoder_layers, heads_width, text_config
+from .engine.sites import attach, decoder_layers, heads_width, longest_context, text_config
+from .engine.value_bias import unseen, without
 from .errors import BadRequest
 from .lens import logit_lens
 
@@ -53,11 +55,14 @@ class ModelSubject:
         if dictionary is not None:
             dictionary.info.fits(len(self._blocks), self._d_model)
         self._model, self._tokenizer = model, tokenizer
+        self._asking = Asking(tokenizer)
         self._site, self._dictionary = site, dictionary
         # Of the thread that runs a pass: a speaker's engine runs the same layers' hooks in its own.
         self._act: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("act", default=None)
-        prove(self._blocks[site.layer], site.hook, self._short_pass)
-        attach(self._blocks[site.layer], site.hook, self._at_site)
+        layer = self._blocks[site.layer]
+        left_off = None if dictionary is None else unseen(dictionary.info, layer)
+        prove(layer, site.hook, self._short_pass)
+        attach(layer, site.hook, without(left_off, self._at_site))
 
     @property
     def tokenizer(self) -> Any:
@@ -72,6 +77,22 @@ class ModelSubject:
         if self._site.hook == "hook_z":
             return heads_width(self._blocks[self._site.layer])
         return self._d_model
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt | None:
+        """As a Speaker asks; None where the chat template refuses the messages."""
+        try:
+            made = self._asking(messages)
+        except BadRequest:
+            return None
+        return Prompt(list(made.ids), list(made.steerable))
+
+    def check_context(self, context: int) -> None:
+        """Raise BadRequest if rows of `context` tokens have more positions than the model."""
+        longest = longest_context(text_config(self._model))
+        if context > longest:
+            raise BadRequest(
+                f"--context {context}: this model has {longest} positions, give no more than these"
+            )
 
     def residual(self, windows: Windows) -> Tensor:
         """[rows, tokens, d_in] float32 at the site; what comes after it is not run."""

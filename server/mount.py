@@ -17,6 +17,7 @@ from .errors import SteerdeckError
 
 if TYPE_CHECKING:
     from .service import Service
+    from .settings import Settings
 
 GRACE_SECONDS = (
     5  # after a signal: for replies to end in their error event, then connections are cut
@@ -38,12 +39,19 @@ def build_page(api_url: str) -> Any:
     return build(api_url, beside=True)
 
 
-def page_alone(api_url: str) -> FastAPI:
-    """An app with nothing but the page, for a server elsewhere. Wants a running event loop."""
+def page_alone(api_url: str, settings: Settings) -> FastAPI:
+    """An app with nothing but the page, for a server elsewhere. Wants a running event loop.
+
+    settings: of the address that it is served at.
+    """
     with _installed():
         from ui.alone import build_app
+    from .middleware import Answered, BodyLimit, Hosts
 
     app: FastAPI = build_app(api_url)
+    app.add_middleware(BodyLimit, limit=settings.max_body)
+    app.add_middleware(Hosts, allowed=settings.hosts)
+    app.add_middleware(Answered)
     return app
 
 
@@ -65,11 +73,9 @@ def _installed(otherwise: str = "") -> Iterator[None]:
 
 def add_page(app: FastAPI, page: Any) -> None:
     """Serve the page at `/`, after every route that is there already."""
-    from gradio import mount_gradio_app
+    from ui.page import add_page
 
-    from ui.assets import mount_options
-
-    mount_gradio_app(app, page, path="/", **mount_options())
+    add_page(app, page)
 
 
 class Server(uvicorn.Server):

@@ -105,7 +105,6 @@ def _ask(
 
 def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> Sampling:
     ours = deck.defaults
-    field = MESSAGES if isinstance(body, ChatRequest) else PROMPT
     temperature = _or(body.temperature, ours.temperature)
     return Sampling(
         temperature=temperature if temperature >= COLDEST else 0.0,
@@ -114,25 +113,32 @@ def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) ->
         min_p=_or(body.min_p, ours.min_p),
         frequency_penalty=body.frequency_penalty or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
-        max_tokens=body.limit or _room(deck, prompt, field),
+        max_tokens=_longest(deck, body, prompt),
         stop=body.stops,
         logprobs=body.likely,
         ignore_eos=body.ignore_eos,
     )
 
 
-def _room(deck: Deck, prompt: int, field: str) -> int:
-    """The default length of a reply: ours, or what the context leaves."""
-    _check_tokens(deck, prompt, field)
-    return min(deck.defaults.max_tokens, deck.engine.capabilities.max_context - prompt)
+def _longest(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> int:
+    """The most tokens of a reply: as asked, else our default, but no more than the context leaves.
+    Clients send one generous limit to every model.
+
+    What must reach its limit (`ignore_eos`) keeps it, and the engine refuses what has no room.
+    """
+    _check_tokens(deck, prompt, MESSAGES if isinstance(body, ChatRequest) else PROMPT)
+    if body.limit and body.ignore_eos:
+        return body.limit
+    room = deck.engine.capabilities.max_context - prompt
+    return min(body.limit or deck.defaults.max_tokens, room)
 
 
 def _check_tokens(deck: Deck, prompt: int, field: str) -> None:
     context = deck.engine.capabilities.max_context
     if prompt >= context:
         raise TooLong(
-            f"the prompt has {prompt} tokens and this server holds {context} of prompt and reply "
-            "together: shorten it",
+            f"the prompt is too long: it has {prompt} tokens, and this model's maximum context "
+            f"length is {context} tokens, of prompt and reply together: shorten it",
             param=field,
         )
 
@@ -143,8 +149,9 @@ def _check_bytes(deck: Deck, texts: Iterable[str], field: str) -> None:
     size, most = sum(len(text.encode()) for text in texts), context * deck.longest_token
     if size > most:
         raise TooLong(
-            f"the prompt has {size} bytes, and the {context} tokens of prompt and reply that this "
-            f"server holds are {most} at most: shorten it",
+            f"the prompt is too long: it has {size} bytes, and this model's maximum context length "
+            f"is {context} tokens, of prompt and reply together, which are {most} bytes at most: "
+            "shorten it",
             param=field,
         )
 
@@ -161,7 +168,8 @@ def _raw(deck: Deck, prompt: str | list[int]) -> Prompt:
             f"token {largest}: this model has tokens 0..{vocabulary - 1}", param="prompt"
         )
     special = specials(deck.tokenizer)
-    return Prompt(tuple(prompt), tuple(token not in special for token in prompt))
+    flags = tuple(at > 0 and token not in special for at, token in enumerate(prompt))
+    return Prompt(tuple(prompt), flags)
 
 
 def _role(role: str) -> str:

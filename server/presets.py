@@ -1,25 +1,22 @@
 """Named sets of edits: those that come with a dictionary, and those users save.
 
-Users' presets live in one JSON file that is only ever replaced whole, so that a crash or a full
-disk leaves the old one. They belong to the model they were saved for: a feature's number means
-something else in another dictionary.
+Users' presets lie in one file (`presets_file.py`). They belong to the model they were saved for: a
+feature's number means something else in another dictionary.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import BadRequest, NotFound, SteerdeckError
+from .errors import BadRequest, NotFound
+from .presets_file import PresetsFile
 from .schemas.steering import PresetBody
 
 log = logging.getLogger("steerdeck.presets")
@@ -37,15 +34,27 @@ class Preset:
 
 
 def read_builtin(path: Path) -> list[Preset]:
-    """The presets beside a dictionary: a JSON list for `builtin`."""
+    """The presets beside a dictionary: a JSON list for `builtin`, or one object of it, as
+    `steerdeck presets export` writes.
+    """
     if not path.is_file():
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         log.warning("%s is not JSON (%s): its presets are left out", path, exc)
         return []
-    return builtin(entries if isinstance(entries, list) else [], str(path))
+    if isinstance(entries, dict) and "edits" in entries:
+        entries = [entries]
+    if not isinstance(entries, list):
+        log.warning(
+            "%s holds no list of presets, and is left out: beside a dictionary it is "
+            '[{"name": "…", "title": "…", "edits": […]}], each as `steerdeck presets export` '
+            "writes it",
+            path,
+        )
+        return []
+    return builtin(entries, str(path))
 
 
 def builtin(entries: Iterable[Any], where: str) -> list[Preset]:
@@ -59,7 +68,7 @@ def builtin(entries: Iterable[Any], where: str) -> list[Preset]:
             name = str(entry["name"])
             fields = {k: v for k, v in entry.items() if k not in ("name", "source")}
             body = PresetBody.model_validate(fields)
-        except (ValidationError, KeyError, TypeError, AttributeError) as exc:
+        except (ValidationError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             log.warning("%s: a preset is left out: %s", where, exc)
             continue
         presets.append(Preset(name, body, builtin=True))
@@ -67,9 +76,10 @@ def builtin(entries: Iterable[Any], where: str) -> list[Preset]:
 
 
 class Presets:
-    """The presets of one model. Safe to use from several threads.
+    """The presets of one model. Safe to use from several threads, and beside other servers.
 
-    Who reads waits for no one who writes: what is stored is replaced whole, and never changed.
+    Who reads waits for no one who writes: what is stored is replaced whole, and never changed. A
+    user's preset that cannot be read is told in the log and left out, and stays in the file.
 
     path: the users' file, shared by all models; None keeps them in memory only.
     """
@@ -77,19 +87,19 @@ class Presets:
     def __init__(self, model: str, builtin: Iterable[Preset], path: Path | None) -> None:
         self.model = model
         self._builtin = {preset.name: preset for preset in builtin}
-        self._path = path
-        self._lock = threading.Lock()
-        self._stored = self._read()
+        self._file = PresetsFile(path)
+        self._known: tuple[object, dict[str, PresetBody]] = None, {}
+        self._mine()
 
     def all(self) -> list[Preset]:
         """Built-in ones first, in the dictionary's order; users' ones by name."""
-        mine = self._stored.get(self.model, {})
+        mine = self._mine()
         return [*self._builtin.values(), *(Preset(n, mine[n]) for n in sorted(mine))]
 
     def get(self, name: str) -> Preset:
         if name in self._builtin:
             return self._builtin[name]
-        body = self._stored.get(self.model, {}).get(name)
+        body = self._mine().get(name)
         if body is None:
             raise NotFound(
                 f"there is no preset {name!r} for {self.model}; GET /v1/presets lists them",
@@ -98,26 +108,27 @@ class Presets:
         return Preset(name, body)
 
     def has(self, name: str) -> bool:
-        return name in self._builtin or name in self._stored.get(self.model, {})
+        return name in self._builtin or name in self._mine()
 
     def put(self, name: str, body: PresetBody) -> Preset:
         """Save it; on disk when this returns. Raises BadRequest for a built-in one's name."""
         self._writable(name, "changed")
-        with self._lock:
-            self._stored = self._read()  # another process may have saved since
-            mine = self._stored.get(self.model, {})
+        with self._file.changing():
+            stored = self._file.read()
+            mine = stored.get(self.model, {})
             if name not in mine and len(mine) >= MAX_PRESETS:
                 raise BadRequest(f"there are {MAX_PRESETS} presets already: delete one first")
-            self._write({**self._stored, self.model: {**mine, name: body}})
+            mine = {**mine, name: body.model_dump(mode="json")}
+            self._file.write({**stored, self.model: mine})
         return Preset(name, body)
 
     def delete(self, name: str) -> None:
         self._writable(name, "deleted")
         self.get(name)
-        with self._lock:
-            self._stored = self._read()
-            mine = {k: v for k, v in self._stored.get(self.model, {}).items() if k != name}
-            self._write({**self._stored, self.model: mine})
+        with self._file.changing():
+            stored = self._file.read()
+            mine = {k: v for k, v in stored.get(self.model, {}).items() if k != name}
+            self._file.write({**stored, self.model: mine})
 
     def _writable(self, name: str, verb: str) -> None:
         if name in self._builtin:
@@ -127,53 +138,22 @@ class Presets:
                 param="name",
             )
 
-    def _read(self) -> dict[str, dict[str, PresetBody]]:
-        """Raises BadRequest, naming the file: it is never overwritten unread."""
-        if self._path is None or not self._path.exists():
-            return {}
-        try:
-            stored: dict[str, dict[str, Any]] = json.loads(self._path.read_text(encoding="utf-8"))
-            return {
-                model: {name: PresetBody.model_validate(body) for name, body in entries.items()}
-                for model, entries in stored.items()
-            }
-        except (ValueError, AttributeError, OSError) as exc:
-            raise BadRequest(
-                f"{self._path} cannot be read as presets ({str(exc).splitlines()[0]}): "
-                "repair it, or move it away to begin anew"
-            ) from exc
-
-    def _write(self, stored: dict[str, dict[str, PresetBody]]) -> None:
-        """Replace the file whole, then what is held in memory. The lock is held."""
-        if self._path is not None:
-            text = json.dumps(
-                {
-                    model: {name: body.model_dump(mode="json") for name, body in bodies.items()}
-                    for model, bodies in stored.items()
-                },
-                indent=1,
-                ensure_ascii=False,
-            )
+    def _mine(self) -> dict[str, PresetBody]:
+        """The users', read anew where another server, or this one, has saved since."""
+        state, (known, mine) = self._file.state(), self._known
+        if state != known:
             try:
-                replace_file(self._path, text)
-            except OSError as exc:
-                raise SteerdeckError(
-                    f"the presets could not be written to {self._path} "
-                    f"({exc.strerror or exc}): nothing was changed"
-                ) from exc
-        self._stored = stored
+                mine = self._valid(self._file.read().get(self.model, {}))
+            except BadRequest as exc:
+                log.warning("%s", exc)
+            self._known = state, mine
+        return mine
 
-
-def replace_file(path: Path, text: str) -> None:
-    """Write beside `path`, flush to disk, rename over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    def _valid(self, entries: Mapping[str, Any]) -> dict[str, PresetBody]:
+        found = {}
+        for name, fields in entries.items():
+            try:
+                found[name] = PresetBody.model_validate(fields)
+            except (ValidationError, RecursionError) as exc:
+                log.warning("preset %r of %s is left out: %s", name, self.model, exc)
+        return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .deck import Deck
@@ -44,6 +45,8 @@ class Service:
         self.readiness = Readiness("starting")
         self.jobs: dict[str, Job] = {}
         self._loader = loader
+        self._loading = threading.Thread(target=self._run, name="steerdeck-load", daemon=True)
+        self._loaded: Future[Deck] = Future()
         self._deck: Deck | None = None
         self._closing = False
         # Tokenizers, rows read from disk: slow enough to stall the streams, so never on the loop;
@@ -54,11 +57,13 @@ class Service:
     async def load(self) -> None:
         """Run the loader in a thread. A failure is kept and told by /readyz, and not raised.
 
-        None of that when the service closes meanwhile: the next thing the loader reports ends it.
+        None of that when the service closes meanwhile: the next thing the loader reports ends it,
+        and whoever cannot wait for that may end the process, which does not wait for this thread.
         """
         begun = time.monotonic()
+        self._loading.start()
         try:
-            deck = await asyncio.to_thread(self._loader, self._report)
+            deck = await asyncio.wrap_future(self._loaded)
         except Exception as exc:
             if self._closing:
                 return
@@ -72,6 +77,18 @@ class Service:
         self._deck = deck
         self.readiness = Readiness("ready", 1.0)
         log.info("%s is ready, %.1f s after it began to load", deck.model, time.monotonic() - begun)
+
+    @property
+    def loading(self) -> bool:
+        """Whether the loader is at work, if only because it did not hear yet of the close."""
+        return self._loading.is_alive()
+
+    def _run(self) -> None:
+        self._loaded.set_running_or_notify_cancel()  # a loop that ends cannot cancel it any more
+        try:
+            self._loaded.set_result(self._loader(self._report))
+        except BaseException as exc:
+            self._loaded.set_exception(exc)
 
     def _report(self, stage: str, progress: float) -> None:
         """In the loader's thread, at every piece of a download: a stage is logged once."""

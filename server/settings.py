@@ -18,7 +18,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "STEERDECK_"
 # Read by the client commands (`steerdeck chat` and friends), not by the server.
-CLIENT_VARIABLES = frozenset({"STEERDECK_URL", "STEERDECK_API_KEY"})
+CLIENT_KEY, KEYS = f"{PREFIX}API_KEY", f"{PREFIX}API_KEYS"
+CLIENT_VARIABLES = frozenset({"STEERDECK_URL", CLIENT_KEY})
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def split_commas(value: object) -> object:
@@ -87,7 +89,9 @@ class Settings(BaseSettings):
         64, ge=0, le=100_000, description="replies in the queue; one more is refused with 429"
     )
     max_context: int | None = Field(
-        None, ge=16, description="tokens of prompt + reply; default: what the model was made for"
+        None,
+        ge=16,
+        description="tokens of prompt + reply; default: what the model was made for, at most 4096",
     )
     max_edits: int = Field(
         16,
@@ -117,10 +121,19 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return split_commas(value)
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _linked(cls, value: object) -> object:
+        """Kubernetes sets STEERDECK_PORT to an address in every pod, for a service of our name."""
+        return 8000 if isinstance(value, str) and "://" in value else value
+
     @field_validator("data_dir")
     @classmethod
     def _expand(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError as exc:
+            raise ValueError(f"{value} begins with the home of somebody unknown here") from exc
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -135,6 +148,15 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The Host names to answer to. Loopback: our own only. Elsewhere any (`*`), as an address
+        is reached by names we cannot know, unless `allowed_hosts` tells them.
+        """
+        if self.loopback or self.allowed_hosts:
+            return (*LOOPBACK_HOSTS, self.host, *self.allowed_hosts)
+        return ("*",)
 
     @property
     def too_open(self) -> str | None:
@@ -169,7 +191,8 @@ def _complaint(loc: tuple[int | str, ...], message: str, given: Mapping[str, obj
 
 
 def strangers(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each STEERDECK_ variable that means nothing here: most are typos.
+    """A sentence for each STEERDECK_ variable that means nothing here: most are typos. And for the
+    client's key where the server's are not set: that is one letter short.
 
     They are told, not refused: container platforms set variables of their own by a service's name.
     """
@@ -180,4 +203,9 @@ def strangers(environ: Mapping[str, str] = os.environ) -> list[str]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; is {close[0]} meant?" if close else ""
             told.append(f"{name} is set but is not a setting{hint}")
+    if environ.get(CLIENT_KEY) and not environ.get(KEYS):
+        told.append(
+            f"{CLIENT_KEY} is set, which is the key that `steerdeck chat` sends; what a server "
+            f"asks for is {KEYS}, which is not set, so /v1 is open"
+        )
     return told

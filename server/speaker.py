@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from dictionaries.dictionary import Dictionary, Info, Site
 from dictionaries.edits import FeatureRows, Norm, Op
 from dictionaries.making.subject import Ask, Edited
 
+from .asking import Asking
 from .engine.engine import SlotEngine
-from .engine.text import render
+from .engine.sites import longest_context, text_config
 from .engine.types import Delta, Failure, FeatureEdit, Request, Sampling, Steering
 from .errors import BadRequest, GenerationFailed
 
@@ -27,6 +29,9 @@ VECTORS = "/vectors"  # no dictionary's name has a slash
 class EngineSpeaker:
     """Answers Asks through a SlotEngine over a model's weights, which the model keeps using.
 
+    context: tokens of a prompt and its reply there is room for at first. Where one is longer, an
+    engine with room for it takes over, as far as the model has positions: a chat template may put
+    hundreds of tokens before a short message.
     A model without a chat template is given the messages' contents, a line each, to go on with.
     Raises what the engine refuses with; one failed reply ends the whole call.
     """
@@ -34,32 +39,50 @@ class EngineSpeaker:
     def __init__(
         self, model: Any, tokenizer: Any, dictionary: Dictionary, *, rows: int, context: int
     ) -> None:
-        self._tokenizer = tokenizer
+        self._model, self._tokenizer = model, tokenizer
+        self._rows, self._context = rows, context
+        self._asking = Asking(tokenizer)
         self._id = dictionary.info.id
         self._vectors = Vectors(dictionary.info.site, dictionary.info.width)
+        self._dictionaries = {self._id: dictionary, VECTORS: self._vectors}
         self._at_once = 2 * rows  # so that whoever ends is followed without a pause
         self._names = itertools.count()
-        self._engine = SlotEngine(
-            sharing(model),
-            tokenizer,
-            {self._id: dictionary, VECTORS: self._vectors},
-            max_rows=rows,
-            max_waiting=rows,
-            max_context=context,
+        self._closing = ExitStack()
+        self._engine = self._started()
+
+    def _started(self) -> SlotEngine:
+        engine = SlotEngine(
+            sharing(self._model),
+            self._tokenizer,
+            self._dictionaries,
+            max_rows=self._rows,
+            max_waiting=self._rows,
+            max_context=self._context,
         )
-        self._engine.start()
+        self._closing.callback(engine.close)
+        engine.start()
+        return engine
 
     def __call__(self, asks: Sequence[Ask]) -> list[str]:
         """One reply an ask, in order. Not from within an event loop."""
-        return asyncio.run(self._all(asks))
+        self._vectors.forget()
+        requests = [self._request(ask) for ask in asks]
+        self._make_room(max((len(r.prompt) + r.sampling.max_tokens for r in requests), default=0))
+        return asyncio.run(self._all(requests))
 
     def close(self) -> None:
-        self._engine.close()
+        self._closing.close()
 
-    async def _all(self, asks: Sequence[Ask]) -> list[str]:
-        self._vectors.forget()
+    def _make_room(self, tokens: int) -> None:
+        if self._context < tokens <= longest_context(text_config(self._model)):
+            self.close()
+            del self._engine  # its memory goes before the next one's is taken
+            self._context = tokens
+            self._engine = self._started()
+
+    async def _all(self, requests: Sequence[Request]) -> list[str]:
         room = asyncio.Semaphore(self._at_once)
-        tasks = [asyncio.create_task(self._reply(ask, room)) for ask in asks]
+        tasks = [asyncio.create_task(self._reply(request, room)) for request in requests]
         try:
             return list(await asyncio.gather(*tasks))
         except BaseException:
@@ -67,9 +90,9 @@ class EngineSpeaker:
                 task.cancel()
             raise
 
-    async def _reply(self, ask: Ask, room: asyncio.Semaphore) -> str:
+    async def _reply(self, request: Request, room: asyncio.Semaphore) -> str:
         async with room:
-            stream = self._engine.submit(self._request(ask))
+            stream = self._engine.submit(request)
             said: list[str] = []
             try:
                 async for event in stream:
@@ -82,7 +105,7 @@ class EngineSpeaker:
         return "".join(said).strip()
 
     def _request(self, ask: Ask) -> Request:
-        prompt = render(self._tokenizer, cast(Sequence[Mapping[str, str]], ask.messages))
+        prompt = self._asking(ask.messages)
         return Request(
             f"ask-{next(self._names)}",
             prompt.ids,

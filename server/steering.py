@@ -5,7 +5,8 @@ Whatever cannot be applied exactly as asked is refused here, before anything is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dictionaries.edits import Op
@@ -14,7 +15,7 @@ from .deck import Deck, FeatureName
 from .engine.checks import check_steering
 from .engine.conditions import Condition, Timing
 from .engine.types import Change, FeatureEdit, Steering
-from .errors import BadRequest, UnknownModel, Unsteerable
+from .errors import BadRequest, SteerdeckError, UnknownModel, Unsteerable
 from .schemas.conditions import STRENGTH, Unit, WireCondition
 from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
 
@@ -55,11 +56,13 @@ def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolv
             "send one of them",
             param="steering.preset",
         )
-    first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm, asked.abort)
+    with _named("steering"):
+        first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm, asked.abort)
     labels = dict(first.labels)
     changes = []
-    for entry in asked.timeline:
-        later = _resolve(deck, entry.edits, None, entry.norm, entry.abort)
+    for i, entry in enumerate(asked.timeline):
+        with _named(f"steering.timeline[{i}]"):
+            later = _resolve(deck, entry.edits, None, entry.norm, entry.abort)
         labels |= later.labels
         changes.append(Change(entry.at, later.steering))
     return Resolved(first.steering, labels, tuple(changes))
@@ -72,9 +75,23 @@ def resolve_change(deck: Deck, asked: SteeringChange) -> Resolved:
 
 def check_preset(deck: Deck, body: PresetBody) -> None:
     """Raise what a request with this preset would."""
-    steering = _resolve(deck, body.edits, None, body.norm, ()).steering
+    check(deck, _resolve(deck, body.edits, None, body.norm, ()).steering)
+
+
+def check(deck: Deck, steering: Steering) -> None:
+    """Raise what the engine would."""
     infos = {name: dictionary.info for name, dictionary in deck.dictionaries.items()}
     check_steering(steering, infos, deck.engine.capabilities.max_edits)
+
+
+@contextmanager
+def _named(field: str, *, whole: bool = False) -> Iterator[None]:
+    """A refusal from inside is about `field`, and unless `whole` about what it names of it."""
+    try:
+        yield
+    except SteerdeckError as exc:
+        exc.param = field if whole or not exc.param else f"{field}.{exc.param}"
+        raise
 
 
 def _resolve(
@@ -84,33 +101,56 @@ def _resolve(
     norm: str | None,
     aborts: Iterable[WireCondition],
 ) -> Resolved:
-    """The preset's edits first, then the request's own; a feature may appear once."""
+    """The preset's edits first, then the request's own; a feature may appear once.
+
+    What is refused names its field, seen from where these stand.
+    """
     body = deck.presets.get(preset).body if preset else None
-    asked = [*(body.edits if body else ()), *edits]
-    found: dict[str, FeatureEdit] = {}
-    labels: dict[str, str | None] = {}
-    for edit in asked:
-        name = deck.find(edit.feature)
-        if name.ref in found:
-            both = f" (preset {preset!r} edits it already)" if preset else ""
+    steered = _Steered(deck, preset)
+    with _named("preset", whole=True):
+        for edit in body.edits if body else ():
+            steered.add(edit)
+    for i, edit in enumerate(edits):
+        with _named(f"edits[{i}]"):
+            steered.add(edit)
+    steered.end(aborts)
+    keep = norm == "keep" or (body is not None and body.norm == "keep")
+    ending = tuple(steered.ending)
+    return Resolved(Steering(tuple(steered.edits.values()), keep, ending), steered.labels)
+
+
+class _Steered:
+    """Edits, and what ends the reply, as they are resolved one after the other."""
+
+    def __init__(self, deck: Deck, preset: str | None) -> None:
+        self._deck, self._preset = deck, preset
+        self.edits: dict[str, FeatureEdit] = {}
+        self.labels: dict[str, str | None] = {}
+        self.ending: dict[Condition, None] = {}  # each once
+
+    def add(self, edit: WireEdit) -> None:
+        name = self._deck.find(edit.feature)
+        if name.ref in self.edits:
+            both = f" (preset {self._preset!r} edits it already)" if self._preset else ""
             raise Unsteerable(
                 f"{name.ref} is edited twice{both}: send each feature once, with one op",
-                param="steering.edits",
+                param="feature",
             )
-        found[name.ref] = _edit(deck, name, edit)
-        labels[name.ref] = name.label
-    keep = norm == "keep" or (body is not None and body.norm == "keep")
-    ending = dict.fromkeys(
-        _condition(deck, one.model_copy(update={"latch": False}))
-        for one in (*(one for edit in asked for one in edit.abort), *aborts)
-    )
-    return Resolved(Steering(tuple(found.values()), keep, tuple(ending)), labels)
+        self.edits[name.ref] = _edit(self._deck, name, edit)
+        self.labels[name.ref] = name.label
+        self.end(edit.abort)
+
+    def end(self, aborts: Iterable[WireCondition]) -> None:
+        for i, one in enumerate(aborts):
+            with _named(f"abort[{i}]"):
+                found = _condition(self._deck, one.model_copy(update={"latch": False}))
+            self.ending[found] = None
 
 
 def _edit(deck: Deck, name: FeatureName, asked: WireEdit) -> FeatureEdit:
     info = deck.dictionaries[name.dictionary].info
     if asked.op.reads and not info.reads_exactly:
-        raise Unsteerable(f"{name.ref}: {info.why_not}", param="steering.edits")
+        raise Unsteerable(f"{name.ref}: {info.why_not}", param="op")
     strength = _strength(name, asked)
     edit = asked.op.edit(strength)
     timing = _timing(deck, name, asked)
@@ -122,16 +162,18 @@ def _timing(deck: Deck, name: FeatureName, asked: WireEdit) -> Timing:
         raise Unsteerable(
             f"{name.ref}: thinking {asked.thinking.value!r} came, but {deck.model} marks no "
             "thinking blocks: leave it out",
-            param="steering.edits",
+            param="thinking",
         )
     first, last = (asked.window.first, asked.window.last) if asked.window else (None, None)
-    when = _condition(deck, asked.when) if asked.when else None
+    with _named("when"):
+        when = _condition(deck, asked.when) if asked.when else None
     return Timing(when, first, last, asked.decay, asked.thinking)
 
 
 def _condition(deck: Deck, asked: WireCondition) -> Condition:
     name = deck.find(asked.feature)
-    value = _activation(name, asked.value, asked.unit, str(asked.op))
+    with _named("value"):
+        value = _activation(name, asked.value, asked.unit, str(asked.op))
     return Condition(name.dictionary, name.feature, asked.op, value, asked.latch)
 
 
@@ -142,7 +184,8 @@ def _strength(name: FeatureName, asked: WireEdit) -> float:
     strength = asked.strength or 0.0
     if not asked.op.has_unit:
         return strength
-    return _activation(name, strength, asked.unit, str(asked.op))
+    with _named("strength"):
+        return _activation(name, strength, asked.unit, str(asked.op))
 
 
 def _activation(name: FeatureName, value: float, unit: Unit, said: str) -> float:
@@ -153,14 +196,12 @@ def _activation(name: FeatureName, value: float, unit: Unit, said: str) -> float
         raise Unsteerable(
             f"{name.ref} has no known maximum, so {said} {value:g} times it means nothing: "
             'send "unit": "raw" with plain activations, or start the server with a cards file that '
-            "has it (--cards)",
-            param="steering.edits",
+            "has it (--cards; `steerdeck make describe` or `steerdeck features import` makes one)"
         )
     activation = value * maximum
     if abs(activation) > STRENGTH:
         raise Unsteerable(
             f"{name.ref}: {said} {value:g} times its maximum of {maximum:g} is an activation of "
-            f"{activation:.3g}; {STRENGTH:g} is the most",
-            param="steering.edits",
+            f"{activation:.3g}; {STRENGTH:g} is the most"
         )
     return activation

@@ -14,7 +14,8 @@ from typing import Any
 import anyio
 from fastapi import Request, Response
 from pydantic_core import to_json
-from sse_starlette.sse import EventSourceResponse
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from starlette.types import Receive, Scope, Send
 
 from .completions import Writer
 from .errors import GenerationFailed, SteerdeckError
@@ -40,8 +41,18 @@ async def answered(writer: Writer, request: Request) -> Response:
     return streamed(writer) if writer.ask.stream else await whole(writer, request)
 
 
+class Streamed(EventSourceResponse):
+    """Server-sent events to a reader who may stall: a lid was closed, and that is no failure."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("a reader took nothing for %g s, and is let go", self.send_timeout)
+
+
 def streamed(writer: Writer) -> Response:
-    return EventSourceResponse(
+    return Streamed(
         events(writer),
         sep="\n",
         ping=PING_SECONDS,
@@ -88,7 +99,9 @@ async def whole(writer: Writer, request: Request) -> Response:
     finally:
         watcher.cancel()
         writer.job.leave()
-    return Response(dumps(writer.whole()), media_type="application/json")
+    # Of a long reply this takes as long as many steps of the others.
+    made = await asyncio.to_thread(lambda: dumps(writer.whole()))
+    return Response(made, media_type="application/json")
 
 
 async def _on_hang_up(request: Request, writer: Writer) -> None:

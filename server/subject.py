@@ -45,7 +45,8 @@ class Bench:
     def speaker(self, *, rows: int = 32, context: int = 512) -> EngineSpeaker:
         """An engine over the same weights, closed with the bench.
 
-        rows: replies made at once. context: tokens of prompt + reply; memory is rows x context.
+        rows: replies made at once. context: tokens of prompt + reply, more where they are longer;
+        memory is rows x context.
         """
         speaker = EngineSpeaker(
             self.loaded.model, self.loaded.tokenizer, self.dictionary, rows=rows, context=context

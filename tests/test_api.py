@@ -212,7 +212,10 @@ def test_a_preset_is_a_model_name_or_a_field_and_means_its_edits(live):
 
 def test_content_may_be_parts_and_developer_is_system(live):
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
-    assert text_of(live.chat(parts)) == text_of(live.chat("hello"))
+    prompts = [
+        live.chat(said)["steering"]["receipt"]["prompt_sha256"] for said in (parts, "hel\nlo")
+    ]
+    assert prompts[0] == prompts[1]
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello"}]
     expected = text_of(live.chat(messages=turns))
     turns[0]["role"] = "developer"
@@ -280,6 +283,22 @@ class TestCompletions:
         again = self.ask(live, **{"prompt": "other", "n": 2} | replay)
         assert [choice["text"] for choice in again["choices"]] == [alone["choices"][0]["text"]]
 
+    def test_prompts_have_four_shapes(self, live, tokenizer):
+        ids = [tokenizer(text)["input_ids"] for text in ("one", "other")]
+        alone = [self.ask(live, prompt=one)["choices"][0] for one in ("one", "other")]
+        assert self.ask(live, prompt=ids[1])["choices"] == [alone[1] | {"index": 0}]
+        for several in (["one", "other"], ids):
+            choices = self.ask(live, prompt=several)["choices"]
+            assert choices == [one | {"index": i} for i, one in enumerate(alone)]
+
+    def test_a_batch_of_prompts_is_answered_in_order(self, live, make_deck, serve):
+        roomy = serve(make_deck(max_rows=4, max_waiting=16))
+        texts = [f"text {i}" for i in range(20)]
+        choices = self.ask(roomy, prompt=texts, max_tokens=3)["choices"]
+        assert [choice["index"] for choice in choices] == list(range(20))
+        alone = self.ask(live, prompt=texts[17], max_tokens=3)["choices"][0]
+        assert choices[17]["text"] == alone["text"]
+
     def test_logprobs_have_the_older_shape(self, live):
         reply = self.ask(live, prompt="The bridge", logprobs=2, ignore_eos=True)
         told = reply["choices"][0]["logprobs"]
@@ -295,8 +314,8 @@ class TestCompletions:
         (choice,) = self.ask(live, prompt="The bridge", logprobs=0, **wild)["choices"]
         told, seen = choice["logprobs"], set()
         for token, offset in zip(told["tokens"], told["text_offset"], strict=True):
-            seen.add(len(token.replace("\ufffd", "")))
-            if len(token) == 1 and token != "\ufffd":
+            seen.add(0 if token.startswith("bytes:") else len(token))
+            if len(token) == 1:
                 # What this token's byte showed to be no character goes before it.
                 assert choice["text"][offset:].lstrip("\ufffd").startswith(token)
         assert {0, 1} < seen

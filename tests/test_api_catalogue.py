@@ -7,6 +7,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from typer.testing import CliRunner
+
+from server.cli import app
 
 BODY = {
     "title": "Foggy",
@@ -61,6 +64,7 @@ def test_the_model_and_every_preset_are_models(live):
         "object": "model",
         "created": found["data"][0]["created"],
         "owned_by": "steerdeck",
+        "max_model_len": 512,
     }
     loud = next(m for m in found["data"] if m["id"] == "tiny@loud")
     assert loud["steering_preset"]["edits"][0]["feature"] == "golden-gate-bridge"
@@ -296,19 +300,58 @@ class TestPresets:
         assert [p.name for p in Presets("tiny", [], path).all()] == ["kept", "second"]
         assert [file.name for file in path.parent.iterdir()] == ["presets.json"]
 
-    def test_a_damaged_file_is_told_and_left_as_it_is(self, tmp_path):
+    def test_a_damaged_file_is_told_and_left_as_it_is(self, tmp_path, caplog):
+        """Only who would write over it is refused: the model is served."""
         from server.errors import BadRequest
         from server.presets import Presets
+        from server.schemas.steering import PresetBody
 
         path = tmp_path / "presets.json"
-        for text in ("{", "[]", '{"tiny": {"a": {"edits": 3}}}'):
+        for text in ("{", "", "[]", '{"tiny": 3}', "[" * 100_000):
             path.write_text(text)
-            with pytest.raises(BadRequest, match=r"presets\.json"):
-                Presets("tiny", [], path)
+            caplog.clear()
+            mine = Presets("tiny", [], path)
+            assert mine.all() == []
+            assert "presets.json cannot be read" in caplog.text
+            with pytest.raises(BadRequest, match=r"presets\.json.*repair it"):
+                mine.put("new", PresetBody(**BODY))
             assert path.read_text() == text
 
+    def test_an_entry_that_cannot_be_read_is_left_out_and_kept(self, tmp_path, caplog):
+        """It may be another model's, or a newer version's."""
+        from server.presets import Presets
+        from server.schemas.steering import PresetBody
+
+        path = tmp_path / "presets.json"
+        bad = {"b": {**BODY, "of a later version": 1}}
+        path.write_text(json.dumps({"tiny": {"a": BODY, **bad}, "other": bad}))
+        mine = Presets("tiny", [], path)
+        assert [preset.name for preset in mine.all()] == ["a"]
+        assert caplog.text.count("preset 'b' of tiny is left out") == 1
+        mine.put("c", PresetBody(**BODY))
+        mine.delete("a")
+        stored = json.loads(path.read_text())
+        assert (set(stored["tiny"]), stored["tiny"]["b"]) == ({"b", "c"}, bad["b"])
+        assert stored["other"] == bad
+
+    def test_servers_on_one_file_lose_nothing_and_list_what_another_saved(self, tmp_path):
+        from server.presets import Presets
+        from server.schemas.steering import PresetBody
+
+        servers = [Presets("tiny", [], tmp_path / "presets.json") for _ in range(2)]
+
+        def save(who):
+            for i in range(15):
+                servers[who].put(f"{who}-{i}", PresetBody(**BODY))
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(save, range(2)))
+        assert [len(server.all()) for server in servers] == [30, 30]
+        servers[0].delete("1-3")
+        assert not servers[1].has("1-3")
+
     def test_a_write_that_fails_keeps_the_old_file(self, tmp_path, monkeypatch):
-        from server import presets
+        from server import presets, presets_file
         from server.errors import SteerdeckError
         from server.schemas.steering import PresetBody
 
@@ -320,7 +363,7 @@ class TestPresets:
         def full(_):
             raise OSError("no space left")
 
-        monkeypatch.setattr(presets.os, "fsync", full)
+        monkeypatch.setattr(presets_file.os, "fsync", full)
         with pytest.raises(SteerdeckError, match=r"no space left.*nothing was changed"):
             mine.put("lost", PresetBody(**BODY))
         assert path.read_text() == before
@@ -351,21 +394,21 @@ class TestPresets:
 
     def test_who_reads_presets_waits_for_no_disk(self, tmp_path, monkeypatch):
         """The routes do so on the event loop."""
-        from server import presets
+        from server import presets, presets_file
         from server.schemas.steering import PresetBody
 
         store = presets.Presets("tiny", [], tmp_path / "presets.json")
         body = PresetBody(edits=[{"feature": 3, "op": "ablate"}])
         store.put("one", body)
         read, writing = threading.Event(), threading.Event()
-        slow = presets.replace_file
+        slow = presets_file.replace_file
 
         def waiting(*args):
             writing.set()
             assert read.wait(10), "nobody could read meanwhile"
             slow(*args)
 
-        monkeypatch.setattr(presets, "replace_file", waiting)
+        monkeypatch.setattr(presets_file, "replace_file", waiting)
         with ThreadPoolExecutor(1) as pool:
             written = pool.submit(store.put, "two", body)
             assert writing.wait(10)
@@ -392,6 +435,19 @@ class TestPresets:
         assert caplog.text.count("left out") == 3
         path.write_text("{")
         assert read_builtin(path) == []
+
+    def test_a_preset_as_it_is_exported_is_one_beside_a_dictionary(self, live, tmp_path, caplog):
+        from server.presets import read_builtin
+
+        path = tmp_path / "presets.json"
+        runner, ask = CliRunner(), ["presets", "export", "loud", str(path), "--url", live.url]
+        assert runner.invoke(app, ask).exit_code == 0
+        (read,) = read_builtin(path)
+        assert (read.name, read.body) == ("loud", live.service.deck.presets.get("loud").body)
+        assert not caplog.text
+        path.write_text(json.dumps({"tiny": {"loud": BODY}}))  # as a data folder has it
+        assert read_builtin(path) == []
+        assert '[{"name": "…", "title": "…", "edits": […]}]' in caplog.text
 
 
 class TestImports:

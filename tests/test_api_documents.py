@@ -12,7 +12,7 @@ from server import errors, handlers
 from server.cli import app
 from server.engine.types import FinishReason, Where
 from server.metrics import Metrics
-from server.schemas import base, requests, steering
+from server.schemas import base, messages, requests, steering
 from server.settings import PREFIX, Settings
 
 README = (Path(__file__).resolve().parents[1] / "server" / "README.md").read_text("utf-8")
@@ -31,9 +31,9 @@ FIELDS = sorted(
         name
         for model in (
             *subclasses(base.Wire),
-            *subclasses(base.Root),
-            requests.Message,
-            requests.TextPart,
+            *subclasses(requests.SamplingFields),
+            messages.Message,
+            messages.TextPart,
         )
         for name in model.model_fields
     }
@@ -98,6 +98,24 @@ def test_every_route_is_told(live):
     paths = live.http.get("/openapi.json").json()["paths"]
     assert len(paths) >= 13
     assert not [path for path in paths if path not in README]
+
+
+def test_every_body_that_the_reference_fills_in_is_answered(live):
+    told = live.http.get("/openapi.json").json()
+    tried = set()
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            name = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+            if not name:
+                continue
+            (body,) = told["components"]["schemas"][name.rsplit("/", 1)[1]]["examples"]
+            tried.add(method)
+            if method == "patch":  # of a reply that streams
+                body, path = {"prompt": "a", "steering": body}, "/v1/completions"
+            answer = live.http.post(path, json={"max_tokens": 2, **body})
+            assert answer.status_code == 200, answer.text
+    assert tried == {"post", "patch"}
 
 
 def test_every_field_of_a_receipt_is_told(live):

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
+from server.completions import Writer
+
 LONG = {"ignore_eos": True, "max_tokens": 20, "seed": 1}
 FOG = {"feature": "fog", "op": "clamp", "strength": 4.0}
 
@@ -456,3 +458,22 @@ def test_many_readers_each_get_their_own_reply_whole(live):
     for one, other in zip(alone, together, strict=True):
         assert one["choices"] == other["choices"]
     assert len({one["choices"][0]["message"]["content"] for one in alone}) > 4
+
+
+def test_others_are_served_while_a_long_reply_is_put_together(live, monkeypatch):
+    begun, go, plain = threading.Event(), threading.Event(), Writer.whole
+
+    def slow(writer):
+        begun.set()
+        assert go.wait(20)
+        return plain(writer)
+
+    monkeypatch.setattr(Writer, "whole", slow)
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(live.chat)
+        try:
+            assert begun.wait(20)
+            assert live.http.get("/healthz", timeout=10).status_code == 200
+        finally:
+            go.set()
+        assert reply.result()["choices"]

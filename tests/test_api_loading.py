@@ -8,7 +8,8 @@ import pytest
 
 from dictionaries.cards import Card, Cards
 from server.errors import SteerdeckError
-from server.loading import defaults, find, load, revision, wanted
+from server.generation import defaults
+from server.loading import find, load, revision, wanted
 from server.settings import Settings
 
 
@@ -174,3 +175,20 @@ def test_the_revision_is_of_the_files_contents(on_disk, tmp_path):
 def test_a_model_that_recommends_nothing_gets_our_sampling(make_model):
     ours = defaults(make_model())
     assert (ours.temperature, ours.top_p, ours.top_k, ours.min_p) == (0.7, 1.0, 0, 0.0)
+
+
+def test_what_its_makers_say_is_kept_at_0_too(make_model):
+    model = make_model()
+    model.generation_config.update(temperature=0.0, do_sample=False)
+    assert defaults(model).temperature == 0.0
+
+
+def test_what_its_makers_ask_for_and_is_not_done_is_told(make_model, caplog):
+    """Greedy tokens are `generate`'s but for this."""
+    model = make_model()
+    model.generation_config.update(repetition_penalty=1.0, suppress_tokens=[], typical_p=1.0)
+    assert (defaults(model).unbuilt, caplog.text) == ({}, "")
+    model.generation_config.update(repetition_penalty=1.1, no_repeat_ngram_size=3)
+    asked = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3}
+    assert defaults(model).unbuilt == asked
+    assert "repetition_penalty 1.1, no_repeat_ngram_size 3, which is not done" in caplog.text

@@ -4,7 +4,9 @@ that names the field. Nothing a caller can send is a 500.
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import string
 import time
 from contextlib import suppress
@@ -14,16 +16,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from server.middleware import VALUES, weight
 from server.routes import compare, features, generate, generations, models, presets
 from server.schemas.requests import ChatRequest
-from server.schemas.steering import WireSteering
+from server.schemas.steering import WireEdit, WireSteering
 
 USER = [{"role": "user", "content": "a"}]
+FOGGY = {"feature": "fog", "value": 1}
 DEEP = "[" * 20_000 + "]" * 20_000
 
 
 def edit(**fields):
     return {"steering": {"edits": [{"feature": 3, "strength": 1.0, **fields}]}}
+
+
+def third(**fields):
+    before = [{"feature": i, "op": "ablate"} for i in ("fog", 7)]
+    return {"steering": {"edits": [*before, *edit(**fields)["steering"]["edits"]]}}
 
 
 # body (over a good one), status, code, what the sentence names
@@ -55,7 +64,7 @@ BAD = [
         "context_length_exceeded",
         "more than 511",
     ),
-    ({"max_tokens": 5000}, 413, "context_length_exceeded", "512"),
+    ({"max_tokens": 5000, "ignore_eos": True}, 413, "context_length_exceeded", "512"),
     ({"max_tokens": 0}, 400, "invalid_request", "max_tokens"),
     ({"max_completion_tokens": 3}, 400, "invalid_request", "disagree"),
     ({"model": "gpt-4"}, 404, "model_not_found", "tiny"),
@@ -65,14 +74,16 @@ BAD = [
     ({"model": "tiny@nope"}, 404, "model_not_found", "tiny@nope"),
     ({"temperature": 2.5}, 400, "invalid_request", "temperature"),
     ({"temperature": "hot"}, 400, "invalid_request", "temperature"),
-    ({"top_p": 0}, 400, "invalid_request", "top_p"),
+    ({"top_p": -0.1}, 400, "invalid_request", "top_p"),
     ({"min_p": 1.5}, 400, "invalid_request", "min_p"),
-    ({"top_k": -1}, 400, "invalid_request", "top_k"),
+    ({"top_k": -2}, 400, "invalid_request", "top_k"),
     ({"n": 9}, 400, "invalid_request", "n:"),
     ({"n": 0}, 400, "invalid_request", "n:"),
     ({"stop": [1]}, 400, "invalid_request", "stop[0]"),
     ({"stop": ["a"] * 17}, 400, "invalid_request", "stop"),
-    ({"stop": [""]}, 400, "invalid_request", "stop"),
+    ({"stop": "a" * 201}, 400, "invalid_request", "at most 200 characters, not 201"),
+    ({"messages": ["hi"]}, 400, "invalid_request", "should be a valid object, not 'hi'"),
+    ({"messages": []}, 400, "invalid_request", "at least 1 item, not 0"),
     ({"seed": 2**64}, 400, "invalid_request", "seed"),
     ({"seed": 1.5}, 400, "invalid_request", "seed"),
     ({"logprobs": True, "top_logprobs": 21}, 400, "invalid_request", "top_logprobs"),
@@ -80,7 +91,7 @@ BAD = [
     ({"stream_options": {"include_usage": True}}, 400, "invalid_request", "stream"),
     ({"temprature": 1}, 400, "invalid_request", "is temperature meant"),
     ({"sterring": {}}, 400, "invalid_request", "is steering meant"),
-    ({"steering": []}, 400, "invalid_request", "steering"),
+    ({"steering": []}, 400, "invalid_request", "steering: input should be a valid object"),
     ({"steering": {"edit": []}}, 400, "invalid_request", "'edit'"),
     ({"steering": {"guard": {"mode": "loud"}}}, 400, "invalid_request", "guard"),
     ({"steering": {"trace": ["kull"]}}, 400, "invalid_request", "trace"),
@@ -104,7 +115,7 @@ BAD = [
     (edit(feature="other/3"), 404, "unknown_feature", "other"),
     (edit(feature="no-such-slug"), 404, "unknown_feature", "no-such-slug"),
     (edit(feature=7), 400, "unsteerable", '"unit": "raw"'),
-    (edit(feature=9), 400, "unsteerable", "maximum"),
+    (edit(feature=9), 400, "unsteerable", "steerdeck make describe"),
     (
         {"steering": {"edits": [{"feature": i, "strength": 1, "unit": "raw"} for i in range(17)]}},
         400,
@@ -174,6 +185,24 @@ def test_a_bad_request_is_refused_before_the_first_byte(live, over, status, code
     assert error.keys() == {"message", "type", "param", "code"}
     assert (error["code"], error["type"]) == (code, "invalid_request_error")
     assert names in error["message"], error["message"]
+    assert not re.search("instance of|extract fields|after validation", error["message"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "a" * 600}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "a" * 100_000}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "<|end|>" * 600}]}),
+        ("chat/completions", {"messages": USER, "max_tokens": 600, "ignore_eos": True}),
+        ("completions", {"prompt": [5] * 600}),
+    ],
+)
+def test_a_prompt_too_long_is_told_in_the_words_that_clients_look_for(live, path, body):
+    """LangChain and LiteLLM know it by them, and shorten the conversation."""
+    said = live.http.post(f"/v1/{path}", json=body).json()["error"]["message"]
+    assert "prompt is too long" in said.lower()
+    assert "this model's maximum context length is 512 tokens" in said
 
 
 def test_what_steers_only_inside_of_steering_is_refused_outside_of_it(live):
@@ -216,12 +245,37 @@ def test_no_route_has_its_body_checked_twice():
         (edit(op="x"), "steering.edits[0].op"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"model": "x"}, "model"),
-        (edit(feature="nope"), "feature"),
+        (third(feature="nope"), "steering.edits[2].feature"),
+        (third(feature="fog"), "steering.edits[2].feature"),
+        (third(feature=9), "steering.edits[2].strength"),
+        (third(feature=9, thinking="only", unit="raw"), "steering.edits[2].thinking"),
+        (third(when={"feature": "nope", "value": 1}), "steering.edits[2].when.feature"),
+        (third(when={"feature": 9, "value": 1}), "steering.edits[2].when.value"),
+        (third(abort=[FOGGY, {"feature": 9, "value": 1}]), "steering.edits[2].abort[1].value"),
+        ({"steering": {"abort": {"feature": "nope", "value": 1}}}, "steering.abort[0].feature"),
+        ({"steering": {"preset": "nope"}}, "steering.preset"),
+        (
+            {"steering": {"timeline": [{"at": 2}, {"at": 3, **edit(feature=64)["steering"]}]}},
+            "steering.timeline[1].edits[0].feature",
+        ),
     ],
 )
 def test_the_error_names_the_parameter(live, over, param):
     response = live.http.post("/v1/chat/completions", json={"messages": USER, **over})
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "measure"),
+    [
+        ({"op": "clamp"}, "in multiples of the feature's maximum"),
+        ({"op": "clamp", "unit": "raw"}, "in activations"),
+        ({"op": "scale"}, "a factor"),
+    ],
+)
+def test_who_left_the_strength_out_is_told_what_it_is_measured_in(fields, measure):
+    with pytest.raises(ValidationError, match=f" needs a strength, {measure} "):
+        WireEdit.model_validate({"feature": 3, **fields})
 
 
 @pytest.mark.parametrize(
@@ -232,8 +286,11 @@ def test_the_error_names_the_parameter(live, over, param):
         ({"prompt": []}, "at least 1"),
         ({"prompt": [1, "a"]}, "prompt[1]"),
         ({"prompt": [259]}, "0..258"),
-        ({"prompt": ["a"] * 9}, "8"),
-        ({"prompt": ["a"] * 5, "n": 2}, "8 replies"),
+        ({"prompt": [[1], "a"]}, "prompt[1]"),
+        ({"prompt": [[1, "a"]]}, "prompt[0][1]"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": ["a"] * 65}, "at most 64"),
+        ({"prompt": ["a"] * 9, "n": 8}, "64 replies"),
         ({"prompt": "a", "echo": True}, "echo"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
@@ -257,6 +314,7 @@ def test_a_bad_text_completion_is_refused(live, body, names):
         ('"x"', "application/json", 400, "JSON object"),
         (DEEP, "application/json", 400, "read"),
         (b"\xc3\x28{}", "application/json", 400, "body"),
+        ('{"messages": "café"}'.encode("latin-1"), "application/json", 400, "not UTF-8"),
         ('{"messages": 1, "temperature": NaN}', "application/json", 400, "finite"),
         (
             '{"messages":[{"role":"user","content":"a"}],"temperature":NaN}',
@@ -281,6 +339,35 @@ def test_a_body_that_is_no_request_is_refused(live, content, kind, status, names
     )
     assert response.status_code == status, response.text
     assert names in response.json()["error"]["message"]
+
+
+def test_a_compressed_body_is_refused_as_that(live):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    packed = gzip.compress(json.dumps({"messages": USER}).encode())
+    response = live.http.post("/v1/chat/completions", content=packed, headers=headers)
+    assert response.status_code == 400
+    assert "content-encoding 'gzip'" in response.json()["error"]["message"]
+
+
+def test_a_body_with_too_much_in_it_is_refused_before_it_is_read_as_json(live, monkeypatch):
+    async def unread(_):
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("starlette.requests.Request.json", unread)
+    fields = ",".join(f'"{i}":[]' for i in range(VALUES // 2))
+    refused = live.http.post(
+        "/v1/chat/completions",
+        content='{"steering":{' + fields + "}}",
+        headers={"content-type": "application/json"},
+    )
+    assert refused.status_code == 413
+    assert f"{VALUES} are read here" in refused.json()["error"]["message"]
+
+
+@given(st.lists(st.text('[{:"\\a')))
+def test_what_texts_hold_does_not_count(texts):
+    body = json.dumps({text: [text] for text in texts}).encode()
+    assert weight(body, 0) == 1 + 2 * len(set(texts))
 
 
 def test_a_body_of_unannounced_length_is_cut_at_the_limit(live):
@@ -327,6 +414,14 @@ def test_changing_what_does_not_run_is_refused(live):
     response = live.http.patch("/v1/generations/gone/steering", json={"edits": []})
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_generation"
+
+
+def test_a_field_named_with_half_a_character_is_refused_like_any_other(live):
+    body = '{"messages": [{"role": "user", "content": "a"}], "temprature\\ud800": 1}'
+    sent = {"content": body, "headers": {"content-type": "application/json"}}
+    response = live.http.post("/v1/chat/completions", **sent)
+    assert response.status_code == 400
+    assert "is temperature meant?" in response.json()["error"]["message"]
 
 
 # --- Whatever a machine can think of ---

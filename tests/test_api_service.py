@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 
+import anyio
 import httpx2
 import pytest
 
@@ -15,6 +16,7 @@ from server.app import create_app
 from server.errors import Busy, SteerdeckError
 from server.service import Service
 from server.settings import Settings
+from server.stream import Streamed
 
 
 def asgi(app):
@@ -134,12 +136,38 @@ class TestKeys:
     def test_any_of_the_keys_opens_it_either_way(self, keyed, headers):
         assert keyed.http.get("/v1/models", headers=headers).status_code == 200
 
+    def test_the_reference_offers_a_key_wherever_one_is_needed(self, live, keyed):
+        for server, needed in ((keyed, [{"bearer": []}]), (live, None)):
+            told = server.http.get("/openapi.json").json()
+            assert ("securitySchemes" in told["components"]) is (needed is not None)
+            for path, operations in told["paths"].items():
+                for operation in operations.values():
+                    assert operation.get("security") == (
+                        needed if path.startswith("/v1/") else None
+                    )
+
     def test_health_needs_no_key(self, keyed):
         for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
             assert keyed.http.get(path).status_code == 200
 
     def test_a_wrong_body_does_not_tell_more_to_who_has_no_key(self, keyed):
         assert keyed.http.post("/v1/chat/completions", json={}).status_code == 401
+
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/nope", "/v1"])
+    async def test_who_has_no_key_is_turned_away_before_the_body_is_read(self, path):
+        told = []
+
+        async def unread():
+            raise AssertionError("it was read")
+
+        async def send(message):
+            told.append(message)
+
+        app = create_app(Service("x", lambda r: None), Settings(api_keys="first-key"))
+        headers = [(b"host", b"localhost"), (b"content-length", b"4000000")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        await app({**scope, "query_string": b"", "root_path": ""}, unread, send)
+        assert told[0]["status"] == 401
 
     def test_keys_are_in_no_log_and_no_settings_dump(self, keyed, caplog):
         assert "first-key" not in repr(Settings(api_keys="first-key"))
@@ -182,6 +210,51 @@ class TestHostNames:
         async with asgi(create_app(Service("x", lambda r: None), settings)) as client:
             answer = await client.get("/healthz", headers={"host": "whatever.example"})
         assert answer.status_code == 200
+
+
+async def test_nobody_waits_for_the_threads_of_slow_look_ups(live):
+    """A prober would start the server anew, and nobody could stop a reply."""
+    service = Service("tiny", lambda report: live.service.deck)
+    await service.load()
+    threads, go = anyio.to_thread.current_default_thread_limiter(), threading.Event()
+    async with (
+        asyncio.timeout(10),
+        asgi(create_app(service, Settings(ui=False))) as client,
+        anyio.create_task_group() as slow,
+    ):
+        try:
+            for _ in range(int(threads.total_tokens)):
+                slow.start_soon(anyio.to_thread.run_sync, go.wait)
+            while threads.available_tokens:
+                await asyncio.sleep(0.01)
+            assert (await client.get("/readyz")).status_code == 200
+            assert (await client.get("/metrics")).status_code == 200
+            assert (await client.get("/v1/models")).status_code == 200
+            assert (await client.delete("/v1/generations/none")).status_code == 404
+        finally:
+            go.set()
+
+
+async def test_a_reader_that_stalls_is_let_go_without_a_traceback(caplog):
+    left = []
+
+    async def events():
+        try:
+            while True:
+                yield {"data": "x"}
+        finally:
+            left.append(True)
+
+    async def stalled(message):
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    response = Streamed(events(), send_timeout=0.05)
+    with caplog.at_level(logging.INFO):
+        await response({"type": "http", "method": "POST"}, asyncio.Event().wait, stalled)
+    assert left
+    told = [r for r in caplog.records if r.levelno >= logging.INFO]
+    assert [(r.levelname, r.exc_info) for r in told] == [("INFO", None)]
 
 
 async def test_one_too_many_to_be_prepared_is_refused_and_the_next_is_not(live):
@@ -262,6 +335,18 @@ class TestHeaders:
         assert opened.headers["access-control-allow-origin"] == "https://page.example"
         assert "access-control-allow-credentials" not in opened.headers
         assert "access-control-allow-origin" not in other.headers
+
+    async def test_a_page_that_is_let_in_may_reach_a_server_on_its_users_machine(self):
+        settings = Settings(cors_origins="https://page.example")
+        asked = {
+            "access-control-request-method": "POST",
+            "access-control-request-private-network": "true",
+        }
+        async with asgi(create_app(Service("x", lambda r: None), settings)) as client:
+            for origin, status in (("https://page.example", 200), ("https://other.example", 400)):
+                answer = await client.options("/v1/models", headers={**asked, "origin": origin})
+                assert answer.status_code == status
+        assert "access-control-allow-origin" not in answer.headers
 
     async def test_a_page_that_is_let_in_can_read_every_refusal(self):
         settings = Settings(cors_origins="https://page.example", max_body=1024)

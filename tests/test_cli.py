@@ -8,23 +8,29 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.cli.chat import harmless, read_edit
+from server.cli.chat import read_edit
+from server.cli.common import Api, harmless
 from server.cli.machine import bind, physical_cores, url_of
+from server.cli.serve import _hint
 from server.logs import QUIET
 from server.mount import NoPage, build_page, page_alone
+from server.settings import Settings
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -74,6 +80,25 @@ def test_every_command_explains_itself_and_its_options(command):
     if command[0] in ("serve", "chat", "ui") or command[-1] in ("search", "import", "export"):
         assert "Example" in shown.output
         assert f"steerdeck {' '.join(command)}" in shown.output
+
+
+def commands(command):
+    yield command
+    for part in getattr(command, "commands", {}).values():
+        yield from commands(part)
+
+
+@pytest.mark.parametrize("command", [*commands(get_command(app))], ids=lambda one: one.name)
+def test_no_brackets_of_a_help_are_lost_as_markup(command):
+    for text in (command.help, *(getattr(one, "help", None) for one in command.params)):
+        assert not re.findall(r"(?<!\\)\[(?!/?bold\])[a-z#/@]\S*", text or "")
+
+
+def test_the_help_of_encode_says_the_shapes():
+    shown = CliRunner().invoke(app, ["dictionaries", "encode", "--help"]).output
+    told = " ".join(shown.replace("│", " ").split())
+    for words in ("a tensor x [n, d_in].", "recon [n, d_out], float32", "take [n, layers, d_in]."):
+        assert words in told
 
 
 def test_help_imports_nothing_heavy():
@@ -142,7 +167,10 @@ class TestChat:
         keyed = serve(live.service.deck, api_keys="open-sesame")
         closed = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
         assert closed.exit_code == 1
-        assert "API key" in closed.stderr
+        assert "wants a key: set STEERDECK_API_KEY to one" in closed.stderr
+        monkeypatch.setenv("STEERDECK_API_KEY", "open-says-me")
+        wrong = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
+        assert "does not take the API key in STEERDECK_API_KEY" in wrong.stderr
         monkeypatch.setenv("STEERDECK_API_KEY", "open-sesame")
         assert CliRunner().invoke(app, ["presets", "list", "--url", keyed.url]).exit_code == 0
 
@@ -153,7 +181,7 @@ class TestChat:
         assert CliRunner().invoke(app, ["presets", "list", "--url", keyed.url]).exit_code == 0
         monkeypatch.setenv("STEERDECK_API_KEY", key + "é")
         refused = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
-        assert "not one of" in refused.stderr
+        assert "does not take the API key" in refused.stderr
 
     @pytest.mark.parametrize(
         ("text", "edit"),
@@ -163,6 +191,7 @@ class TestChat:
             ("²", {"feature": "²", "strength": 1.0}),
             ("deck/12:-0.5", {"feature": "deck/12", "strength": -0.5}),
             ("fog:2:add", {"feature": "fog", "strength": 2.0, "op": "add"}),
+            ("44:90:add:raw", {"feature": 44, "strength": 90.0, "op": "add", "unit": "raw"}),
             ("fog::add", {"feature": "fog", "strength": 1.0, "op": "add"}),
             ("fog:ablate", {"feature": "fog", "op": "ablate"}),
             ("fog::ablate", {"feature": "fog", "op": "ablate"}),
@@ -193,6 +222,27 @@ class TestFeatures:
             assert told in shown.stdout
         assert shown.stdout.count("tiny/") == 3
         assert run("features", "show", "nope").exit_code == 1
+
+    @pytest.mark.parametrize(
+        ("tokens", "printed"),
+        [
+            (["[", "/", "INST", "]", " hi"], "[/INST] hi"),
+            (["[", "red", "]", "x", "\\"], "[red]x\\"),
+            (["\x1b]0;owned\x07", "a"], "]0;owneda"),
+        ],
+    )
+    def test_show_prints_strangers_examples_as_they_are(self, run, monkeypatch, tokens, printed):
+        plain = Api.ask
+
+        def ask(api, *asked, **more):
+            found = plain(api, *asked, **more)
+            example = {"tokens": tokens, "activations": [1.0] * len(tokens)}
+            return found | {"examples": [example], "label": "".join(tokens)}
+
+        monkeypatch.setattr(Api, "ask", ask)
+        shown = run("features", "show", "3", "--neighbors", "0")
+        assert shown.stdout.startswith(f"{printed}  tiny/3\n")
+        assert f"  … {printed}\n" in shown.stdout
 
 
 class TestPresets:
@@ -263,11 +313,21 @@ class TestServe:
         assert "--port" in said.stderr
 
     def test_only_who_can_do_without_the_page_is_told_to(self, monkeypatch):
-        for name, build, served in (("page", build_page, True), ("alone", page_alone, False)):
+        both = (
+            ("page", build_page, True),
+            ("alone", partial(page_alone, settings=Settings()), False),
+        )
+        for name, build, served in both:
             monkeypatch.setitem(sys.modules, f"ui.{name}", None)
             with pytest.raises(NoPage) as told:
                 build("http://127.0.0.1:1")
             assert ("--no-ui" in str(told.value)) is served
+
+    @pytest.mark.parametrize("keys", ["", "secret"])
+    def test_what_to_try_first_brings_the_key_that_is_wanted(self, keys):
+        hint = _hint(Settings(api_keys=keys), "http://x")
+        curl, chat = hint.splitlines()[1:]
+        assert ("Bearer YOUR_KEY" in curl) is ("STEERDECK_API_KEY=YOUR_KEY " in chat) is bool(keys)
 
     def test_an_open_address_without_a_key_is_refused(self):
         said = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--port", "0"])
@@ -298,10 +358,13 @@ class TestServe:
         assert 1 <= physical_cores() <= (os.cpu_count() or 1)
 
 
-def start(*arguments, **env):
+SERVE = "-m", "server", "serve", "--port", "0"
+
+
+def start(*arguments, how=SERVE, **env):
     """`steerdeck serve` as a process; its stderr so far is in `.said`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", "--port", "0", *arguments],
+        [sys.executable, *how, *arguments],
         cwd=REPO,
         stderr=subprocess.PIPE,
         text=True,
@@ -343,6 +406,32 @@ def on_disk(tmp_path_factory, make_model, tokenizer, dictionary):
     make_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder, dictionary.path
+
+
+STUCK = """
+import concurrent.futures, threading
+from server import loading
+from server.cli.serve import serve
+
+def load(settings, report):
+    report("loading the model", 0.1)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(threading.Event().wait).result()
+
+loading.load = load
+serve(no_ui=True, port=0)
+"""
+
+
+@pytest.mark.parametrize(("told", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_process_ends_on_a_signal_while_its_loader_is_in_the_middle_of_something(told, status):
+    process = start(how=("-c", STUCK))
+    try:
+        heard(process, "loading the model")
+        process.send_signal(told)
+        assert process.wait(10) == status
+    finally:
+        end(process)
 
 
 def test_a_process_serves_from_disk_and_ends_mid_stream_on_a_signal(on_disk, tmp_path):

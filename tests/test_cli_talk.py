@@ -62,9 +62,12 @@ def stream(*chunks, end="data: [DONE]\n\n"):
 class Breaks(httpx2.SyncByteStream):
     """The beginning of a reply, and then a connection that is gone."""
 
+    def __init__(self, error):
+        self.error = error
+
     def __iter__(self):
         yield f"data: {json.dumps(chunk('half a '))}\n\n".encode()
-        raise httpx2.ReadError("gone")
+        raise self.error
 
 
 def test_a_refused_turn_costs_a_conversation_nothing_else(answers):
@@ -78,6 +81,18 @@ def test_a_refused_turn_costs_a_conversation_nothing_else(answers):
         {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": "again"},
     ]
+
+
+def test_an_interrupted_reply_costs_a_conversation_that_turn_only(answers):
+    asked = answers(
+        stream(chunk("Hi")),
+        httpx2.Response(200, headers=SSE, stream=Breaks(KeyboardInterrupt())),
+        stream(chunk("Yes")),
+    )
+    said = run("chat", input="hello\nlost\nagain\n")
+    assert (said.exit_code, said.stdout) == (0, "Hi\nhalf a \nYes\n")
+    assert "stopped" in said.stderr
+    assert [turn["content"] for turn in asked[2]["messages"]] == ["hello", "Hi", "again"]
 
 
 def test_a_single_question_that_is_refused_is_a_failure(answers):
@@ -108,7 +123,7 @@ def test_why_a_reply_ended_early_is_told(answers, reason, told):
 @pytest.mark.parametrize(
     ("answer", "printed"),
     [
-        (httpx2.Response(200, headers=SSE, stream=Breaks()), "half a \n"),
+        (httpx2.Response(200, headers=SSE, stream=Breaks(httpx2.ReadError("gone"))), "half a \n"),
         (stream(chunk("half a "), end=""), "half a \n"),
         (httpx2.ReadError("gone"), ""),
     ],
@@ -175,3 +190,13 @@ def test_what_is_no_number_is_refused_before_it_is_sent(answers, option):
 def test_a_proxy_for_the_outside_gets_nothing_that_is_for_this_machine(url, by_proxy):
     with Api(url)._client() as http:
         assert http.trust_env is by_proxy
+
+
+@pytest.mark.parametrize(("key", "sent"), [("a-secret\r", True), ("a-secret\nb", False)])
+def test_a_key_is_never_printed(key, sent, live, monkeypatch):
+    """A line of an .env file may end as Windows ends it; within a key a line break is a slip."""
+    monkeypatch.setenv("STEERDECK_API_KEY", key)
+    said = run("presets", "list", "--url", live.url)
+    assert (said.exit_code == 0) is sent
+    assert ("STEERDECK_API_KEY holds what no header may" in said.stderr) is not sent
+    assert "a-secret" not in said.output

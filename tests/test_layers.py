@@ -203,6 +203,7 @@ def test_every_wrong_import_is_named_with_its_file(tmp_path, file, text, why):
         ("server.cli", {"torch", "transformers", "gradio", "fastapi", "numpy"}),
         ("ui.client", {"torch", "transformers", "gradio", "fastapi", "numpy"}),
         ("server.mount", {"torch", "transformers", "sse_starlette", "prometheus_client"}),
+        ("server.middleware", {"torch", "transformers", "sse_starlette", "prometheus_client"}),
     ],
 )
 def test_a_client_host_needs_no_torch(module, absent):

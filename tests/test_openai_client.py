@@ -11,7 +11,7 @@ import pytest
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
 
-from server.schemas.base import HARMLESS
+from server.schemas.foreign import HARMLESS
 from server.schemas.requests import ChatRequest, CompletionRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -126,7 +126,11 @@ def test_text_completions_work(client):
         ({"model": "gpt-4"}, openai.NotFoundError, "model_not_found"),
         ({"temperature": 9}, openai.BadRequestError, "invalid_request"),
         ({"extra_body": {"steering": {"edit": []}}}, openai.BadRequestError, "invalid_request"),
-        ({"max_tokens": 99999}, openai.APIStatusError, "context_length_exceeded"),
+        (
+            {"max_tokens": 99999, "extra_body": {"ignore_eos": True}},
+            openai.APIStatusError,
+            "context_length_exceeded",
+        ),
     ],
 )
 def test_refusals_become_the_clients_own_errors(client, body, error, code):
@@ -135,6 +139,29 @@ def test_refusals_become_the_clients_own_errors(client, body, error, code):
     assert caught.value.code == code
     assert caught.value.type == "invalid_request_error"
     assert caught.value.request_id
+
+
+def test_a_generous_limit_is_what_the_context_leaves_and_replays_as_that(client, live):
+    generous = {**SAME, "max_tokens": 99999}
+    first = client.chat.completions.create(model="tiny", extra_body=FOG, **generous)
+    receipt = first.steering["receipt"]
+    room = 512 - first.usage.prompt_tokens
+    assert receipt["sampling"]["max_completion_tokens"] == room
+    again = client.chat.completions.create(
+        model="tiny", messages=HELLO, extra_body=receipt["replay"]
+    )
+    assert again.choices[0] == first.choices[0]
+    assert again.steering["receipt"] == receipt
+    compared = live.http.post("/v1/compare", json={**generous, "variants": [FOG["steering"]]})
+    told = compared.json()["variants"][1]
+    assert told["steering"]["receipt"]["sampling"]["max_completion_tokens"] == room
+    assert told["message"]["content"] == first.choices[0].message.content
+    ids = client.completions.create(model="tiny", prompt=[5] * 500, max_tokens=99999)
+    assert ids.steering["receipt"]["sampling"]["max_completion_tokens"] == 12
+    assert ids.usage.completion_tokens <= 12
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.completions.create(model="tiny", prompt=[5] * 512, max_tokens=1)
+    assert caught.value.status_code == 413
 
 
 def test_a_wrong_key_is_an_authentication_error(live, serve):

@@ -6,6 +6,7 @@ real server on a free port, which takes the place of the README's http://127.0.0
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,18 @@ def test_a_block_of_the_readme_runs(url, language, code, expects):
     command = ["bash", "-euo", "pipefail"] if language == "sh" else [sys.executable]
     printed = run([*command, "-c", code], STEERDECK_URL=url)
     assert re.search(expects, printed), printed
+
+
+def test_the_comparison_that_is_shown_compares_something(url):
+    page = (REPO / "server" / "README.md").read_text(encoding="utf-8")
+    body = re.search(r"/v1/compare [^\n]* -d '(.*?)'\n```", page, re.DOTALL)[1]
+    ask = urllib.request.Request(
+        f"{url}/v1/compare", body.encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(ask) as response:
+        variants = json.load(response)["variants"]
+    said = [one["message"]["content"] for one in variants]
+    assert len({*said}) == len(said), said
 
 
 def test_the_page_is_at_the_address_the_readme_names(url):

@@ -53,6 +53,11 @@ def test_a_reply_has_no_more_edits_than_its_receipt_can_replay():
         Settings(max_edits=MAX_EDITS + 1)
 
 
+def test_a_home_that_is_nobodys_is_told_in_a_sentence():
+    with pytest.raises(ValueError, match="~nobody-here/x begins with the home of somebody unknown"):
+        read_settings(data_dir="~nobody-here/x")
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(ValueError, match="prot"):
         read_settings(prot=9000)
@@ -73,7 +78,9 @@ def test_a_misspelt_variable_is_told():
         "STEERDECK_MAX_ROW is set but is not a setting; is STEERDECK_MAX_ROWS meant?"
     ]
     known = {"STEERDECK_PORT": "1", "STEERDECK_URL": "x", "STEERDECK_API_KEY": "k"}
-    assert strangers(known) == []
+    assert strangers({**known, "STEERDECK_API_KEYS": "k"}) == []
+    (told,) = strangers(known)
+    assert "STEERDECK_API_KEYS, which is not set" in told
 
 
 @pytest.mark.parametrize(

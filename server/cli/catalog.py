@@ -49,7 +49,7 @@ def _table(entries: list[Pairing]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("name", "layer", "features", "GB", "preset", box=None, pad_edge=False)
+    table = Table("name", "layer", "features", "download GB", "preset", box=None, pad_edge=False)
     for entry in entries:
         features, size = f"{entry.features:,}", f"{entry.gb:g}" + (" gated" if entry.gated else "")
         cells = (entry.name, str(entry.layer), features, size, entry.preset or "")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 import sys
-import unicodedata
 from typing import Annotated, Any
 
 import typer
 
-from .common import DEFAULT_URL, Api, Refused, UrlOption, fail, say, show
+from .common import DEFAULT_URL, Api, Refused, UrlOption, fail, harmless, say, show
 
 ENDS = {
-    "length": "the reply reached its longest length: allow more with --max-tokens",
+    "length": "the reply reached its longest length or the end of the context: allow more with "
+    "--max-tokens, or begin a new conversation",
     "cancelled": "the reply was stopped from elsewhere",
     "steering_abort": "the reply was ended by a condition of its steering",
     "steering_guard": "the reply was ended by the guard of its steering",
@@ -29,8 +29,9 @@ def chat(
         typer.Option(
             "--steer",
             "-s",
-            metavar="FEATURE[:STRENGTH[:OP]]",
-            help="A feature by id or slug, and how much, in multiples of its maximum; repeatable.",
+            metavar="FEATURE[:STRENGTH[:OP[:UNIT]]]",
+            help="A feature by id or slug, and how much: in multiples of its maximum, or with the "
+            "unit raw in activations, which a feature without a card needs; repeatable.",
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", "-p", help="A preset's name.")] = None,
@@ -51,7 +52,9 @@ def chat(
 
       steerdeck chat "Hello" --steer san-francisco-fog:10 --steer 12:0.5:add --seed 1
 
-      steerdeck chat   (a conversation; Ctrl-D ends it)
+      steerdeck chat "Hello" --steer 12:90:clamp:raw
+
+      steerdeck chat   (a conversation; Ctrl-C stops a reply, Ctrl-D ends it)
     """
     if temperature is not None and not math.isfinite(temperature):
         fail(f"--temperature {temperature} is not a number from 0 to 2: 0.7 is a usual one")
@@ -72,14 +75,17 @@ def chat(
 
 
 def read_edit(text: str) -> dict[str, Any]:
-    """`san-francisco-fog:10:add` -> an edit. A feature may hold slashes but no colon."""
+    """`san-francisco-fog:10:add:raw` -> an edit. A feature may hold slashes but no colon."""
     feature, _, rest = text.partition(":")
-    strength, _, op = rest.partition(":")
+    strength, _, how = rest.partition(":")
+    op, _, unit = how.partition(":")
     edit: dict[str, Any] = {
         "feature": int(feature) if re.fullmatch("[0-9]{1,12}", feature) else feature
     }
     if op or (rest and not strength):
         edit["op"] = op
+    if unit:
+        edit["unit"] = unit
     if strength == "ablate":
         return edit | {"op": "ablate"}
     if op != "ablate":
@@ -93,7 +99,9 @@ def read_edit(text: str) -> dict[str, Any]:
 
 
 def _converse(api: Api, body: dict[str, Any], turns: list[dict[str, Any]], receipt: bool) -> None:
-    """Until nothing more is said. A refusal costs its own turn only, and in the end the status."""
+    """Until nothing more is said. A refusal costs its own turn only, and in the end the status;
+    Ctrl-C, while a reply comes, that reply.
+    """
     refused = False
     while (said := _read()) is not None:
         if not said.strip():
@@ -103,6 +111,9 @@ def _converse(api: Api, body: dict[str, Any], turns: list[dict[str, Any]], recei
         except Refused as exc:
             say(str(exc))
             refused = True
+        except KeyboardInterrupt:
+            typer.echo()
+            say("stopped; Ctrl-D ends the conversation")
     if refused:
         raise typer.Exit(1)
 
@@ -135,11 +146,6 @@ def _write(text: str) -> str:
     typer.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
     sys.stdout.flush()
     return text
-
-
-def harmless(text: str) -> str:
-    """Without control characters: a model's escape sequence must not command the terminal."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def _read() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -14,9 +15,16 @@ import httpx2
 import typer
 
 UrlOption = Annotated[
-    str, typer.Option("--url", "-u", envvar="STEERDECK_URL", help="The running server.")
+    str,
+    typer.Option(
+        "--url",
+        "-u",
+        envvar="STEERDECK_URL",
+        help="The running server. The key that it may want is read from STEERDECK_API_KEY.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the server's JSON as it is.")]
+KEY = "STEERDECK_API_KEY"  # the variable
 DEFAULT_URL = "http://127.0.0.1:8000"
 _NOBODY = (
     httpx2.ConnectError,
@@ -46,6 +54,13 @@ def show(value: Any, err: bool = False) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False), err=err)
 
 
+def harmless(text: str) -> str:
+    """Without control characters: an escape sequence of a model's, or of strangers' cards, must not
+    command the terminal.
+    """
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
 def in_path(name: str) -> str:
     """A name as one part of a URL's path (a slash stays: `foghorn/12`)."""
     return quote(name, safe="/@")
@@ -58,7 +73,7 @@ class Api:
         self.url = url.rstrip("/")
 
     def _client(self) -> httpx2.Client:
-        key = os.environ.get("STEERDECK_API_KEY", "")
+        key = os.environ.get(KEY, "").strip()  # an .env file of Windows ends its lines in \r\n
         # Bytes: of a text httpx2 takes ASCII only, and a key may be anything.
         bearer = {b"authorization": f"Bearer {key}".encode(errors="replace")}
         return httpx2.Client(
@@ -95,7 +110,7 @@ class Api:
                     return
                 chunk = self._object(event.data)
                 if "error" in chunk:
-                    raise Refused(chunk["error"]["message"])
+                    raise Refused(harmless(chunk["error"]["message"]))
                 yield chunk
         raise Refused("the reply broke off before its end: ask again")
 
@@ -109,6 +124,8 @@ class Api:
                 f"no server answers at {self.url} ({exc}): start one with `steerdeck serve`, or "
                 "name another with --url"
             ) from exc
+        except httpx2.LocalProtocolError:  # which quotes the header, and so the key
+            raise Refused(f"{KEY} holds what no header may, such as a line break") from None
         except httpx2.SSEError as exc:
             raise self._stranger() from exc
         except httpx2.HTTPError as exc:
@@ -148,7 +165,11 @@ def _accepted(response: httpx2.Response) -> None:
 
 
 def _message(status: int, text: str) -> str:
+    if status == 401:  # the server's own words are of headers
+        wrong = os.environ.get(KEY)
+        why = f"does not take the API key in {KEY}: set it" if wrong else f"wants a key: set {KEY}"
+        return f"the server {why} to one of its keys (STEERDECK_API_KEYS)"
     try:
-        return str(json.loads(text)["error"]["message"])
+        return harmless(str(json.loads(text)["error"]["message"]))
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {status}: {text[:200]}"
+        return f"the server answered {status}: {harmless(text[:200])}"

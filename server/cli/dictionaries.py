@@ -13,16 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import dictionaries_pack
-from .common import JsonOption, fail, show
+from .common import fail, show
+from .machine import unix_only
 
 if TYPE_CHECKING:
     from dictionaries.asked import Asked
     from dictionaries.catalog import Pairing
 
 app = typer.Typer(
-    help="Look at published dictionaries, compute their activations and rewrite them, offline."
+    help="Look at published dictionaries, compute their activations and rewrite them; needs no "
+    "server."
 )
 app.command("pack")(dictionaries_pack.pack)
+app.callback()(unix_only)
 
 NameArgument = Annotated[
     str, typer.Argument(help="A folder, a file, org/repo/sub/folder on the Hub, or a catalog name.")
@@ -46,7 +49,7 @@ def inspect(
     name: NameArgument,
     norm_scaling_factor: ScaleOption = None,
     k: KOption = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON.")] = False,
 ) -> None:
     """Say what a dictionary is: format, site, width, activation, licence, what can be steered.
 
@@ -81,16 +84,16 @@ def inspect(
 def encode(
     name: NameArgument,
     source: Annotated[
-        Path, typer.Option("--input", "-i", help="A .safetensors with a tensor x [n, d_in].")
+        Path, typer.Option("--input", "-i", help=r"A .safetensors with a tensor x \[n, d_in].")
     ],
     target: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
     norm_scaling_factor: ScaleOption = None,
     k: KOption = None,
 ) -> None:
-    """Compute activations and reconstructions of vectors exactly as the dictionary's format does.
+    r"""Compute activations and reconstructions of vectors exactly as the dictionary's format does.
 
-    Reads x [n, d_in]; writes acts [n, d_sae] and recon [n, d_out], float32. Crosscoders take
-    [n, layers, d_in]. Vectors go through in chunks, so memory does not grow with n.
+    Reads x \[n, d_in]; writes acts \[n, d_sae] and recon \[n, d_out], float32. Crosscoders take
+    \[n, layers, d_in]. Vectors go through in chunks, so memory does not grow with n.
 
     [bold]Example[/bold]
 

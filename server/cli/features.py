@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from . import features_import
-from .common import DEFAULT_URL, Api, JsonOption, UrlOption, in_path, show
+from .common import DEFAULT_URL, Api, JsonOption, UrlOption, harmless, in_path, show
 
 app = typer.Typer(help="Search and look at the features of a running server; import labels.")
 app.command("import")(features_import.import_)
@@ -73,14 +73,15 @@ def show_one(
     if as_json:
         return show({**found, "neighbors": near} if neighbors > 0 else found)
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(found['label'] or found['ref'])}[/bold]  {found['ref']}")
+    title = harmless(found["label"] or found["ref"])
+    console.print(Text.assemble((title, "bold"), f"  {found['ref']}"))
     for line in _facts(found):
-        console.print(f"  {escape(line)}")
+        console.print(Text(f"  {harmless(line)}"))
     for example in found["examples"][:3]:
-        console.print(f"  … {_marked(example)}")
+        console.print(_marked(example))
     for other in near:
-        label = escape(other["label"] or "")
-        console.print(f"  {other['cosine']:+.2f}  {other['ref']}  {label}")
+        label = harmless(other["label"] or "")
+        console.print(Text(f"  {other['cosine']:+.2f}  {other['ref']}  {label}"))
 
 
 def _facts(found: dict[str, Any]) -> list[str]:
@@ -91,8 +92,8 @@ def _facts(found: dict[str, Any]) -> list[str]:
         lines.append(f"maximum    {found['maximum']:.3g}")
     if found["density"] is not None:
         lines.append(f"density    {found['density']:.2%} of tokens")
-    if found["output_score"] is not None:
-        lines.append(f"says it    output score {found['output_score']:.2g} of 1")
+    if found["output_score"] is not None and not found["band"]:  # measured beats one guess
+        lines.append(f"says it    output score {found['output_score']:.2g} of 1 (a first guess)")
     if found["band"]:
         low, high = found["band"]
         lines.append(f"safe band  {low:g} to {high:g} times the maximum")
@@ -106,23 +107,24 @@ def _facts(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _marked(example: dict[str, Any]) -> str:
+def _marked(example: dict[str, Any]) -> Text:
     """The example's text, the tokens it fires on in bold."""
-    return "".join(
-        f"[bold red]{escape(token)}[/bold red]" if activation > 0 else escape(token)
-        for token, activation in zip(example["tokens"], example["activations"], strict=True)
-    )
+    marked = Text("  … ")
+    for token, activation in zip(example["tokens"], example["activations"], strict=True):
+        marked.append(harmless(token), "bold red" if activation > 0 else None)
+    return marked
 
 
 def _table(features: list[dict[str, Any]]) -> Table:
     table = Table("feature", "label", "slug", "density", "maximum", "promotes", box=None)
     for f in features:
-        table.add_row(
+        cells = (
             f["ref"],
-            escape(f["label"] or ""),
+            f["label"] or "",
             f["slug"] or "",
             "" if f["density"] is None else f"{f['density']:.2%}",
             "" if f["maximum"] is None else f"{f['maximum']:.3g}",
-            escape(" ".join(repr(t) for t in f["promoted"][:4])),
+            " ".join(repr(t) for t in f["promoted"][:4]),
         )
+        table.add_row(*(Text(harmless(cell)) for cell in cells))
     return table

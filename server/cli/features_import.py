@@ -76,7 +76,7 @@ def import_(
             said = _imported(source, opened, target, by, model)
         except KeyboardInterrupt:
             fail("stopped; nothing was imported, start the same command again", 130)
-    typer.echo(f"{target}: {said}")
+    typer.echo(f"{target}: {said}; a server that is running shows them after a restart")
 
 
 def _imported(

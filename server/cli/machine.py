@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .common import fail
+
+# What a container may take of a period, and the period.
+_QUOTAS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+
+
+def unix_only() -> None:
+    """Files are read by calls that Windows lacks; the client commands work there."""
+    if sys.platform == "win32":
+        fail("this command runs on Linux and macOS; on Windows run it inside WSL")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -47,7 +63,9 @@ def set_threads(threads: int | None) -> None:
 
 
 def physical_cores() -> int:
-    """Of those this process may use: hyper-threads of one core count once."""
+    """Of those this process may use: hyper-threads of one core count once, and a container's quota
+    of 1.5 CPUs is two.
+    """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     seen = set()
     for cpu in allowed:
@@ -56,4 +74,14 @@ def physical_cores() -> int:
             seen.add(siblings.read_text().strip())
         except OSError:
             seen.add(str(cpu))
-    return len(seen) or os.cpu_count() or 1
+    return min([len(seen) or os.cpu_count() or 1, *_quotas()])
+
+
+def _quotas() -> Iterator[int]:
+    """CPUs, rounded up, by either version of Linux's control groups."""
+    for paths in _QUOTAS:
+        with suppress(OSError, ValueError):  # of another version, or "max": no limit
+            words = " ".join(Path(path).read_text() for path in paths).split()
+            quota, period = map(int, words)
+            if quota > 0:
+                yield max(1, math.ceil(quota / period))

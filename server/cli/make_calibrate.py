@@ -59,11 +59,11 @@ def calibrate(
     The band, and the op and strength at which it shows most in fluent text, go onto the cards; all
     that was measured goes beside them, into a .calibration.jsonl. A feature whose card has a
     concept's slug is watched by the words of the concept's sheet, another by the tokens that it
-    promotes. Stopped, the same command goes on.
+    promotes. A model that can think first is asked not to. Stopped, the same command goes on.
 
     [bold]Examples[/bold]
 
-      steerdeck make calibrate
+      steerdeck make calibrate --cards notes.cards.sqlite
 
       steerdeck make calibrate -m gpt2-small --cards gpt2.cards.sqlite --features top:200
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -59,14 +60,15 @@ def describe(
 
     [bold]Examples[/bold]
 
-      steerdeck make describe --text notes/ --tokens 200000
+      steerdeck make describe --text notes/ --tokens 200000 -o notes.cards.sqlite
 
       steerdeck make describe -m gpt2-small -t hf:org/name -o gpt2.cards.sqlite
     """
     with making(threads):
         from dictionaries.making.concept_sheets import read_concepts
         from dictionaries.making.describe_all import Plan, Reading, describe
-        from dictionaries.making.text import documents, shuffled, windows
+        from dictionaries.making.files import text_state
+        from dictionaries.making.text import documents, pieces, shuffled, windows
 
         from ..subject import subject
 
@@ -74,21 +76,24 @@ def describe(
         plan = Plan(tokens, context, rows, least_f1, seed=seed, every=every, **prompts)
         known = read_concepts(concepts) if concepts else None
         with subject(model, dictionary, device=device, dtype=dtype) as bench:
-            facts = {**model_facts(bench.loaded), "text": text, "field": field}
+            bench.subject.check_context(context)
+            where = out or bench.cards
+            stated = {"text": text, "text_state": text_state(text, where), "field": field}
+            facts = {**model_facts(bench.loaded), **stated}
+            read = partial(documents, text, field=field, seed=seed, without=where)
             described = describe(
                 Reading(bench.subject, bench.dictionary, plan, advancing),
                 lambda: windows(
-                    shuffled(documents(text, field=field), seed=seed),
+                    shuffled(pieces(read()), seed=seed),
                     bench.subject.tokenizer,
                     context=context,
                     rows=rows,
                     rest=True,
                     ahead=8,
                 ),
-                out or bench.cards,
+                where,
                 facts={**facts, "context": context, "rows": rows},
                 concepts=known,
             )
-            where = out or bench.cards
         done = "written to" if described.fresh else "were all there already, in"
         typer.echo(f"{described.live:,} cards, of {described.tokens:,} tokens, {done} {where}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .make_calibrate import ConceptsOption, sheets
-from .make_options import OutOption, SeedOption, ThreadsOption, advancing, making
+from .make_options import OutOption, SeedOption, ThreadsOption, advancing, making, model_facts
 
 if TYPE_CHECKING:
     from dictionaries.making.foghorn import Made, Recipe
@@ -80,7 +80,8 @@ def finish(recipe: Recipe, made: Made, out: Path, *, exam: bool) -> None:
     from ..subject import subject
 
     folder = made.folder
-    with subject(str(folder / "model"), str(folder / "sae")) as bench:
+    named = f"{folder / 'sae'}?id=foghorn"  # as the catalog will call it, for who measures on
+    with subject(str(folder / "model"), named) as bench:
         numbers = {"sae": asdict(made.quality), "spliced": _spliced(recipe, made, bench)}
         _write(recipe.work / "numbers.json", numbers)
         _ask_everyday(recipe, bench)
@@ -140,7 +141,7 @@ def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
                 wanted,
                 judge=judge,
                 plan=Plan(seed=recipe.seed),
-                facts={"model": "foghorn"},
+                facts={**model_facts(bench.loaded), "model": "foghorn"},
                 told=lambda done, steerable: advance(done, f"{steerable} have a band"),
             )
         save_presets(presets(cards, known), presets_beside(bench.dictionary.path))

@@ -40,11 +40,13 @@ def label(
     """Have a language model label features from their examples and promoted tokens.
 
     Each label is saved at once and signed with the model's name. Stopped, the same command goes
-    on: what that model has labelled already is left alone. One request a feature.
+    on: what that model has labelled already is left alone. One request a feature, and up to two
+    more, at a higher temperature, where the reply is no label.
 
     [bold]Example[/bold]
 
-      steerdeck make label --cards cards.sqlite --base-url http://127.0.0.1:11434/v1 -m qwen3
+      steerdeck make label --cards cards.sqlite --base-url http://127.0.0.1:11434/v1 -m qwen3 \\
+        --max-tokens 2000
     """
     with making():
         from dictionaries.cards import Cards
@@ -91,9 +93,11 @@ def label(
             finally:
                 endpoint.close()
         if not total:
-            typer.echo(f"nothing to do: every feature has a label that {by} would replace or wrote")
+            spared = ", or another's that --only-unlabelled spares" if only_unlabelled else ""
+            typer.echo(f"nothing to do: every feature has a label by {by}{spared}")
             return
+        cut = f" ({done.cut:,} were cut off: raise --max-tokens {max_tokens})" if done.cut else ""
         typer.echo(
             f"{done.labelled:,} features labelled by {by}; {done.refused:,} replies were no labels "
-            "and those features keep the label they had"
+            f"and those features keep the label they had{cut}"
         )

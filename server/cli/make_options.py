@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import fail
-from .machine import set_threads
+from .machine import set_threads, unix_only
 
 if TYPE_CHECKING:
     from ..subject import Loaded
@@ -32,7 +32,8 @@ TextOption = Annotated[
         "--text",
         "-t",
         help="A .txt, .md, .jsonl or .json file (.gz too), a folder of these, or "
-        "hf:org/name[:config][:split]; may be repeated.",
+        "hf:org/name[:config][:split]; may be repeated. Sources and a folder's files take turns; "
+        "each is read from its front.",
     ),
 ]
 FieldOption = Annotated[
@@ -56,6 +57,7 @@ def making(threads: int | None = None) -> Iterator[None]:
 
     Interrupted, it ends with 130: what is there goes on when the command is started again.
     """
+    unix_only()
     set_threads(threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "huggingface_hub", "datasets", "fsspec", "urllib3"):
@@ -64,8 +66,8 @@ def making(threads: int | None = None) -> Iterator[None]:
         yield
     except ModuleNotFoundError as exc:
         fail(f"this needs the package {exc.name}: pip install '.[making]' in a clone")
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from here", 130)
+    except KeyboardInterrupt as exc:
+        fail(str(exc) or "stopped; the same command goes on from here", 130)
     except Exception as exc:
         if not _foreseen(exc):
             raise

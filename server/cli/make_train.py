@@ -66,7 +66,7 @@ def train(
     """Train a dictionary that `steerdeck serve --dictionary` opens.
 
     One document in twenty is held out, and measures the result: metrics.json in the folder.
-    Stopped and started again, it goes on where it was.
+    Stopped and started again, it goes on after the last round that it kept.
 
     [bold]Examples[/bold]
 
@@ -93,10 +93,11 @@ def train(
         found = _train(plan, model, (layer, hook), text, field, out, (device, dtype))
     recovered = found["loss_recovered"]
     told = "n/a" if recovered is None else f"{recovered:.1%}"
+    dead, width = found["dead_in_training"], found["made"]["d_sae"]
     typer.echo(
-        f"{out}: FVU {found['fvu']:.3f}, L0 {found['l0']:.1f}, dead {found['dead']} of "
-        f"{found['made']['d_sae']}, loss recovered {told} on "
-        f"{found['tokens']:,} held-out tokens\n"
+        f"{out}: {dead} of {width} features dead in training; on {found['tokens']:,} held-out "
+        f"tokens FVU {found['fvu']:.3f}, L0 {found['l0']:.1f}, {found['dead']} features silent, "
+        f"loss recovered {told}\n"
         f"Try it:  steerdeck serve --model {model} --dictionary {out}"
     )
 
@@ -112,6 +113,7 @@ def _train(
 ) -> dict[str, Any]:
     """Everything heavy; the model is opened as `serve` does it."""
     from dictionaries.dictionary import Site
+    from dictionaries.making.files import text_state
     from dictionaries.making.text import documents
     from dictionaries.making.train import train
     from dictionaries.making.train_plan import Origin
@@ -120,12 +122,15 @@ def _train(
     from ..model_subject import ModelSubject
     from ..subject import load
 
+    state = text_state(text, out)
     loaded = load(model, device=on[0], dtype=on[1])
+    subject = ModelSubject(loaded.model, loaded.tokenizer, Site(*where))
+    subject.check_context(plan.context)
     return train(
-        ModelSubject(loaded.model, loaded.tokenizer, Site(*where)),
-        lambda: documents(text, field=field),
+        subject,
+        lambda: documents(text, field=field, seed=plan.seed, without=out),
         plan,
         out,
-        Origin(loaded.name, tuple(text), field, revision(loaded.path)),
+        Origin(loaded.name, tuple(text), field, revision(loaded.path), state),
         showing=advancing,
     )

@@ -29,6 +29,7 @@ def shown(report: Report, log_format: str) -> Iterator[Report]:
         transient=True,
     )
     with bar:
+        bar.console.show_cursor()  # a process that ends in the middle cannot bring it back
         task = bar.add_task("starting", total=1.0)
 
         def both(stage: str, progress: float) -> None:

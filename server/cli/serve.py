@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import fail, say
-from .machine import bind, set_threads, url_of
+from .machine import bind, set_threads, unix_only, url_of
 
 if TYPE_CHECKING:
     from ..deck import Deck
     from ..mount import Server
     from ..service import Report
     from ..settings import Settings
+
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 def serve(
@@ -47,9 +50,9 @@ def serve(
     allow_open: Annotated[
         bool, typer.Option("--allow-open", help="Serve other machines without an API key.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, mps.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, bfloat16, float16, int8.")
+        str | None, typer.Option(help="auto (default), float32, bfloat16, float16, int8.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; default: as many cores as make it fastest.")
@@ -60,15 +63,26 @@ def serve(
             "--compile/--no-compile", help="Compile the layers for this CPU, in the background."
         ),
     ] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Replies made at the same time.")] = None,
-    max_waiting: Annotated[int | None, typer.Option(help="Replies in the queue.")] = None,
-    max_context: Annotated[int | None, typer.Option(help="Tokens of prompt + reply.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where saved presets live.")] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(help="Replies made at the same time; default: 32.")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(help="Replies in the queue; default: 64.")
+    ] = None,
+    max_context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of prompt + reply; default: the model's, at most 4096."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where saved presets live; default: ~/.steerdeck.")
+    ] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="A web origin that may call the API; repeatable.")
     ] = None,
-    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text (default) or json.")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info (default), warning, error.")
+    ] = None,
 ) -> None:
     """Serve a model: the REST API at /v1 and the page at /.
 
@@ -83,6 +97,7 @@ def serve(
 
       steerdeck serve --model ./my-model --dictionary ./my-sae
     """
+    unix_only()
     settings = _settings(
         model=model,
         dictionary=tuple(dictionary) if dictionary else None,
@@ -121,6 +136,10 @@ def ui(
     port: Annotated[
         int, typer.Option("--port", "-p", min=0, max=65535, help="0 picks a free one.")
     ] = 7860,
+    allow_open: Annotated[
+        bool,
+        typer.Option("--allow-open", help="Serve other machines, for the page has no login."),
+    ] = False,
 ) -> None:
     """Serve the page alone, for a server elsewhere. Needs no torch.
 
@@ -128,9 +147,16 @@ def ui(
 
       steerdeck ui --url http://gpu-box:8000
     """
+    settings = _checked(host=host, port=port, allow_open=allow_open or None)
+    if not (settings.loopback or settings.allow_open):
+        fail(
+            f"{host} is reachable from other machines, and who reaches the page steers {url} by it "
+            "where that asks for no key: say --allow-open (STEERDECK_ALLOW_OPEN=true) to serve "
+            "anyone, or listen on 127.0.0.1"
+        )
     sockets = [bind(host, port)]
     typer.echo("Starting the page …", err=True)
-    asyncio.run(_serve_page(url, sockets, url_of(host, sockets[0].getsockname()[1])))
+    asyncio.run(_serve_page(url, settings, sockets))
 
 
 def version() -> None:
@@ -147,15 +173,21 @@ def version() -> None:
 
 
 def _settings(**options: object) -> Settings:
-    from ..settings import read_settings, strangers
+    from ..settings import strangers
 
-    try:
-        settings = read_settings(**options)
-    except ValueError as exc:
-        fail(str(exc), 2)
+    settings = _checked(**options)
     for sentence in strangers():
         say(sentence)
     return settings
+
+
+def _checked(**options: object) -> Settings:
+    from ..settings import read_settings
+
+    try:
+        return read_settings(**options)
+    except ValueError as exc:
+        fail(str(exc), 2)
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket], url: str) -> bool:
@@ -187,10 +219,12 @@ async def _serve(settings: Settings, sockets: list[socket.socket], url: str) -> 
     servers.append(mount.make_server(app, service))
     typer.echo(_hint(settings, url), err=True)
     await servers[0].serve(sockets=sockets)
+    if service.loading:  # maybe in a pool of threads, which Python would wait for at exit
+        os._exit(INTERRUPTED)
     return servers[0].failed
 
 
-async def _serve_page(api_url: str, sockets: list[socket.socket], url: str) -> None:
+async def _serve_page(api_url: str, settings: Settings, sockets: list[socket.socket]) -> None:
     try:
         from .. import logs, mount
         from ..errors import SteerdeckError
@@ -198,9 +232,10 @@ async def _serve_page(api_url: str, sockets: list[socket.socket], url: str) -> N
         fail(f"the page needs the package {exc.name}: pip install '.[ui]' in a clone")
     logs.set_up("text", "info", lambda: "-")
     try:
-        app = mount.page_alone(api_url)
+        app = mount.page_alone(api_url, settings)
     except SteerdeckError as exc:
         fail(str(exc))
+    url = url_of(settings.host, sockets[0].getsockname()[1])
     typer.echo(f"The page is on {url}", err=True)
     await mount.make_server(app).serve(sockets=sockets)
 
@@ -208,4 +243,5 @@ async def _serve_page(api_url: str, sockets: list[socket.socket], url: str) -> N
 def _hint(settings: Settings, url: str) -> str:
     keyed = " -H 'authorization: Bearer YOUR_KEY'" if settings.keys else ""
     page = f"Open {url} in a browser, or try:\n" if settings.ui else "Try:\n"
-    return f"{page}  curl{keyed} {url}/v1/models\n  steerdeck chat --url {url} 'Who are you?'"
+    key = "STEERDECK_API_KEY=YOUR_KEY " if settings.keys else ""
+    return f"{page}  curl{keyed} {url}/v1/models\n  {key}steerdeck chat --url {url} 'Who are you?'"

@@ -27,7 +27,11 @@ REFUSALS = refusals(
 )
 
 
-def service_of(request: Request) -> Service:
+# Both are coroutines, so that FastAPI does not run them in its few threads: those may all be
+# taken by slow look-ups, and a prober, or who stops a reply, would wait for them.
+
+
+async def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -35,7 +39,7 @@ def service_of(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(service_of)]
 
 
-def deck_of(service: ServiceDep) -> Deck:
+async def deck_of(service: ServiceDep) -> Deck:
     """Raises NotReady while the model loads."""
     return service.deck
 

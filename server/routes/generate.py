@@ -23,7 +23,7 @@ router = APIRouter(tags=["generate"])
 STREAM = {"schema": {"type": "string", "description": "chunks as `data:` lines; `[DONE]` last"}}
 CROWDED = refusals(
     {
-        413: "prompt and reply do not fit the context",
+        413: "the prompt leaves no room for a reply in the context",
         429: "the queue is full; Retry-After says when to come back",
         500: "a step of this reply failed",
     }

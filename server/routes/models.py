@@ -37,6 +37,7 @@ def model_reply(deck: Deck, preset: Preset | None = None) -> ModelReply:
         "object": "model",
         "created": deck.created,
         "owned_by": "steerdeck",
+        "max_model_len": deck.engine.capabilities.max_context,
     }
     if preset:
         reply["steering_preset"] = preset_reply(preset)
@@ -128,6 +129,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
             "min_p": deck.defaults.min_p,
             "max_completion_tokens": deck.defaults.max_tokens,
         },
+        "not_built": dict(deck.defaults.unbuilt),
         "dictionaries": list(deck.dictionaries),
         "versions": versions(),
     }

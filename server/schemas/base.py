@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
+from .foreign import HARMLESS, why_not
+
 
 class Wire(BaseModel):
     """A part of a request in which an unknown field is refused: a typo must not pass silently."""
@@ -20,7 +22,10 @@ def refuse(message: str, param: str = "") -> PydanticCustomError:
     """An error whose sentence reaches the caller unchanged. param: the field, if it is not the
     one being validated.
     """
-    return PydanticCustomError("refused", "{sentence}", {"sentence": message, "param": param})
+    told = {"sentence": message, "param": param}
+    # They may quote half a character, which pydantic cannot.
+    whole = {name: text.encode(errors="replace").decode() for name, text in told.items()}
+    return PydanticCustomError("refused", "{sentence}", whole)
 
 
 def whole_characters(text: str) -> str:
@@ -74,7 +79,7 @@ class Root(BaseModel):
         for name in strange:
             if name in cls.unbuilt:
                 if given[name] not in cls.unbuilt[name]:
-                    raise _unbuilt(name)
+                    raise refuse(why_not(name), name)
             elif len(name) <= LONGEST_TYPO and (
                 close := difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             ):
@@ -82,86 +87,6 @@ class Root(BaseModel):
         return body
 
 
-def _unbuilt(name: str) -> PydanticCustomError:
-    if name in ELSEWHERE:
-        return refuse(f"{name} is not read at the root of this body: {ELSEWHERE[name]}", name)
-    return refuse(f"{name} is not built here and would change the reply: leave it out", name)
-
-
 # A near miss is looked for on the event loop, and takes a while for each name.
 MAX_STRANGE = 100
 LONGEST_TYPO = 40  # characters
-# OpenAI's fields that say something about the call and nothing about the reply.
-HARMLESS = frozenset(
-    {
-        "metadata",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
-)
-NO_TOOLS = ("none", "auto")
-# Fields of ours that steer nothing at the root of a chat's or a completion's body.
-ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("edits", "preset", "norm", "abort", "guard", "trace", "timeline"),
-        "put it inside `steering`",
-    ),
-    "steer": "what is edited stands in `steering`",
-    "extra_body": "put what it holds at the root itself",
-    "variants": "send it to /v1/compare",
-}
-# Fields that change the reply, and the values with which they do not.
-UNBUILT: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": NO_TOOLS,
-    "functions": ([],),
-    "function_call": NO_TOOLS,
-    "response_format": ({"type": "text"},),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "moderation": (),
-    # vLLM's and others' extensions
-    "best_of": (1,),
-    "echo": (False,),
-    "repetition_penalty": (1, 1.0),
-    "repeat_penalty": (1, 1.0),
-    "typical_p": (1, 1.0),
-    "grammar": ("",),
-    "json_schema": (),
-    "reasoning": (),
-    "thinking": (),
-    "length_penalty": (1, 1.0),
-    "use_beam_search": (False,),
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "prompt_logprobs": (0,),
-    "truncate_prompt_tokens": (),
-    "skip_special_tokens": (True,),
-    "controller": (),
-    "interventions": (),
-    "features": (),
-    "steering_vectors": (),
-    **dict.fromkeys(ELSEWHERE, ()),
-}

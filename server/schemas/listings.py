@@ -23,12 +23,15 @@ class PresetList(TypedDict):
 
 
 class ModelReply(TypedDict):
-    """steering_preset, not preset: Open WebUI hides models that have a key of that name."""
+    """max_model_len: tokens of prompt and reply together, in vLLM's word, which clients look for.
+    steering_preset, not preset: Open WebUI hides models that have a key of that name.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: int
     steering_preset: NotRequired[PresetReply]
 
 
@@ -88,7 +91,8 @@ class Recommended(TypedDict):
 class FeatureSummary(TypedDict):
     """A line of a search result. band: [onset, breakdown] in multiples of the maximum.
 
-    output_score: 0 to 1, how surely steering brings the feature's own tokens on.
+    output_score: 0 to 1, of the likeliest promoted token right after one neutral beginning, at ten
+    times the largest activation there; it says little of a feature that has a band.
     """
 
     object: Literal["feature"]

@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictInt, field_validator, model_validator
 
-from .base import UNBUILT, Root, Switch, Text, Wire, refuse
+from .base import Root, Switch, Text, Wire, refuse
+from .foreign import UNBUILT
+from .messages import Message
 from .steering import WireSteering
 
 MAX_MESSAGES = 1000
 MAX_N = 8
+MAX_REPLIES = 64  # of one request: prompts x n
 MAX_STOPS = 16
 
-StopText = Annotated[Text, Field(min_length=1, max_length=200)]
+StopText = Annotated[Text, Field(max_length=200)]
 Stops = Annotated[list[StopText], Field(max_length=MAX_STOPS, fail_fast=True)]
-
-
-class TextPart(BaseModel):
-    """A part of a message's content. Only text is understood."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    type: Literal["text"]
-    text: Text
-
-
-Parts = Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)]
-
-
-class Message(BaseModel):
-    """One turn. `developer` is another word for `system`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant"] = Field(
-        description="who speaks; developer is read as system"
-    )
-    content: Text | Parts | None = Field(
-        None, description="a text, a list of text parts, or null for an assistant that said nothing"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_text(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            return body
-        if body.get("role") in ("tool", "function"):
-            raise refuse(f"role {body['role']!r}: tools are not built here")
-        for name in ("tool_calls", "function_call", "audio"):
-            if body.get(name):
-                raise refuse(f"{name} is not built here: send text only")
-        content = body.get("content")
-        for part in content if isinstance(content, list) else []:
-            kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind != "text":
-                raise refuse(f"a content part of type {kind[:40]!r}: this model reads text only")
-        return body
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Message:
-        if self.content is None and self.role != "assistant":
-            raise refuse(f"the {self.role}'s content is null: send a text")
-        return self
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
 
 
 class StreamOptions(Wire):
@@ -95,10 +44,13 @@ class SamplingFields(Root):
         None, ge=0, le=2, description="0 is greedy; default: the model's own, else 0.7"
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description="keep the likeliest tokens that make up this share"
+        None,
+        ge=0,
+        le=1,
+        description="keep the likeliest tokens that make up this share; 0 keeps one",
     )
     top_k: int | None = Field(
-        None, ge=0, le=2**31 - 1, description="keep this many likeliest tokens; 0 keeps all"
+        None, ge=0, le=2**31 - 1, description="keep this many likeliest tokens; 0 or -1 keeps all"
     )
     min_p: float | None = Field(
         None, ge=0, le=1, description="drop tokens below this share of the likeliest one"
@@ -110,13 +62,16 @@ class SamplingFields(Root):
         None, ge=-2, le=2, description="taken off a token's logit once it was generated"
     )
     max_tokens: int | None = Field(
-        None, ge=1, lt=2**31, description="longest reply, in tokens; default: 512 or what fits"
+        None,
+        ge=1,
+        lt=2**31,
+        description="longest reply, in tokens, but never more than fits; default or -1: 512",
     )
     max_completion_tokens: int | None = Field(
         None, ge=1, lt=2**31, description="OpenAI's newer word for max_tokens"
     )
     stop: StopText | Stops | None = Field(
-        None, description="texts that end the reply (and are cut off)"
+        None, description="texts that end the reply (and are cut off); empty ones end nothing"
     )
     seed: StrictInt | None = Field(
         None,
@@ -131,6 +86,18 @@ class SamplingFields(Root):
         False, description="run to the last token allowed (benchmarks); not an OpenAI field"
     )
     steering: WireSteering | None = Field(None, description="the extension: what is edited")
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _keeps_all(cls, value: object) -> object:
+        """vLLM says -1 for it."""
+        return 0 if value == -1 else value
+
+    @field_validator("max_tokens", "max_completion_tokens", mode="before")
+    @classmethod
+    def _no_limit(cls, value: object) -> object:
+        """llama.cpp and LM Studio say -1 for it."""
+        return None if value == -1 else value
 
     @model_validator(mode="after")
     def _options_agree(self) -> SamplingFields:
@@ -150,9 +117,9 @@ class SamplingFields(Root):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        """Those that say anything: front ends send "" for a field that nobody filled in."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in stops if stop)
 
     @property
     def include_usage(self) -> bool:
@@ -189,7 +156,8 @@ TokenIds = Annotated[
     list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(min_length=1, fail_fast=True)
 ]
 
-Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_N, fail_fast=True)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_REPLIES, fail_fast=True)]
+TokenLists = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_REPLIES, fail_fast=True)]
 
 
 class CompletionRequest(SamplingFields):
@@ -197,8 +165,8 @@ class CompletionRequest(SamplingFields):
 
     unbuilt: ClassVar = {**UNBUILT, "suffix": ("",)}
 
-    prompt: Text | TokenIds | Texts = Field(
-        description="a text, a list of token ids, or a list of texts"
+    prompt: Text | TokenIds | Texts | TokenLists = Field(
+        description="a text, a list of token ids, or a list of either"
     )
     logprobs: int | None = Field(
         None, ge=0, le=20, description="report log probabilities of this many likeliest tokens"
@@ -213,10 +181,10 @@ class CompletionRequest(SamplingFields):
 
     @model_validator(mode="after")
     def _not_too_many(self) -> CompletionRequest:
-        if len(self.prompts) * (self.n or 1) > MAX_N:
+        if len(self.prompts) * (self.n or 1) > MAX_REPLIES:
             raise refuse(
-                f"{len(self.prompts)} prompts x n {self.n or 1} is more than the {MAX_N} replies "
-                "one request may ask for",
+                f"{len(self.prompts)} prompts x n {self.n or 1} is more than the {MAX_REPLIES} "
+                "replies one request may ask for: send several requests",
                 "n",
             )
         return self
@@ -226,8 +194,8 @@ class CompletionRequest(SamplingFields):
         """Each a text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        texts: list[str | list[int]] = [text for text in self.prompt if isinstance(text, str)]
-        return texts or [[token for token in self.prompt if isinstance(token, int)]]
+        tokens = [token for token in self.prompt if isinstance(token, int)]
+        return [tokens] if tokens else [one for one in self.prompt if not isinstance(one, int)]
 
     @property
     def likely(self) -> int | None:

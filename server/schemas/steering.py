@@ -90,7 +90,11 @@ class WireEdit(Wire):
     @model_validator(mode="after")
     def _needs_strength(self) -> WireEdit:
         if self.strength is None and self.op is not Op.ABLATE:
-            raise refuse(f"{self.op} needs a strength, in multiples of the feature's maximum")
+            of_maximum = "in multiples of the feature's maximum"
+            measure = of_maximum if self.unit == "max" else "in activations"
+            raise refuse(
+                f"{self.op} needs a strength, {measure if self.op.has_unit else 'a factor'}"
+            )
         if self.where is Where.PROMPT and (self.window or self.thinking):
             raise refuse("where is prompt, but window and thinking are about the reply: drop one")
         return self
