@@ -338,7 +338,7 @@ def test_a_rack_is_saved_as_a_preset_loaded_and_deleted(
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
     page.locator(".sd-presets").get_by_role("button", name="My fog").first.click()
     expect(page.locator("#rack .sd-name")).to_have_text("fog and mist")
-    page.get_by_role("button", name="Delete preset My fog").click()
+    page.get_by_role("button", name="Delete preset My fog").dblclick()
     expect(page.locator(".sd-presets li")).to_have_count(1)
 
 

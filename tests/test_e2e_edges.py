@@ -29,6 +29,9 @@ def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
     stub.start(loading=3)
     expect(banner).to_contain_text("The model is loading: reading weights.")
     expect(banner.get_by_role("progressbar")).to_be_visible()
+    expect(page.locator(".sd-home")).not_to_contain_text("is ready")
+    box = banner.bounding_box()
+    assert page.locator("#search input").bounding_box()["y"] >= box["y"] + box["height"]
     expect(banner).to_be_hidden()
     expect(page.locator(".sd-home h2")).to_have_text("Golden Gate Bridge")
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")

@@ -120,3 +120,96 @@ def test_the_focus_goes_back_to_where_a_drawer_was_opened_from(
     page.keyboard.press("/")
     expect(page.locator("#drawer-presets")).to_be_hidden()
     expect(page.get_by_label("Search features")).to_be_focused()
+
+
+def test_no_key_throws_the_focus_back_to_the_top_of_the_page(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start(rate=12)
+    page = open_page("?steer=foghorn/0:c:2.5")
+    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page.get_by_label("Message").fill("Hello")
+    page.get_by_role("button", name="Send").press("Enter")
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_be_focused()
+    expect(page.locator(".sd-body p")).to_be_visible()
+    stop.press("Enter")
+    expect(page.get_by_role("button", name="Send")).to_be_focused()
+    page.get_by_role("button", name="Answer again").press("Enter")
+    expect(page.locator(".sd-reply[data-reply='2']")).to_be_focused()
+    page.get_by_role("button", name="Presets", exact=True).press("Enter")
+    drawer = page.get_by_role("dialog", name="Presets")
+    expect(drawer.get_by_role("button", name="Close presets")).to_be_focused()
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")
+        assert page.evaluate("!document.activeElement.closest('#top, #deck')")
+
+
+def test_what_is_typed_after_a_message_was_sent_stays_and_so_does_a_draft(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    page = open_page()
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    assert page.locator("a[href]").count() == 0  # nothing leads away from a conversation
+    message = page.get_by_label("Message")
+
+    def slowly(route: Any) -> None:
+        page.wait_for_timeout(1500)
+        route.continue_()
+
+    page.route("**/queue/join*", slowly, times=1)
+    ask(page, "Hello")
+    expect(message).to_have_value("")
+    page.keyboard.type("My second thought is")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    expect(message).to_have_value("My second thought is")
+    page.reload()
+    expect(message).to_have_value("My second thought is")
+    ask(page, "this is too long")
+    expect(page.locator(".sd-error")).to_contain_text("512 fit")
+    expect(message).to_have_value("this is too long")
+
+
+def test_the_page_loads_where_the_browser_forbids_storage(
+    served: tuple[Stub, str], stub: Stub, chromium: Any, expect: Any
+) -> None:
+    stub.start(dictionaries=("foghorn", "second"))
+    page = chromium.new_context().new_page()
+    page.add_init_script(
+        """for (const name of ["sessionStorage", "localStorage"])
+            Object.defineProperty(window, name,
+                { get() { throw new DOMException("forbidden", "SecurityError"); } })"""
+    )
+    page.goto(f"{served[1]}?steer=foghorn/0:c:2.5,second/0:c:2.5")
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    expect(page.locator(".sd-ref")).to_have_text(["foghorn/0", "second/0"])
+    expect(page.locator(".sd-ref").first).to_be_visible()
+    page.context.close()
+
+
+def test_on_a_phone_each_drawer_leads_back_and_what_was_copied_is_said(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start(near=2.0, rate=12)
+    page = open_page("?steer=foghorn/0:c:2.5", viewport={"width": 375, "height": 667})
+    expect(page.locator(".sd-home h2")).to_be_visible()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    share = page.locator("[data-share]")
+    share.click()
+    expect(page.get_by_role("status").filter(has_text="Link copied.")).to_be_visible()
+    share.click()
+    expect(share).to_have_text("Copy link")
+    ask(page, "Hello")
+    page.locator(".sd-open-rack").click()
+    expect(page.get_by_role("button", name="Stop")).to_be_in_viewport(ratio=1)
+    rack = page.locator("#drawer-rack")
+    stop, top = page.locator("#stop").bounding_box(), rack.bounding_box()["y"]
+    assert stop["y"] + stop["height"] <= top
+    page.locator("#rack .sd-name").click()
+    expect(page.locator("#card .sd-facts")).to_be_visible()
+    expect(page.locator(".sd-near")).to_have_count(0)  # not there yet, and not waited for
+    expect(page.locator(".sd-near button")).to_have_count(2)
+    page.get_by_role("button", name="Close details").click()
+    expect(page.locator("body")).to_have_attribute("data-drawer", "rack")
+    expect(page.locator("#rack .sd-name")).to_be_focused()

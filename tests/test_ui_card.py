@@ -52,7 +52,7 @@ class Seen(HTMLParser):
 
 def test_a_hostile_label_or_token_makes_no_element_and_no_handler() -> None:
     near = [{"ref": HOSTILE, "label": HOSTILE, "cosine": 0.5}]
-    seen = Seen(card.html(FEATURE, near))
+    seen = Seen(card.html(FEATURE) + card.nearest(near))
     assert set(seen.tags) <= TAGS
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
     assert "".join(seen.text).count("onerror=alert(1)") == 6
@@ -60,14 +60,14 @@ def test_a_hostile_label_or_token_makes_no_element_and_no_handler() -> None:
 
 
 def test_a_card_shows_what_is_known() -> None:
-    html = card.html(FEATURE, [{"ref": "a/2", "label": "the sea", "cosine": 0.25}])
+    html = card.html(FEATURE) + card.nearest([{"ref": "a/2", "label": "the sea", "cosine": 0.25}])
     for told in ("1.2 % of tokens", "12.5", "1.5× to 5×", "+2.00", "0.25", "the sea", "·⏎", "0.38"):
         assert told in html
     assert html.count("<rect") == 2
 
 
 def test_a_feature_without_a_card_still_has_its_name_and_its_button() -> None:
-    html = card.html({"ref": "d/7", "label": None, "examples": [], "histogram": None}, [])
+    html = card.html({"ref": "d/7", "label": None, "examples": [], "histogram": None})
     seen = Seen(html)
     assert ("data-add", "d/7") in seen.attributes
     assert "section" not in seen.tags
@@ -75,13 +75,13 @@ def test_a_feature_without_a_card_still_has_its_name_and_its_button() -> None:
 
 
 def test_the_strongest_token_of_an_example_is_shaded_most() -> None:
-    html = card.html(FEATURE, [])
+    html = card.html(FEATURE)
     assert "--a:1.00" in html
     assert "--a:0.00" in html
 
 
 def test_examples_of_weaker_intervals_say_how_strong_they_are() -> None:
-    html = card.html(FEATURE, [])
+    html = card.html(FEATURE)
     assert html.count("activation 0 to 3<") == 1
     assert "activation 9 to" not in html, "the strongest need no word"
     assert html.index("tower") < html.index("activation 0 to 3") < html.index("fog</span>")

@@ -270,6 +270,21 @@ async def test_a_long_conversation_is_made_to_fit_in_few_requests(service: Servi
     assert len(service.script.bodies) - asked < 12
 
 
+async def test_turns_are_left_out_where_the_reply_would_have_less_room_than_it_asks(
+    service: Service,
+) -> None:
+    service.session.context = 48  # words; a reply asks for 12
+    for _ in range(4):
+        await service.logs("Who are you?")
+    sizes = [ui_stub.words(body) for body in service.script.bodies]
+    assert sizes == [3, 18, 33, 33]
+    assert [line.get("dropped") for line in service.lines("end")] == [None, None, None, 1]
+    service.session.context = 20  # of which a reply is kept half
+    await service.logs("Who are you?")
+    assert ui_stub.words(service.script.bodies[-1]) == 3
+    assert service.lines("end")[-1]["dropped"] == 4
+
+
 def test_no_request_has_more_messages_than_the_service_takes() -> None:
     roles = ["system", *["user", "assistant"] * 600, "user"]
     messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles)]
@@ -300,6 +315,28 @@ async def test_answering_again_replaces_the_last_turn(service: Service) -> None:
         "assistant",
         "user",
     ]
+
+
+async def test_a_long_conversation_is_not_sent_again_at_every_question(service: Service) -> None:
+    service.session.rows = 2
+    for _ in range(19):
+        await service.logs("Hello", BRIDGE)
+    logs = await service.logs("Who are you?", BRIDGE)
+    assert len(logs[0]) < 10_000
+    whole = service.session.transcript.log().split("\n")[1:]
+    head, *last = logs[-1].split("\n")
+    assert whole[json.loads(head)["from"] :] == last
+    assert json.loads(last[0]) == {"k": "user", "x": "Who are you?"}
+
+
+async def test_what_was_not_said_goes_back_into_the_message_field(service: Service) -> None:
+    do, session = handlers(service.api), Session()
+    session.arrived.set()
+    asked = do.ask("Hello", session, [], SHORT.model_dump(), False, False, None)
+    (update,) = [update async for update in asked]  # there is no model
+    assert update[do.parts.toast]["unsaid"] == "Hello"
+    await service.logs("this is too long")
+    assert service.lines("end")[0]["code"] == "context_length_exceeded"
 
 
 async def test_hostile_tokens_go_through_the_log_as_text(service: Service) -> None:

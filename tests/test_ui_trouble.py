@@ -213,6 +213,26 @@ async def test_a_reply_stays_where_the_service_refuses_to_answer_again(service: 
     assert session.transcript.log() != before
 
 
+async def test_a_reply_stays_where_answering_again_is_stopped_before_a_word(monkeypatch) -> None:
+    async with served(rate=0.5) as service:
+        do, session = handlers(service.api), service.session
+        session.arrived.set()
+        before = (await service.logs("Who are you?"))[-1]
+        shown = []
+
+        async def again() -> None:
+            async for update in do.again(session, [], CHOSEN, False, False, None):
+                shown.append(update)
+
+        asked = asyncio.create_task(again())
+        while session.live is None:
+            await asyncio.sleep(0.01)
+        await do.stop(session)
+        await asked
+    assert shown[-1] == {do.parts.thread: before}
+    assert session.transcript.messages("steered", "")[-1]["role"] == "assistant"
+
+
 async def test_settings_are_written_only_where_they_change() -> None:
     do, ready = handlers(Api("http://127.0.0.1:9")), Look("ready")
     settings = do.parts.settings

@@ -1,4 +1,6 @@
-"""The page in a browser, served alone as `steerdeck ui` does, and the service it talks to."""
+"""The page in a browser, served alone as `steerdeck ui` does, and the service it talks to; or one
+widget of it on an empty page.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,25 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gradio as gr
 import pytest
 import uvicorn
 from background import Background
 from ui_stub import Script, build
+
+from ui import assets
+
+MOUNT = """([name, html, script, value]) => {
+    const element = document.createElement("div");
+    Object.assign(element, { id: name, innerHTML: html });
+    document.body.append(element);
+    const [sent, watching, props] = [[], [], { value }];
+    const trigger = (event, data) => sent.push([event, data]);
+    const watch = (_, draw) => watching.push(draw);
+    new Function("element", "props", "trigger", "watch", script)(element, props, trigger, watch);
+    const show = (next) => { props.value = next; watching.forEach((draw) => draw()); };
+    window[name] = { sent, props, show };
+}"""
 
 
 class Stub:
@@ -37,9 +54,10 @@ class Stub:
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Stub, str]]:
     from server import mount
+    from server.settings import Settings
 
     stub = Stub()
-    page = Background(lambda: mount.make_server(mount.page_alone(stub.url)))
+    page = Background(lambda: mount.make_server(mount.page_alone(stub.url, Settings())))
     page.start()
     yield stub, f"{page.url}/"
     page.stop()
@@ -67,3 +85,26 @@ def expect() -> Any:
 def ask(page: Any, text: str) -> None:
     page.get_by_label("Message").fill(text)
     page.keyboard.press("Enter")
+
+
+@pytest.fixture(scope="module")
+def blank(desktop: Any) -> Iterator[Any]:
+    page = desktop.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def mounted(blank: Any) -> Callable[..., Any]:
+    """Put a widget on the empty page: what Gradio gives one is played here, its element, its value
+    and who listens to it. `window.<name>` holds what it sent and can show it more.
+    """
+    blank.goto("about:blank")
+    blank.add_style_tag(content="\n".join(assets.text(name) for name in assets.STYLES))
+
+    def mount(widget: gr.HTML, value: Any) -> Any:
+        script = widget.js_on_load
+        blank.evaluate(MOUNT, [widget.elem_id, widget.html_template, script, value])
+        return blank
+
+    return mount

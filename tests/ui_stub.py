@@ -47,6 +47,9 @@ class Script:
     rows: int = 16
     context: int = 9000  # words of all messages together
     lag: float = 0.0  # seconds before a feature's details come
+    near: float = 0.0  # seconds before its neighbours come
+    dictionaries: tuple[str, ...] = ("foghorn",)  # further ones hold the same labels
+    size: int = 6  # features of each; the labels go round
     started: float = field(default_factory=time.monotonic)
     live: dict[str, dict[str, Any]] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -54,13 +57,13 @@ class Script:
     most_at_once: int = 0
 
 
-def summary(feature: int) -> dict[str, Any]:
+def summary(feature: int, dictionary: str = "foghorn") -> dict[str, Any]:
     label = LABELS[feature % len(LABELS)]
     return {
         "object": "feature",
         "id": feature,
-        "ref": f"foghorn/{feature}",
-        "dictionary": "foghorn",
+        "ref": f"{dictionary}/{feature}",
+        "dictionary": dictionary,
         "label": label,
         "slug": "golden-gate-bridge" if feature == 0 else None,
         "density": 0.004 * (feature + 1),
@@ -71,8 +74,8 @@ def summary(feature: int) -> dict[str, Any]:
     }
 
 
-def details(feature: int) -> dict[str, Any]:
-    return summary(feature) | {
+def details(feature: int, dictionary: str = "foghorn") -> dict[str, Any]:
+    return summary(feature, dictionary) | {
         "promoted_logits": [
             {"token": " bridge", "logit": 4.2},
             {"token": " gate", "logit": 3.1},
@@ -95,6 +98,10 @@ def chunk(id_: str, delta: dict[str, Any], reason: str | None = None, **more: An
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
     head = {"id": id_, "object": "chat.completion.chunk", "created": 0, "model": "foghorn"}
     return json.dumps(head | {"choices": [choice]} | more)
+
+
+def words(body: dict[str, Any]) -> int:
+    return sum(len(message["content"].split()) for message in body["messages"])
 
 
 async def reply(script: Script, body: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
@@ -126,7 +133,8 @@ async def reply(script: Script, body: dict[str, Any]) -> AsyncIterator[dict[str,
         if steering.get("guard"):
             receipt["guard"] = {**steering["guard"], "alarms": [ALARM]}
         yield {"data": chunk(id_, {}, reason, steering={"receipt": receipt})}
-        yield {"data": json.dumps({"choices": [], "usage": {"completion_tokens": now["n"]}})}
+        usage = {"completion_tokens": now["n"], "prompt_tokens": words(body)}
+        yield {"data": json.dumps({"choices": [], "usage": usage})}
         yield {"data": "[DONE]"}
     finally:
         script.live.pop(id_, None)
@@ -214,30 +222,36 @@ def build(script: Script) -> FastAPI:
 
     @app.get("/v1/dictionaries")
     async def dictionaries() -> Any:
-        one = {"id": "foghorn", "d_sae": 6, "reads_exactly": True, "site": {"layer": 3}}
-        return {"object": "list", "data": [one]}
+        one = {"d_sae": script.size, "reads_exactly": True, "site": {"layer": 3}}
+        return {"object": "list", "data": [one | {"id": name} for name in script.dictionaries]}
 
     @app.get("/v1/capabilities")
     async def capabilities() -> Any:
         return {"limits": {"rows": script.rows}, "trace": ["activations", "kl", "top"]}
 
     @app.get("/v1/features")
-    async def features(q: str = "", limit: int = 20, sort: str = "relevance") -> Any:
-        found = [summary(i) for i, x in enumerate(LABELS) if q.lower() in x.lower()]
+    async def features(
+        q: str = "", limit: int = 20, offset: int = 0, dictionary: str = "foghorn"
+    ) -> Any:
+        all_ = [summary(i, dictionary) for i in range(script.size)]
+        found = [one for one in all_ if q.lower() in one["label"].lower()]
         await asyncio.sleep(0.3 if q == "slow" else 0)
-        return {"object": "list", "data": found[:limit], "total": len(found), "has_more": False}
+        more, page = offset + limit < len(found), found[offset : offset + limit]
+        return {"object": "list", "data": page, "total": len(found), "has_more": more}
 
     @app.get("/v1/features/{ref:path}")
     async def feature(ref: str) -> Any:
-        await asyncio.sleep(script.lag)
         wants_near = ref.endswith("/neighbors")
-        name = ref.removesuffix("/neighbors").removeprefix("foghorn/")
-        number = 0 if name == "golden-gate-bridge" else int(name) if name.isdigit() else 99
-        if number >= len(LABELS):
-            return problem(404, f"There is no feature {name}; they go from 0 to 5.", "not_found")
+        await asyncio.sleep(script.lag + script.near * wants_near)
+        home, _, name = ref.removesuffix("/neighbors").rpartition("/")
+        home = home or "foghorn"
+        number = 0 if name == "golden-gate-bridge" else int(name) if name.isdigit() else script.size
+        if number >= script.size or home not in script.dictionaries:
+            last = script.size - 1
+            return problem(404, f"There is no feature {name}; they go from 0 to {last}.", "x")
         if wants_near:
-            return {"object": "list", "data": [summary(i) | {"cosine": 0.5} for i in (1, 2)]}
-        return details(number)
+            return {"object": "list", "data": [summary(i, home) | {"cosine": 0.5} for i in (1, 2)]}
+        return details(number, home)
 
     add_presets(app, script)
     add_replies(app, script)
@@ -280,8 +294,7 @@ def add_replies(app: FastAPI, script: Script) -> None:
         script.bodies.append(body)
         if body["model"] != "foghorn":
             return problem(404, f"No model {body['model']} is served.", "model_not_found")
-        size = sum(len(message["content"].split()) for message in body["messages"])
-        if size > script.context or "too long" in body["messages"][-1]["content"]:
+        if words(body) > script.context or "too long" in body["messages"][-1]["content"]:
             return problem(413, "The prompt has 9000 tokens; 512 fit.", "context_length_exceeded")
         return EventSourceResponse(reply(script, body), ping=0, sep="\n")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 from fastapi import FastAPI
 
-from .page import CONTENT_SECURITY_POLICY, build_page, mount_options
+from .page import CONTENT_SECURITY_POLICY, add_page, build_page
 
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
@@ -39,5 +38,5 @@ def build_app(api_url: str) -> FastAPI:
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(PageHeaders)
-    gr.mount_gradio_app(app, build_page(api_url), path="/", **mount_options())
+    add_page(app, build_page(api_url))
     return app

@@ -7,6 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
+
+from .doors import Doors
 
 STYLES = ("style.css", "static/thread.css", "static/rack.css", "static/drawers.css")
 
@@ -44,8 +47,9 @@ def mount_options() -> dict[str, Any]:
 
     Holds theme, head (styles and the page's script), favicon_path and the switches that keep the
     page quiet: no footer links, no run history (slow, and it keeps chats in the browser), no
-    server-side rendering, and no error texts from Python in the browser. The app that mounts the
-    page should send `Content-Security-Policy: CONTENT_SECURITY_POLICY` with it.
+    server-side rendering, no error texts from Python in the browser, and none of Gradio's routes
+    that the page does not use. The app that mounts the page should send `Content-Security-Policy:
+    CONTENT_SECURITY_POLICY` with it.
     """
     # Not through `css=`: Gradio would put its container before every selector, and a rule that
     # hangs on a class of <body> would lose to one that does not.
@@ -58,4 +62,5 @@ def mount_options() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "show_error": False,
+        "app_kwargs": {"middleware": [Middleware(Doors)]},
     }

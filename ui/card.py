@@ -15,23 +15,35 @@ MOST_EXAMPLES = 16
 WIDTH, HEIGHT = 360, 96  # of the histogram, in SVG units
 
 
-def html(feature: Mapping[str, Any], neighbours: Sequence[Mapping[str, Any]]) -> str:
-    """The whole card. `feature` and `neighbours` are the API's JSON; absent facts are left out."""
+def html(feature: Mapping[str, Any]) -> str:
+    """The card of a feature of the API; absent facts are left out.
+
+    Its last element is empty: card.js puts `nearest` there when that has come.
+    """
     ref = escape(str(feature.get("ref", "")))
     return "".join(
         (
-            '<button class="sd-close" data-close aria-label="Close details">×</button>',
             f"<p class='sd-over'>Feature {ref}</p>",
-            f"<h2>{escape(str(feature.get('label') or 'No label'))}</h2>",
+            f"<h2 dir='auto'>{escape(str(feature.get('label') or 'No label'))}</h2>",
             f'<button class="sd-add" data-add="{ref}">Add to the rack</button>',
             _facts(feature),
             _section("How strongly it fires", _histogram(feature)),
             _section("Makes these tokens likelier", _logits(feature.get("promoted_logits"))),
             _section("Makes these tokens less likely", _logits(feature.get("suppressed"))),
             _section("Where it fires most", _examples(feature.get("examples"))),
-            _section("Nearest features", _neighbours(neighbours)),
+            "<div class='sd-nearest'></div>",
         )
     )
+
+
+def nearest(neighbours: Sequence[Mapping[str, Any]]) -> str:
+    """The card's list of similar features, as the API tells them."""
+    return _section("Nearest features", _neighbours(neighbours))
+
+
+def refused(told: str) -> str:
+    """What stands in the card's place where the service does not tell of the feature."""
+    return f"<h2>No details</h2><p role='alert'>{escape(told)}</p>"
 
 
 def _facts(feature: Mapping[str, Any]) -> str:
@@ -140,14 +152,19 @@ def _is_number(value: object) -> bool:
 
 
 def widget() -> gr.HTML:
-    """The details drawer. Its value is {html: html(…), n: a number that makes it a new value}.
+    """The details drawer. Its value is {ref, html: html(…), wants, n: a number that makes it a new
+    value}, and where `wants` asked for them, {ref, near: nearest(…), n}.
 
-    Events: `take` ({ref}), `look` ({ref}).
+    Events: `take` ({ref}), `look` ({ref}), `near` ({ref}).
     """
     return gr.HTML(
         value={},
         elem_id="card",
-        html_template='<div class="sd-card" role="region" aria-label="Feature details"></div>',
+        html_template=(
+            '<div class="sd-card" aria-label="Feature details"><button type="button"'
+            ' class="sd-close" data-close aria-label="Close details">×</button>'
+            '<div class="sd-card-body"></div></div>'
+        ),
         js_on_load=script("card.js"),
         apply_default_css=False,
     )

@@ -65,7 +65,7 @@ async def respond(
     compare: bool = False,
     seed: int | None = None,
 ) -> AsyncIterator[str]:
-    """Ask `text` and yield the log of the conversation as the reply grows, about 15 times a second.
+    """Ask `text` and yield the log of this turn as the reply grows, about 15 times a second.
 
     With `compare` the unsteered model answers beside it, from the same seed and in the same batch.
     seed: where the settings fix none; None draws one.
@@ -89,7 +89,7 @@ async def respond(
             own["trace"] = words
         reply = transcript.reply(turn, lane, acting, pair=compare)
         running[lane] = Running(reply, own["id"], time.monotonic())
-        streams[lane] = fitting(api.stream, body, [running[lane]], transcript)
+        streams[lane] = fitting(api.stream, body, [running[lane]], session)
     colours = {held.feature: held.colour for held in rack}
     live = Live(running, Merged(streams), rack, settings.norm, colours)
     async for log in shown(session, live, lambda event: [event]):
@@ -102,12 +102,12 @@ async def shown(
     """The log as the replies grow. lanes: an event of the streams as events of the replies."""
     session.live, session.trouble = live, None
     try:
-        yield session.transcript.log()
+        yield session.transcript.latest()
         async for batch in live.merged.frames():
             for event in batch:
                 for one in lanes(event):
                     _take(session, live, one)
-            yield session.transcript.log()
+            yield session.transcript.latest()
     finally:
         for running in live.running.values():
             _end(session, running, "cancelled")
@@ -195,7 +195,7 @@ def _take(session: Session, live: Live, event: Event[Lane]) -> None:
         _grow(session, live, one, event.chunk)
     elif event.error is not None:
         session.trouble = event.error
-        _end(session, one, "error", error=str(event.error))
+        _end(session, one, "error", error=str(event.error), code=event.error.code)
     else:
         _end(session, one, one.reason or "cancelled")
 

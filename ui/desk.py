@@ -35,9 +35,11 @@ class Desk:
         self.parts = parts
         self.url = url.rstrip("/")
 
-    def toast(self, text: str) -> Update:
-        """A line that passes; `n` makes two equal ones two."""
-        return {self.parts.toast: {"text": text, "n": next(_numbers)}}
+    def toast(self, text: str, *, unsaid: str = "") -> Update:
+        """A line that passes; `n` makes two equal ones two. unsaid: what goes back into the message
+        field, if that is still empty.
+        """
+        return {self.parts.toast: {"text": text, "unsaid": unsaid, "n": next(_numbers)}}
 
     def standing(self, session: Session, look: status.Look, chosen: Any) -> Update:
         """Header, banner, timer and key field after a look at the service."""

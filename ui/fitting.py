@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import ApiError
-from .session import Running
-from .transcript import Transcript
+from .session import Running, Session
 
 MOST = 1000  # messages of one request, the service's own limit
 
@@ -18,13 +17,17 @@ async def fitting(
     stream: Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]],
     body: dict[str, Any],
     replies: Sequence[Running],
-    transcript: Transcript,
+    session: Session,
 ) -> AsyncIterator[dict[str, Any]]:
-    """The stream of `body`, without its oldest turns if the model's context cannot hold them.
+    """The stream of `body`, without its oldest turns if the model's context cannot hold them, or
+    would leave the reply less room than it asks for.
 
     What has been left out once is not tried again: the conversation only grows.
     """
+    transcript = session.transcript
     messages, dropped = opening(body["messages"], transcript.dropped)
+    crowding = _crowding(messages, body.get("max_completion_tokens") or 0, session)
+    messages, dropped = without_oldest(messages, crowding), dropped + crowding
     step = 1
     while True:
         for one in replies:
@@ -33,6 +36,7 @@ async def fitting(
             async for chunk in stream({**body, "messages": messages}):
                 # Only now: where a single question is too long, leaving out turns was in vain.
                 transcript.dropped = max(transcript.dropped, dropped)
+                _learn(chunk, messages, session)
                 yield chunk
             return
         except ApiError as error:
@@ -59,6 +63,32 @@ def without_oldest(messages: Messages, turns: int) -> Messages:
     """The messages without that many of the turns before the question. The system's stays."""
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
     return [*messages[: asked[0]], *messages[asked[turns] :]]
+
+
+def _crowding(messages: Messages, longest: int, session: Session) -> int:
+    """How many turns to leave out so that a reply of `longest` tokens has room: the service would
+    make it shorter, without a word. By an estimate; a reply that asks for more than half of the
+    context is kept half of it, and the conversation its memory.
+    """
+    if not (session.context and session.rate and longest):
+        return 0
+    room = (session.context - min(longest, session.context // 2)) / session.rate
+    sizes = [_size(message) for message in messages]
+    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    excess = sum(sizes) - room
+    before = range(len(asked) - 1)
+    return next((t for t in before if sum(sizes[asked[0] : asked[t]]) >= excess), len(before))
+
+
+def _learn(chunk: Mapping[str, Any], messages: Messages, session: Session) -> None:
+    """The chunk with the usage tells what the messages came to."""
+    tokens = (chunk.get("usage") or {}).get("prompt_tokens")
+    if isinstance(tokens, int):
+        session.rate = tokens / max(1, sum(map(_size, messages)))
+
+
+def _size(message: Mapping[str, str]) -> int:
+    return len(message["content"].encode())
 
 
 def _before(messages: Messages) -> int:

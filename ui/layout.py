@@ -78,7 +78,9 @@ def _stage() -> dict[str, Any]:
             '<div class="sd-thread" role="log" aria-live="off" aria-label="Conversation"'
             ' tabindex="0"></div><p class="sd-told" role="status"></p>'
         ),
-        js_on_load=script("markdown.js", "strip.js", "reply.js", "home.js", "thread.js"),
+        js_on_load=script(
+            "markdown.js", "strip.js", "reply.js", "home.js", "message.js", "thread.js"
+        ),
         apply_default_css=False,
     )
     with gr.Column(elem_id="composer"):
@@ -133,7 +135,7 @@ def _toasts() -> gr.HTML:
     return gr.HTML(
         value={},
         elem_id="toasts",
-        html_template='<div class="sd-toasts"></div>',
+        html_template='<div class="sd-toasts"><div role="status"></div></div>',
         js_on_load=script("toast.js"),
         apply_default_css=False,
     )

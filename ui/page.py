@@ -1,7 +1,7 @@
 """The page: its parts joined to the handlers.
 
 build_page(api_url) -> gr.Blocks          must be called inside a running event loop
-mount_options() -> dict[str, Any]         for gradio.mount_gradio_app(app, page, path="/", …)
+add_page(app, page)                       serve it at `/` of a FastAPI app
 CONTENT_SECURITY_POLICY                   the header the mounting app should send with the page
 """
 
@@ -10,17 +10,25 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
+from starlette.routing import Mount
 
 from . import layout
 from .assets import CONTENT_SECURITY_POLICY, mount_options
 from .client import Api
 from .racking import Racking
 from .settings import RESTORED
+from .tabs import Tabs
 
 HERE = "http://{this-page}"  # export.js puts the page's own address in its place
+# The message is on its way: message.js empties the field, which may be typed in again at once.
+SENT = """(text, ...rest) => {
+    document.dispatchEvent(new CustomEvent("steerdeck:sent", { detail: text }));
+    return [text, ...rest];
+}"""
 TABS = 500  # whose conversations are kept: Gradio frees none of a closed tab, and keeps 10 000
 
-__all__ = ["CONTENT_SECURITY_POLICY", "build_page", "mount_options"]
+__all__ = ["CONTENT_SECURITY_POLICY", "add_page", "build_page", "mount_options"]
 
 
 class Handlers(Racking):
@@ -44,6 +52,16 @@ def build_page(api_url: str, *, beside: bool = False, again: float = 1.5) -> gr.
     return page
 
 
+def add_page(app: FastAPI, page: gr.Blocks) -> None:
+    """Serve it at `/`, after every route that is there already."""
+    gr.mount_gradio_app(app, page, path="/", **mount_options())
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    assert isinstance(mounted.app, gr.routes.App)
+    mounted.app.state_holder = Tabs()
+    mounted.app.state_holder.set_blocks(page)
+
+
 def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     """Only what streams goes through Gradio's queue: an event that is queued just as the browser
     closes its stream waits there for the next one. The rest is one request and its answer.
@@ -60,12 +78,12 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **once)
 
     talk = [*steer, p.compare, p.sweep, p.stored]
-    said = [p.prompt, *seen]
     heard = {"trigger_mode": "multiple", **streams}  # or Enter is dropped unsaid until a reply ends
-    gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], said, **heard)
-    p.thread.ask(do.show, talk, said, **streams)
-    p.thread.again(do.again, talk, said, **streams)
-    p.rack.follow(do.again, talk, said, **heard)  # the one before may not be quite over
+    gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], seen, js=SENT, **heard)
+    p.thread.ask(do.show, talk, seen, **streams)
+    p.thread.again(do.again, talk, seen, **streams)
+    p.rack.follow(do.again, talk, seen, **heard)  # the one before may not be quite over
+    p.thread.whole(do.whole, [p.session], [p.thread], **once)
     p.stop.click(do.stop, [p.session], None, **once)
     p.top.fresh(do.fresh, [p.session], [p.thread], **once)
     gr.on([p.rack.change, p.settings.change], do.retune, steer, [p.toast], **last)
@@ -75,11 +93,13 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
 
     # A widget's own events cannot share a gr.on: Gradio makes them on the fly.
     # Not always_last: that would send the event data of the first query again for the last one.
-    p.search.query(do.find, tab, [p.search, *seen], trigger_mode="multiple", **once)
+    each = {"trigger_mode": "multiple", **once}
+    p.search.query(do.find, tab, [p.search, *seen], **each)
     for take in (p.search.pick, p.card.take):
         take(do.add, [*tab, p.rack], seen, **once)
     for look in (p.search.look, p.rack.look, p.card.look):
-        look(do.details, tab, [p.card, *seen], **once)
+        look(do.details, tab, [p.card, *seen], **each)
+    p.card.near(do.near, tab, [p.card, *seen], **each)
     for choose in (p.gallery.choose, p.thread.choose):
         choose(do.load, tab, seen, **once)
     p.gallery.keep(do.save, [*tab, p.rack], seen, **once)

@@ -19,8 +19,8 @@ FIRST = "golden-gate-bridge"
 EXAMPLES = (
     "Who are you?",
     "What is your physical form?",
-    "What should I do this weekend?",
-    "Tell me a short story.",
+    "How are you today?",
+    "What is the weather like?",
 )
 SHOWN = ("name", "title", "description", "builtin")
 

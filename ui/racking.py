@@ -36,7 +36,8 @@ class Racking(Talking):
     @acquainted
     async def find(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
         asked = event._data if isinstance(event._data, dict) else {}
-        return {self.parts.search: await search.find(session.api(self.api), asked)}
+        known = tuple(session.exact)
+        return {self.parts.search: await search.find(session.api(self.api), asked, known)}
 
     @acquainted
     @tells
@@ -46,16 +47,28 @@ class Racking(Talking):
         return {self.parts.rack: rack.joined(rack.add(checked, found))}
 
     @acquainted
-    @tells
     async def details(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
-        api, ref = session.api(self.api), field(event, "ref")
-        feature = await api.feature(ref)
+        """The card, without the neighbours: to find those a whole decoder may have to be read."""
+        ref = field(event, "ref")
+        session.shown += 1
+        shown = {"ref": ref, "n": session.shown}
         try:
-            neighbours = await api.neighbours(ref)
+            told = card.html(await session.api(self.api).feature(ref))
+        except ApiError as error:
+            return {self.parts.card: {**shown, "html": card.refused(str(error))}}
+        return {self.parts.card: {**shown, "html": told, "wants": True}}
+
+    @acquainted
+    async def near(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
+        """The neighbours of the card that is shown, which asks for them once it is there."""
+        ref = field(event, "ref")
+        try:
+            neighbours = await session.api(self.api).neighbours(ref)
         except ApiError:  # a dictionary may be unable to tell; the rest of the card still stands
             neighbours = []
-        session.looks += 1
-        return {self.parts.card: {"html": card.html(feature, neighbours), "n": session.looks}}
+        session.shown += 1
+        told = card.nearest(neighbours)
+        return {self.parts.card: {"ref": ref, "n": session.shown, "near": told}}
 
     @tells
     async def link(self, session: Session, held: Any, chosen: Any) -> Update:
@@ -98,7 +111,12 @@ class Racking(Talking):
         api, title = session.api(self.api), field(event, "title")
         name, body = presets.saved(title, checked, await api.presets(), keep_norm=fields.norm)
         await api.save_preset(name, body)
-        return await self._gallery(session)
+        update = await self._gallery(session)
+        session.shown += 1
+        for one in update[self.parts.gallery]:
+            if one["name"] == name:
+                one["saved"] = session.shown  # gallery.js says so
+        return update
 
     @acquainted
     @tells
@@ -108,8 +126,10 @@ class Racking(Talking):
 
     async def _gallery(self, session: Session) -> Update:
         look = await status.look(self.api, session)
-        p = self.parts
-        return {p.gallery: presets.gallery(look.presets), p.thread: session.transcript.log()}
+        p, talk = self.parts, session.transcript
+        update = {p.gallery: presets.gallery(look.presets)}
+        # The first screen shows some of them; where there is a conversation, it need not be sent.
+        return update if talk.turns else {**update, p.thread: talk.log()}
 
 
 def _link(session: Session, held: rack.Rack, fields: settings.Settings) -> str | None:

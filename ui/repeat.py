@@ -20,9 +20,13 @@ def take_back(session: Session, rack: Rack, settings: Settings) -> tuple[Taken, 
 
 
 def put_back(session: Session, taken: Taken) -> bool:
-    """Restore what was taken where no new reply came to a word. Whether that was so."""
+    """Restore what was taken where new replies failed or were stopped before they came to a word.
+    Whether that was so.
+    """
     turns = session.transcript.turns
-    empty = bool(turns) and not any(reply.text for reply in turns[-1].replies.values())
-    if empty:
+    if not turns or any(reply.text for reply in turns[-1].replies.values()):
+        return False
+    cut = session.trouble is not None or "cancelled" in session.transcript.reasons()
+    if cut:
         session.transcript.put_back(taken)
-    return empty
+    return cut

@@ -19,29 +19,61 @@ SORTS = ("relevance", "label", "density", "maximum", "steerability", "output_sco
 SHOWN = ("ref", "label", "density", "maximum", "promoted", "band", "recommended")
 
 
-async def find(api: Api, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """One page of results for the widget's query {q, sort, n}, with the sort that was used.
+async def find(
+    api: Api, asked: Mapping[str, Any], dictionaries: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One page of results for the widget's query {q, sort, dictionary, offset, n}, with the sort
+    and the dictionary that were used; the first of `dictionaries` unless it names another of them.
 
-    `n` counts the widget's queries and comes back with the answer, so that a late answer to an
-    older query is not shown. A refusal comes back in `error`.
+    A feature that `q` names by its number comes first. `next` is the offset of the page after this
+    one, None after the last. `n` counts the widget's queries and comes back with the answer, so
+    that a late answer to an older query is not shown. A refusal comes back in `error`.
     """
     q = str(asked.get("q") or "")[:200]
+    named = asked.get("dictionary")
+    dictionary = named if named in dictionaries else next(iter(dictionaries), None)
+    start = asked.get("offset")
+    offset = start if isinstance(start, int) and 0 <= start < 2**31 else 0
     sort = asked.get("sort") if asked.get("sort") in SORTS else "relevance"
     # Nothing typed yet: what steers best is worth seeing first.
     sort = "steerability" if not q.strip() and sort == "relevance" else sort
-    answer: dict[str, Any] = {"n": asked.get("n", 0), "q": q, "sort": sort}
-    answer |= {"results": [], "total": 0}
+    answer: dict[str, Any] = {"n": asked.get("n", 0), "q": q, "sort": sort, "offset": offset}
+    answer |= {"dictionary": dictionary, "dictionaries": list(dictionaries)}
+    answer |= {"results": [], "total": 0, "next": None}
+    within = {"dictionary": dictionary} if dictionary else {}
     try:
-        found = await api.get("/v1/features", q=q, sort=str(sort), limit=LIMIT)
+        first = [] if offset else await _numbered(api, q, dictionary)
+        found = await api.get(
+            "/v1/features", q=q, sort=str(sort), limit=LIMIT, offset=offset, **within
+        )
     except ApiError as error:
         return answer | {"error": str(error)}
-    results = [{name: one.get(name) for name in SHOWN} for one in found.get("data", [])]
-    more = not found.get("total_exact", True)  # than are counted
+    page = found.get("data", [])
+    known = [one.get("ref") for one in first]
+    results = first + [one for one in page if one.get("ref") not in known]
     return answer | {
-        "results": results,
-        "total": found.get("total", len(results)),
-        "more": more,
+        "results": [{name: one.get(name) for name in SHOWN} for one in results],
+        "total": max(found.get("total", 0), len(results)),
+        "more": not found.get("total_exact", True),  # than are counted
+        "next": offset + len(page) if found.get("has_more") and page else None,
     }
+
+
+async def _numbered(api: Api, q: str, dictionary: str | None) -> list[dict[str, Any]]:
+    """The feature whose number `q` is, alone or behind a dictionary's name; empty if there is none.
+
+    The service's search finds words; a number is what papers and other tools name a feature by.
+    """
+    home, _, number = q.strip().rpartition("/")
+    if not (number.isascii() and number.isdigit()):
+        return []
+    home = home or dictionary or ""
+    try:
+        return [await api.feature(f"{home}/{number}" if home else number)]
+    except ApiError as error:
+        if error.status in (400, 404):
+            return []
+        raise
 
 
 async def rack_of(api: Api, edits: Sequence[Mapping[str, Any]]) -> Rack:
@@ -58,7 +90,9 @@ async def rack_of(api: Api, edits: Sequence[Mapping[str, Any]]) -> Rack:
 
 
 def widget() -> gr.HTML:
-    """The search box. Events: `query` ({q, sort, n}), `pick` ({ref}), `look` ({ref})."""
+    """The search box. Events: `query` ({q, sort, dictionary, offset, n}), `pick` ({ref}), `look`
+    ({ref}).
+    """
     return gr.HTML(
         value={},
         elem_id="search",
@@ -66,7 +100,7 @@ def widget() -> gr.HTML:
             '<div class="sd-search">'
             '<input type="search" role="combobox" autocomplete="off" spellcheck="false"'
             ' aria-label="Search features" aria-expanded="false" aria-controls="sd-results"'
-            ' aria-autocomplete="list" placeholder="Search features   /">'
+            ' aria-autocomplete="list" placeholder="Search features or numbers   /">'
             '<div class="sd-found" hidden></div></div>'
         ),
         js_on_load=script("search.js"),

@@ -52,6 +52,8 @@ class Session:
 
     trouble: why the last call failed, where the page must react to it (no server, no key).
     rows: the service computes at once; 0 where it cannot measure against the unsteered model.
+    context: tokens of prompt and reply together; 0: not known. rate: tokens of the last prompt for
+    a byte of its messages; 0 before the first.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
     link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
     loaded: the first look has begun: the tab has its page from this server, or has been told that
@@ -65,13 +67,15 @@ class Session:
     model: str = ""
     exact: dict[str, bool] = field(default_factory=dict)
     rows: int = 0
+    context: int = 0
+    rate: float = 0.0
     trouble: ApiError | None = None
     link: str = ""
     link_norm: bool = False
     loaded: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     opened: tuple[Any, Any] | None = None
-    looks: int = 0  # details shown: two looks at one feature are two
+    shown: int = 0  # answers so far: two equal ones are two
 
     def api(self, api: Api) -> Api:
         return api.keyed(self.key)

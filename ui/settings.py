@@ -55,8 +55,12 @@ def parse(value: object) -> Settings:
 
 
 # What settings.js keeps is not in the widget yet when Gradio collects what the page's load sends.
-RESTORED = """(session, stored, settings) => [session, stored,
-    { ...settings, ...JSON.parse(sessionStorage.getItem("steerdeck-settings") || "{}") }]"""
+# A browser may forbid storage, and the page must load all the same.
+RESTORED = """(session, stored, settings) => {
+    let kept = null;
+    try { kept = JSON.parse(sessionStorage.getItem("steerdeck-settings")); } catch {}
+    return [session, stored, { ...settings, ...kept }];
+}"""
 
 
 def widget() -> gr.HTML:

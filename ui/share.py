@@ -1,6 +1,6 @@
 """The rack as a link, and a request as a command a person can run elsewhere.
 
-A link is `/?steer=foghorn/12:c:2.5,foghorn/7:a:-1:pg&norm=keep`: entries of reference, op,
+A link is `/?steer=foghorn/12:c:2.5,foghorn/7:a:-1:rp&norm=keep`: entries of reference, op,
 strength, flags and, as JSON, when it acts. It carries no text of a conversation and no label:
 labels come from the server that opens the link.
 """

@@ -31,6 +31,7 @@ class Look:
         """What the header widget shows."""
         return {
             "model": session.model,
+            "dictionaries": len(session.exact),
             "state": self.state,
             "text": self.text,
             "progress": self.progress,
@@ -61,8 +62,10 @@ async def look(api: Api, session: Session) -> Look:
         str(one.get("id")): bool(one.get("reads_exactly", True))
         for one in dictionaries.get("data", [])
     }
-    rows = (able.get("limits") or {}).get("rows")
+    limits = able.get("limits") or {}
+    rows, context = limits.get("rows"), limits.get("context_tokens")
     session.rows = rows if isinstance(rows, int) and "kl" in (able.get("trace") or ()) else 0
+    session.context = context if isinstance(context, int) else 0
     session.transcript.home = presets.home(session.model, gallery)
     return Look("ready", presets=gallery)
 

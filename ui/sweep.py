@@ -82,7 +82,7 @@ async def respond(
     for lane, way in zip(LANES, ways, strict=True):
         reply = transcript.reply(turn, lane, way, pair=True)
         running[lane] = Running(reply, body["steering"]["id"], time.monotonic())
-    stream = fitting(api.compare, body, list(running.values()), transcript)
+    stream = fitting(api.compare, body, list(running.values()), session)
     merged: Merged[str] = Merged({"all": stream})
     colours = {held.feature: held.colour for held in rack}
     live = Live(running, merged, rack, settings.norm, colours, fixed=True)

@@ -38,8 +38,11 @@ class Talking(Arriving):
         if not said:
             yield NOTHING
             return
-        async for update in self._talk(said, Around(*around)):
-            yield update
+        try:
+            async for update in self._talk(said, Around(*around)):
+                yield update
+        except Told as error:  # before it stood in the conversation
+            yield self.toast(str(error), unsaid=said)
 
     @tells_all
     async def show(self, event: gr.EventData, *around: Any) -> AsyncIterator[Update]:
@@ -80,21 +83,21 @@ class Talking(Arriving):
         _may_talk(session)
         if swept:
             sweep.check(checked)  # before the last turn is taken back
-        taken, seed, update = None, None, {p.prompt: ""}
+        taken, seed = None, None
         if text is None:
             taken, seed = repeat.take_back(session, checked, fields)
-            text, update = taken.turn.user, {}
+            text = taken.turn.user
         api, pair = session.api(self.api), bool(compare)
         if swept:
             logs = sweep.respond(api, session, text, checked, fields, seed=seed)
         else:
             logs = chat.respond(api, session, text, checked, fields, compare=pair, seed=seed)
         async for log in logs:
-            yield {p.thread: log, **update}
-            update = {}
+            yield {p.thread: log}
+        if taken is not None and repeat.put_back(session, taken):
+            said = self.toast(str(session.trouble)) if session.trouble is not None else {}
+            yield {p.thread: session.transcript.latest(), **said}
         if session.trouble is not None:
-            if taken is not None and repeat.put_back(session, taken):
-                yield {p.thread: session.transcript.log(), **self.toast(str(session.trouble))}
             yield await self._troubled(session, session.trouble, stored, chosen)
 
     async def _arrival(self, session: Session, stored: Any, chosen: Any) -> Update:
@@ -121,6 +124,10 @@ class Talking(Arriving):
             return await self.look_again(session, stored, chosen)
         look = status.trouble(trouble)
         return NOTHING if look.state == "broken" else self.standing(session, look, chosen)
+
+    async def whole(self, session: Session) -> Update:
+        """All of the conversation, for a page that has missed some of it."""
+        return {self.parts.thread: session.transcript.log()}
 
     async def stop(self, session: Session) -> None:
         await chat.stop(session.api(self.api), session)

@@ -5,12 +5,14 @@ growth of a string and nothing else; a list would be sent and compared whole at 
 A line is an object with `k`:
 
     home   the first screen: model, presets, example prompts; begun: when the conversation began,
-           so that the last frame of an older one, if it comes late, is not drawn
+           so that the last frame of an older one, if it comes late, is not drawn; from: the
+           number of the line that follows, where those before it are on the page already
     user   text
-    reply  r (number), lane, pair (are other replies beside it), chips, features (the legend)
+    reply  r (number), lane, pair (are other replies beside it), chips, features (the legend);
+           a chip is [colour, name, setting, reference]
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
     mark   r, at (token from which on), x (what changed), s (the same in brief), features
-    end    r, reason, tokens, seconds, receipt | error, guard (what it did),
+    end    r, reason, tokens, seconds, receipt | error and its code, guard (what it did),
            dropped (turns that no longer fit)
 """
 
@@ -21,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .rack import Rack
+from .rack import Entry, Rack
 
 Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three of a sweep
 
@@ -74,9 +76,14 @@ class Transcript:
     count: int = 0
     begun: float = field(default_factory=time.time)
 
-    def log(self) -> str:
-        home = _line(k="home", begun=self.begun, **self.home)
-        return "\n".join((home, *self.lines, ""))
+    def log(self, start: int = 0) -> str:
+        """The lines from number `start` on, behind the first screen's."""
+        home = _line(k="home", begun=self.begun, **{"from": start}, **self.home)
+        return "\n".join((home, *self.lines[start:], ""))
+
+    def latest(self) -> str:
+        """The log from the last turn on: a page that grows with the conversation has the others."""
+        return self.log(self.turns[-1].start if self.turns else 0)
 
     def ask(self, text: str) -> Turn:
         turn = Turn(text, start=len(self.lines))
@@ -88,7 +95,11 @@ class Transcript:
         self.count += 1
         reply = turn.replies[lane] = Reply(self.count, lane)
         acting = tuple(held for held in rack if held.on)
-        chips = [[held.colour, held.label or held.feature, held.said()] for held in acting]
+        names = named(acting)
+        chips = [
+            [held.colour, name, held.said(), held.feature]
+            for held, name in zip(acting, names, strict=True)
+        ]
         self._add(
             k="reply", r=reply.number, lane=lane, pair=pair, chips=chips, features=legend(acting)
         )
@@ -107,9 +118,16 @@ class Transcript:
         self._add(k="mark", r=reply.number, at=at, x=told, s=brief, features=legend(acting))
 
     def end(self, reply: Reply, reason: str, seconds: float, **more: Any) -> None:
-        """`more`: receipt (the service's, as text), error, guard (sentences), dropped (turns)."""
+        """`more`: receipt (the service's, as text), error, its code, guard (sentences), dropped
+        (turns).
+        """
         reply_end = {"reason": reason, "tokens": reply.tokens, "seconds": round(seconds, 3)}
         self._add(k="end", r=reply.number, **reply_end, **more)
+
+    def reasons(self) -> set[str]:
+        """Why the replies of the last turn ended."""
+        lines = map(json.loads, self.lines[self.turns[-1].start :])
+        return {line["reason"] for line in lines if line["k"] == "end"}
 
     def messages(self, lane: Lane, system: str) -> list[dict[str, str]]:
         """The conversation as one lane saw it: its own replies, the other lane's where it has none.
@@ -151,8 +169,20 @@ class Transcript:
 
 
 def legend(rack: Rack) -> list[list[Any]]:
-    """[colour, label, maximum] of each feature: what the strip needs to name and scale it."""
-    return [[held.colour, held.label or held.feature, held.maximum] for held in rack]
+    """[colour, name, maximum] of each feature: what the strip needs to name and scale it."""
+    names = named(rack)
+    return [[held.colour, name, held.maximum] for held, name in zip(rack, names, strict=True)]
+
+
+def named(rack: Rack) -> list[str]:
+    """Each feature's label, with its reference where two dictionaries gave the same one."""
+    labels = [held.label for held in rack]
+
+    def name(held: Entry) -> str:
+        twice = held.label and labels.count(held.label) > 1
+        return f"{held.label} ({held.feature})" if twice else held.label or held.feature
+
+    return [name(held) for held in rack]
 
 
 def _line(**line: Any) -> str:

@@ -21,19 +21,47 @@ const percent = (fraction) => {
   return fraction > 0 && fraction < 0.0001 ? "<0.01 %" : `${+(100 * fraction).toPrecision(2)} %`;
 };
 const colour = (number) => `var(--f${number % 8})`;
-const copy = async (text, button) => {
+// What was typed as a number, null where it is none. A comma is a point: half the world writes 1,5.
+const decimal = (typed) => {
+  const text = typed.trim().replace(",", ".").replace("\u2212", "-");
+  return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : null;
+};
+// What this tab keeps over a reload. Browsers may forbid storage: then it keeps nothing.
+const stored = {
+  get: (name) => {
+    try { return JSON.parse(sessionStorage.getItem(`steerdeck-${name}`)); } catch { return null; }
+  },
+  set: (name, value) => {
+    try { sessionStorage.setItem(`steerdeck-${name}`, JSON.stringify(value)); } catch { /* forbidden, or full */ }
+  },
+};
+const say = (text) => document.dispatchEvent(new CustomEvent("steerdeck:say", { detail: text })); // toast.js
+// A feature's details are wanted: card.js shows the drawer at once, Python fills it.
+const details = (ref, label) => {
+  document.dispatchEvent(new CustomEvent("steerdeck:look", { detail: { ref, label } }));
+  trigger("look", { ref });
+};
+const copied = async (text) => {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
     // No clipboard outside https and localhost: a selected field copies everywhere.
+    const held = document.activeElement;
     const field = h("textarea", { style: { position: "fixed", opacity: "0" } });
     field.value = text;
     document.body.append(field);
     field.select();
-    document.execCommand("copy");
+    const done = document.execCommand("copy");
     field.remove();
+    held?.focus({ preventScroll: true });
+    return done;
   }
-  const before = button.textContent;
+};
+const copy = async (text, button, said = "Copied.") => {
+  if (!(await copied(text))) return say("This browser did not let the page copy: select the text and copy it by hand.");
+  say(said);
+  button.dataset.label ??= button.textContent; // not “Copied” of the press before
   button.textContent = "Copied";
-  setTimeout(() => (button.textContent = before), 1200);
+  setTimeout(() => (button.textContent = button.dataset.label), 1200);
 };

@@ -26,7 +26,7 @@ const draw = () => {
 root.append(
   h("h3", {}, "Link"),
   h("p", {}, "Opens this page with the same rack. It holds no part of the conversation."),
-  h("div", { class: "sd-copyrow" }, field, h("button", { type: "button", onclick: (event) => copy(link(), event.target) }, "Copy link")),
+  h("div", { class: "sd-copyrow" }, field, h("button", { type: "button", onclick: (event) => copy(link(), event.target, "Link copied.") }, "Copy link")),
   h("h3", {}, "Request"),
   h("p", {}, "The same question to the same rack, from elsewhere."),
   h("div", { class: "sd-copyrow" }, h("div", { class: "sd-ops", role: "group", "aria-label": "Language" }, picks),
@@ -52,6 +52,6 @@ const look = () => {
   seen = now;
 };
 new MutationObserver(look).observe(document.body, { attributes: true, attributeFilter: ["class", "data-drawer"] });
-document.addEventListener("steerdeck:copy-link", (event) => copy(link(), event.detail));
+document.addEventListener("steerdeck:copy-link", (event) => copy(link(), event.detail, "Link copied."));
 watch("value", take);
 draw();

@@ -28,7 +28,7 @@ const drawHome = (home) => {
   const prompts = home.examples || [];
   return h("section", { class: "sd-home" },
     h("h1", {}, "Turn one thought up. ", h("em", {}, "Then talk to it.")),
-    h("p", { class: "sd-lead" }, home.model ? h("b", {}, home.model) : "The model", " is ready. A feature is one direction in its activations: turn one up, and every word bends towards it."),
+    h("p", { class: "sd-lead" }, home.model && [h("b", {}, home.model), " is ready. "], "A feature is one direction in its activations: turn one up, and every word bends towards it."),
     first && h("div", { class: "sd-first" }, bridge(),
       h("div", { class: "sd-first-text" }, h("h2", {}, h("button", { type: "button", class: "sd-load", title: "Load into the rack", onclick: () => trigger("choose", { name: first.name }) }, first.title || first.name)), h("p", {}, first.description || ""),
         h("div", { class: "sd-asks", role: "group", "aria-label": `Ask the model steered towards ${first.title || first.name}` },

@@ -1,18 +1,43 @@
 // Drawers, keys and the choice of light or dark. Widgets talk to Python; this talks to no one.
 (() => {
   const body = () => document.body;
-  let opener = null; // gets the focus back
-  const drawer = (name) => {
-    if (name && !body().dataset.drawer) opener = document.activeElement;
-    if (name && body().dataset.drawer !== name) {
-      body().dataset.drawer = name;
-      setTimeout(() => document.querySelector(`#drawer-${name}`)?.querySelector("input, textarea, button")?.focus({ preventScroll: true }), 60);
-    } else {
-      delete body().dataset.drawer;
-      opener?.focus({ preventScroll: true });
-      opener = null;
+  const SHADED = ["presets", "export", "settings", "card"]; // nothing behind these can be reached
+  const TURN = 60; // ms until a drawer that slides in takes the focus
+  const open = []; // {name, opener: gets the focus back}; the details may lie over a phone's rack
+  const top = () => open.at(-1)?.name;
+  const place = (name) => document.querySelector(`#drawer-${name}`);
+  const show = () => {
+    const shaded = SHADED.includes(top());
+    if (top()) body().dataset.drawer = top();
+    else delete body().dataset.drawer;
+    document.querySelectorAll("#top, #deck").forEach((node) => (node.inert = shaded));
+    if (shaded) {
+      const label = place(top()).querySelector("h2, [aria-label]");
+      for (const [name, value] of [["role", "dialog"], ["aria-modal", "true"], ["aria-label", label?.getAttribute("aria-label") || label?.textContent]]) place(top()).setAttribute(name, value);
     }
-    document.querySelectorAll("[data-open]").forEach((node) => node.setAttribute("aria-expanded", String(node.dataset.open === body().dataset.drawer)));
+    document.querySelectorAll("[data-open]").forEach((node) => node.setAttribute("aria-expanded", String(node.dataset.open === top())));
+  };
+  const close = () => {
+    const last = open.pop();
+    show();
+    const back = last?.opener?.isConnected ? last.opener : document.querySelector(".sd-thread");
+    if (last && open.length) setTimeout(() => back.focus({ preventScroll: true }), TURN);
+    else if (last) back.focus({ preventScroll: true });
+  };
+  const drawer = (name) => {
+    if (!name || top() === name) return close();
+    const opener = SHADED.includes(top()) ? open.pop().opener : document.activeElement;
+    open.push({ name, opener });
+    show();
+    setTimeout(() => place(name)?.querySelector("input, textarea, button")?.focus({ preventScroll: true }), TURN);
+  };
+  const theme = (chosen) => {
+    try {
+      if (chosen) localStorage.setItem("steerdeck-theme", chosen);
+      return localStorage.getItem("steerdeck-theme");
+    } catch {
+      return null; // forbidden: the choice lasts as long as the page
+    }
   };
   document.addEventListener("steerdeck:drawer", (event) => drawer(event.detail));
   document.addEventListener("click", (event) => {
@@ -20,26 +45,25 @@
     if (!target) return;
     const button = target.closest("[data-open]");
     if (button) return drawer(button.dataset.open);
-    if (target.closest("[data-close]") || target.classList.contains("sd-shade")) return drawer(null);
-    if (target.closest("[data-theme]")) {
-      const dark = body().classList.toggle("dark");
-      localStorage.setItem("steerdeck-theme", dark ? "dark" : "light");
-    }
+    if (target.closest("[data-close]") || target.classList.contains("sd-shade")) return close();
+    if (target.closest("[data-theme]")) theme(body().classList.toggle("dark") ? "dark" : "light");
   });
   document.addEventListener("keydown", (event) => {
+    if (event.isComposing) return; // the key ends a word of an input method
     const field = event.target instanceof Element && event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]");
     if (event.key === "/" && !field && !event.ctrlKey && !event.metaKey && !event.altKey) {
       event.preventDefault();
-      if (body().dataset.drawer && body().dataset.drawer !== "rack") drawer(null);
-      if (window.matchMedia("(max-width: 900px)").matches) body().dataset.drawer = "rack";
+      if (SHADED.includes(top())) open.pop();
+      if (!open.length && window.matchMedia("(max-width: 900px)").matches) open.push({ name: "rack", opener: document.activeElement });
+      show();
       document.querySelector("#search input")?.focus();
     } else if (event.key === "Escape") {
-      if (body().dataset.drawer) drawer(null);
+      if (open.length) close();
       else if (body().classList.contains("sd-busy")) document.querySelector("#stop")?.click();
     }
   });
   const start = () => {
-    const chosen = localStorage.getItem("steerdeck-theme");
+    const chosen = theme();
     // Gradio sets the class from the system's preference when it mounts: the person's choice wins.
     if (chosen) new MutationObserver((_, watcher) => { watcher.disconnect(); body().classList.toggle("dark", chosen === "dark"); }).observe(body(), { attributes: true, attributeFilter: ["class"] });
     if (chosen) body().classList.toggle("dark", chosen === "dark");

@@ -66,13 +66,20 @@ const track = (entry, ends) => {
   return h("div", { class: "sd-track", "aria-hidden": "true" }, marks);
 };
 
+// Two dictionaries may have a feature of the same label: then its reference says which is meant.
+const named = (entry) => {
+  const same = entries.filter((other) => other.label === entry.label).length > 1;
+  return entry.label ? `${entry.label}${same ? ` (${entry.feature})` : ""}` : entry.feature;
+};
+
 const card = (entry) => {
-  const name = entry.label || entry.feature;
+  const name = named(entry);
   const unit = entry.unit === "raw" || entry.op === "scale" ? "" : "×";
-  const ends = span(entry);
+  let ends = span(entry);
+  let rail = track(entry, ends);
   const hint = h("span", { class: "sd-hint" });
-  const number = h("input", { type: "number", class: "sd-number", step: entry.step, value: entry.strength, "aria-label": `Strength of ${name}`, disabled: entry.op === "ablate" });
-  const slider = h("input", { type: "range", min: ends[0], max: ends[1], step: entry.step, "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
+  const number = h("input", { type: "text", inputmode: "decimal", autocomplete: "off", class: "sd-number", value: entry.strength, "data-part": "strength", "aria-label": `Strength of ${name}`, disabled: entry.op === "ablate" });
+  const slider = h("input", { type: "range", min: ends[0], max: ends[1], step: entry.step, "data-part": "slider", "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
   slider.value = entry.strength;
   const fill = h("span", { class: "sd-fill" });
   const box = h("li", { class: "sd-feature", "data-ref": entry.feature, style: { "--c": colour(entry.colour) } });
@@ -86,49 +93,77 @@ const card = (entry) => {
     slider.setAttribute("aria-valuetext", `${entry.strength}${unit ? " times its maximum" : ""}, ${hint.textContent}`);
   };
   const set = (value, soon) => {
-    if (!Number.isFinite(value)) return;
     entry.strength = +value.toFixed(4);
     show();
     commit(soon);
   };
   slider.addEventListener("input", () => { number.value = slider.value; set(slider.valueAsNumber, true); });
   slider.addEventListener("change", () => set(slider.valueAsNumber, false));
+  // In place: the press or the Tab that leaves the field is for something on this card.
+  const typed = (value) => {
+    set(clampTo(value, -FURTHEST, FURTHEST), false);
+    number.value = entry.strength;
+    ends = span(entry);
+    [slider.min, slider.max] = ends;
+    slider.value = entry.strength;
+    const fresh = track(entry, ends);
+    rail.replaceWith(fresh);
+    rail = fresh;
+    show();
+  };
   number.addEventListener("change", () => {
-    set(clampTo(number.valueAsNumber, -FURTHEST, FURTHEST), false);
-    draw();
+    const value = decimal(number.value);
+    if (value !== null) return typed(value);
+    say(`“${number.value}” is no number; the strength stays ${entry.strength}.`);
+    number.value = entry.strength;
+  });
+  number.addEventListener("keydown", (event) => {
+    const way = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    if (!way) return;
+    event.preventDefault();
+    typed((decimal(number.value) ?? entry.strength) + way * entry.step);
   });
   const segment = (op) =>
-    h("button", { type: "button", "aria-pressed": String(entry.op === op), onclick: () => { entry.op = op; commit(false); draw(); } }, OPS[op]);
+    h("button", { type: "button", "data-part": `op ${op}`, "aria-pressed": String(entry.op === op), onclick: () => { entry.op = op; commit(false); draw(); } }, OPS[op]);
   const ops = ["clamp", "add", "ablate"].concat(["clamp", "add", "ablate"].includes(entry.op) ? [] : [entry.op]);
-  const where = h("select", { class: "sd-where", "aria-label": `Where ${name} is steered`, onchange: (event) => { entry.where = event.target.value; commit(false); } },
+  const where = h("select", { class: "sd-where", "data-part": "where", "aria-label": `Where ${name} is steered`, onchange: (event) => { entry.where = event.target.value; commit(false); } },
     Object.entries(WHERES).map(([value, text]) => h("option", { value, selected: entry.where === value }, text)));
   box.append(
     h("div", { class: "sd-row" },
-      h("input", { type: "checkbox", class: "sd-switch", checked: entry.on, "aria-label": `${name} on`, onchange: (event) => { entry.on = event.target.checked; show(); commit(false); } }),
-      h("button", { type: "button", class: "sd-name", title: "Show details", onclick: () => trigger("look", { ref: entry.feature }) }, name),
-      h("button", { type: "button", class: "sd-remove", "aria-label": `Remove ${name}`, onclick: () => { entries = entries.filter((other) => other !== entry); commit(false); draw(); } }, "×")),
+      h("input", { type: "checkbox", class: "sd-switch", checked: entry.on, "data-part": "switch", "aria-label": `${name} on`, onchange: (event) => { entry.on = event.target.checked; show(); commit(false); } }),
+      h("button", { type: "button", class: "sd-name", dir: "auto", "data-part": "name", "aria-label": name, title: `Show details of ${entry.feature}`, onclick: () => details(entry.feature, entry.label) }, entry.label || entry.feature),
+      h("button", { type: "button", class: "sd-remove", "data-part": "remove", "aria-label": `Remove ${name}`, onclick: () => { entries = entries.filter((other) => other !== entry); commit(false); draw(); } }, "×")),
     h("div", { class: "sd-row" },
       h("div", { class: "sd-ops", role: "group", "aria-label": `Operation on ${name}` }, ops.map(segment)),
       h("label", { class: "sd-value" }, number, h("span", { "aria-hidden": "true" }, unit))),
-    h("div", { class: "sd-slider" }, track(entry, ends), fill, slider),
-    h("div", { class: "sd-row sd-under" }, hint, where),
+    h("div", { class: "sd-slider" }, rail, fill, slider),
+    h("div", { class: "sd-row sd-under" }, h("span", { class: "sd-ref" }, entry.feature), hint, where),
     entry.timed ? h("div", { class: "sd-row sd-timed" }, h("span", {}, entry.timed),
-      h("button", { type: "button", "aria-label": `Let ${name} act always`, title: "Act always", onclick: () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); } }, "×")) : "",
+      h("button", { type: "button", "data-part": "always", "aria-label": `Let ${name} act always`, title: "Act always", onclick: () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); } }, "×")) : "",
   );
   show();
   return box;
 };
 
 const empty = () =>
-  h("li", { class: "sd-empty" },
+  h("li", { class: "sd-empty", tabindex: "-1" },
     h("strong", {}, "The rack is empty"),
     h("span", {}, "Load a preset, or search for a feature above and add it. Then turn it up and talk."));
 
 const draw = () => {
-  const held = document.activeElement && list.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  const held = document.activeElement;
+  const inside = held && held !== list && list.contains(held);
+  const at = inside ? [...list.children].indexOf(held.closest("li")) : -1;
+  const { ref } = list.children[at]?.dataset ?? {};
   list.replaceChildren(...(entries.length ? entries.map(card) : [empty()]));
-  if (held) [...list.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === held)?.focus();
   announce();
+  if (!inside) return;
+  // Where it was, or as near as there is something: the focus must not fall out of the rack.
+  const cards = [...list.children];
+  const same = ref && cards.find((node) => node.dataset.ref === ref);
+  const near = same || cards[Math.min(at, cards.length - 1)];
+  const part = same && near.querySelector(`[data-part="${held.dataset.part}"]:not(:disabled)`);
+  (part || near.querySelector(".sd-name") || near).focus();
 };
 // What a person changed or removed since the click stays so: the others of the answer are older.
 const join = (more) => {
@@ -139,6 +174,7 @@ const join = (more) => {
     entries.push(entry);
     list.querySelector(".sd-empty")?.remove();
     list.append(card(entry));
+    if (named(entry) !== (entry.label || entry.feature)) draw(); // the other has to say which it is, too
   }
   props.value = entries.map((entry) => ({ ...entry }));
   announce();

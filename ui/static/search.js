@@ -7,11 +7,14 @@ let timer = null;
 let picking = false; // Enter was pressed before the answer came
 let active = -1;
 let sort = "relevance";
+let dictionary = ""; // the service's first
+let shut = false; // Escape: the focus stays in the field, the list comes back when it is asked for
+let results = [];
 
-const ask = () => {
+const ask = (offset = 0) => {
   timer = null;
   asked += 1;
-  trigger("query", { q: input.value, sort, n: asked });
+  trigger("query", { q: input.value, sort, dictionary, offset, n: asked });
 };
 const fresh = () => timer === null && props.value && props.value.n === asked;
 const rows = () => [...found.querySelectorAll("[role=option]")];
@@ -42,54 +45,85 @@ const mark = (index) => {
   input.setAttribute("aria-activedescendant", all[active].id);
 };
 
-const option = (one, index) => {
+const option = (one, index, several) => {
   const inside = held(one.ref);
   const row = h("div", { role: "option", id: `sd-option-${index}`, "data-ref": one.ref, "aria-selected": "false", class: inside ? "sd-held" : null },
     h("div", { class: "sd-found-text" },
-      h("span", { class: "sd-found-label" }, one.label || one.ref),
+      h("span", { class: "sd-found-label", dir: "auto", title: one.label ? `${one.label} (${one.ref})` : one.ref }, one.label || one.ref),
+      several && one.label && h("span", { class: "sd-found-ref" }, one.ref),
       h("span", { class: "sd-found-tokens" }, (one.promoted || []).slice(0, 5).map((token) => h("code", {}, visible(token).trim() || "␣")))),
     h("span", { class: "sd-found-density", title: "how many of the corpus' tokens it fires on" }, percent(one.density)),
-    h("button", { type: "button", tabindex: "-1", class: "sd-info", "aria-label": `Details of ${one.label || one.ref}`, onclick: (event) => { event.stopPropagation(); close(); trigger("look", { ref: one.ref }); } }, "i"));
+    h("button", { type: "button", tabindex: "-1", class: "sd-info", "aria-label": `Details of ${one.label || one.ref}`, title: "Details (Shift+Enter)", onclick: (event) => { event.stopPropagation(); close(); details(one.ref, one.label); } }, "i"));
   row.addEventListener("click", () => pick(one.ref));
   return row;
 };
 const draw = () => {
   const answer = props.value || {};
   if (!fresh()) return;
-  const results = answer.results || [];
-  const told = answer.error ? answer.error : results.length ? `${answer.total}${answer.more ? "+" : ""} feature${answer.total === 1 ? "" : "s"}` : `Nothing found for “${answer.q}”. Try another word, or fewer.`;
-  const sorts = h("select", { "aria-label": "Sort features by", onchange: (event) => { sort = event.target.value; ask(); input.focus(); } },
-    [["relevance", "best match"], ["steerability", "steers best"], ["output_score", "says it surest"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === (answer.sort || sort) }, text)));
-  found.replaceChildren(
-    h("div", { class: "sd-found-head" }, h("span", { role: "status" }, told), sorts),
-    h("div", { role: "listbox", id: "sd-results", "aria-label": "Features found" }, results.map(option)));
-  if (document.activeElement === input || found.contains(document.activeElement)) open();
-  mark(answer.q ? 0 : null);
+  const before = answer.offset ? results : [];
+  results = before.concat((answer.results || []).filter((one) => !before.some((other) => other.ref === one.ref)));
+  list(answer);
+  if (!answer.offset) mark(answer.q ? 0 : null);
   if (picking && results.length) pick(results[0].ref);
   picking = false;
 };
+const count = (answer) => {
+  const total = `${answer.total.toLocaleString("en")}${answer.more ? "+" : ""}`;
+  return answer.next ? `first ${results.length.toLocaleString("en")} of ${total}` : `${total} feature${answer.total === 1 ? "" : "s"}`;
+};
+const list = (answer) => {
+  const told = answer.error ? answer.error : results.length ? count(answer) : `Nothing found for “${answer.q}”. Try another word, or fewer.`;
+  const several = (answer.dictionaries || []).length > 1;
+  const which = several && h("select", { "aria-label": "Dictionary", onchange: (event) => { dictionary = event.target.value; ask(); input.focus(); } },
+    answer.dictionaries.map((name) => h("option", { value: name, selected: name === answer.dictionary }, name)));
+  const sorts = h("select", { "aria-label": "Sort features by", onchange: (event) => { sort = event.target.value; ask(); input.focus(); } },
+    [["relevance", "best match"], ["steerability", "steers best"], ["output_score", "output score"], ["density", "most frequent"], ["maximum", "strongest"], ["label", "A to Z"]].map(([value, text]) => h("option", { value, selected: value === (answer.sort || sort) }, text)));
+  const inside = document.activeElement === input || found.contains(document.activeElement);
+  const [scrolled, reading] = [found.querySelector("[role=listbox]")?.scrollTop, found.contains(document.activeElement)];
+  const more = answer.next && h("button", { type: "button", class: "sd-more", onclick: () => ask(answer.next) }, "More");
+  const box = h("div", { role: "listbox", id: "sd-results", "aria-label": "Features found" }, results.map((one, index) => option(one, index, several)));
+  found.replaceChildren(...[h("div", { class: "sd-found-head" }, h("span", { role: "status" }, told), which, sorts), box, more].filter(Boolean));
+  if (inside && !shut) open();
+  if (!answer.offset) return;
+  mark(active < 0 ? null : active);
+  box.scrollTop = scrolled; // more rows move none of those that are read
+  if (reading) (more || input).focus();
+};
 
 input.addEventListener("input", () => {
+  shut = false;
   clearTimeout(timer);
-  timer = setTimeout(ask, WAIT);
+  timer = setTimeout(() => ask(), WAIT);
 });
-const look = () => (fresh() ? (draw(), open()) : ask());
+const look = () => {
+  shut = false;
+  if (!fresh()) return ask();
+  draw(); // what is in the rack by now
+  open();
+};
 input.addEventListener("focus", look);
 input.addEventListener("pointerdown", () => { if (found.hidden && document.activeElement === input) look(); });
 input.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowDown" || event.key === "ArrowUp") { event.preventDefault(); mark(event.key === "ArrowDown" ? active + 1 : Math.max(active, 0) - 1); }
+  if (event.isComposing) return; // the key ends a word of an input method
+  const arrow = event.key === "ArrowDown" || event.key === "ArrowUp";
+  // Nothing is chosen of a list that is not in sight.
+  if (found.hidden && (arrow || (event.key === "Enter" && (shut || fresh())))) { event.preventDefault(); look(); }
+  else if (arrow) { event.preventDefault(); mark(event.key === "ArrowDown" ? active + 1 : Math.max(active, 0) - 1); }
   else if (event.key === "Enter") {
     event.preventDefault();
     if (timer !== null) { clearTimeout(timer); ask(); }
-    if (!fresh()) picking = input.value.trim() !== "";
+    if (event.shiftKey) { if (fresh()) rows()[active]?.querySelector(".sd-info").click(); }
+    else if (!fresh()) picking = input.value.trim() !== "";
     else if (rows()[active]) pick(rows()[active].dataset.ref);
   }
 });
 element.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
-  if (!found.hidden) event.stopPropagation();
+  if (event.key !== "Escape" || event.isComposing || found.hidden) return;
+  event.stopPropagation();
+  event.preventDefault(); // a search field would empty itself
+  input.focus();
+  shut = true;
   close();
-  document.activeElement.blur();
 });
 // A row takes no focus: pressed, it would close the list under the pointer.
 found.addEventListener("mousedown", (event) => { if (!event.target.closest("select")) event.preventDefault(); });

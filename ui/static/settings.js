@@ -1,21 +1,28 @@
 // The settings. props.value is the dict of ui/settings.py; an empty field leaves the choice to the model.
 const root = element.querySelector(".sd-settings");
-const KEPT = "steerdeck-settings"; // in this tab: Gradio loads the page anew after a broken connection
-const keep = () => sessionStorage.setItem(KEPT, JSON.stringify(props.value || {}));
+const keep = () => stored.set("settings", props.value || {}); // Gradio loads the page anew after a broken connection
 const commit = (name, value) => {
   props.value = { ...props.value, [name]: value };
   keep();
 };
 const text = h("textarea", { rows: "3", placeholder: "None", onchange: (event) => commit("system", event.target.value) });
+// Not type=number: a browser in English drops the comma of 1,5 as it is typed, and takes 15.
 const number = (name, attributes) => {
-  const input = h("input", { type: "number", inputmode: "decimal", ...attributes });
-  input.addEventListener("change", () => commit(name, Number.isFinite(input.valueAsNumber) ? input.valueAsNumber : null));
+  const input = h("input", { type: "text", autocomplete: "off", ...attributes });
+  input.addEventListener("change", () => {
+    const typed = input.value.trim();
+    const value = typed ? decimal(typed) : null;
+    if (typed && value === null) {
+      say(`“${typed}” is no number; the setting stays as it was.`);
+      input.value = props.value?.[name] ?? "";
+    } else commit(name, value);
+  });
   return input;
 };
 const fields = {
-  temperature: number("temperature", { min: "0", max: "2", step: "0.1", placeholder: "the model's own" }),
-  max_tokens: number("max_tokens", { min: "1", step: "1", placeholder: "as long as fits" }),
-  seed: number("seed", { min: "0", step: "1", placeholder: "another one each time" }),
+  temperature: number("temperature", { inputmode: "decimal", placeholder: "the model's own" }),
+  max_tokens: number("max_tokens", { inputmode: "numeric", placeholder: "as long as fits" }),
+  seed: number("seed", { inputmode: "numeric", placeholder: "another one each time" }),
 };
 const norm = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("norm", event.target.checked) });
 const guard = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("guard", event.target.checked) });
@@ -47,9 +54,9 @@ watch("value", () => {
   draw();
 });
 draw();
-const kept = sessionStorage.getItem(KEPT);
+const kept = stored.get("settings");
 // Not at once: while it mounts a widget, Gradio puts back the value that it began with.
 if (kept) setTimeout(() => {
-  props.value = { ...props.value, ...JSON.parse(kept) };
+  props.value = { ...props.value, ...kept };
   draw();
 });

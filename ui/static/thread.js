@@ -1,74 +1,112 @@
-// The conversation. props.value is the log of ui/transcript.py: JSON lines that mostly only grow.
+// The conversation. props.value is the log of ui/transcript.py: JSON lines that mostly only grow. Its first
+// line says from which line on it comes; the ones before are here already.
 const root = element.querySelector(".sd-thread");
 const told = element.querySelector(".sd-told");
 let log = "";
 let home = "";
+let lines = []; // as drawn, without the first
+let turns = []; // {start: its first line, node, said, replies: their numbers}
 let replies = new Map();
 let begun = 0;
-let turn = null; // where the replies of the current turn go
+let low = true; // the end of the conversation is in sight
 
 const busy = () => [...replies.values()].some((reply) => !reply.state.ended);
 const near = () => root.scrollHeight - root.scrollTop - root.clientHeight < 120;
-const reset = () => {
-  root.replaceChildren();
-  replies = new Map();
-  turn = null;
+const bottom = () => (root.scrollTop = root.scrollHeight);
+// Take the turns away that hold the line or come after it.
+const cut = (line) => {
+  while (line < lines.length) {
+    const turn = turns.pop();
+    turn.node.remove();
+    turn.replies.forEach((number) => replies.delete(number));
+    lines.length = turn.start;
+  }
+};
+// What is new of the lines `given`, which stand in the log from number `from` on; null: not yet to be drawn.
+const fresh = (from, given) => {
+  let same = 0;
+  while (from + same < lines.length && lines[from + same] === given[same]) same += 1;
+  cut(from + same);
+  if (lines.length >= from) return given.slice(lines.length - from);
+  trigger("whole", {}); // a frame was lost on the way
+  return null;
 };
 const begin = {
-  home: () => {},
   user: (line) => {
     replies.forEach((reply) => reply.fold());
-    turn = h("div", { class: "sd-turn-replies" });
-    root.append(h("div", { class: "sd-exchange" }, h("p", { class: "sd-user" }, line.x), turn));
+    const answers = h("div", { class: "sd-turn-replies" });
+    const node = h("div", { class: "sd-exchange" }, h("p", { class: "sd-user", dir: "auto" }, line.x), answers);
+    turns.push({ start: lines.length, node, answers, said: line.x, replies: [] });
+    root.append(node);
+    heard();
   },
   reply: (line) => {
     const reply = drawReply(line);
+    const { answers, replies: own } = turns.at(-1);
     replies.set(line.r, reply);
-    turn.classList.toggle("sd-pair", line.pair);
-    if (["half", "more", "double"].includes(line.lane)) turn.classList.add("sd-sweep");
+    own.push(line.r);
+    answers.classList.toggle("sd-pair", line.pair);
+    if (["half", "more", "double"].includes(line.lane)) answers.classList.add("sd-sweep");
     document.body.classList.remove("sd-changed"); // the rack has not changed since this reply began
-    turn.append(reply.node);
+    answers.append(reply.node);
   },
   "+": (line) => replies.get(line.r)?.grow(line),
   mark: (line) => replies.get(line.r)?.mark(line),
   end: (line) => {
     replies.get(line.r)?.end(line);
     told.textContent = line.error ? line.error : "The reply is complete.";
+    // A question that is too long is mended, not asked again.
+    if (line.code === "context_length_exceeded" && !replies.get(line.r)?.state.text) unsaid(turns.at(-1).said);
   },
+};
+// Send and Stop stand in one place; the focus stays there.
+const stand = () => {
+  const held = document.activeElement?.id;
+  const now = document.body.classList.toggle("sd-busy", busy());
+  const other = held === "send" && now ? "stop" : held === "stop" && !now ? "send" : null;
+  if (other) document.getElementById(other).focus({ preventScroll: true });
+};
+const news = (next) => {
+  if (next.startsWith(log) && log) return next.slice(log.length).split("\n").filter(Boolean);
+  const [first, ...given] = next.split("\n").filter(Boolean);
+  const { begun: started = 0, from = 0 } = first ? JSON.parse(first) : {};
+  if (started < begun) return null; // a late frame of a conversation that was cleared
+  if (started > begun) cut(0);
+  begun = started;
+  return fresh(from, given);
 };
 const take = () => {
   const next = typeof props.value === "string" ? props.value : "";
-  const stay = near();
-  const all = next.split("\n", 1)[0];
-  const started = all ? JSON.parse(all).begun || 0 : 0;
-  if (started < begun) return; // a late frame of a conversation that was cleared
-  begun = started;
-  let rest = next.startsWith(log) ? next.slice(log.length) : null;
-  if (rest === null) {
-    reset();
-    rest = next;
-  }
+  const held = document.activeElement;
+  const inside = root.contains(held) && held !== root;
+  const [stay, all] = [near(), next.split("\n", 1)[0]];
+  const rest = news(next);
+  if (!rest) return;
   log = next;
   const touched = new Set();
   let asked = false;
-  for (const text of rest.split("\n")) {
-    if (!text) continue;
+  for (const text of rest) {
     const line = JSON.parse(text);
     begin[line.k]?.(line);
+    lines.push(text);
     asked ||= line.k === "user";
     if (line.r) touched.add(line.r);
   }
   touched.forEach((number) => replies.get(number)?.draw());
-  if (replies.size || root.querySelector(".sd-user")) root.querySelector(".sd-home")?.remove();
+  if (turns.length) root.querySelector(".sd-home")?.remove();
   else if (all && (all !== home || !root.childElementCount)) root.replaceChildren(drawHome(JSON.parse(all)));
+  if (all && !home) furnish();
   home = all;
-  root.querySelectorAll(".sd-exchange").forEach((node, i, every) => node.classList.toggle("sd-last", i === every.length - 1));
-  document.body.classList.toggle("sd-busy", busy());
+  turns.forEach(({ node }, i) => node.classList.toggle("sd-last", i === turns.length - 1));
+  stand();
+  if (inside && !held.isConnected) (replies.get(turns.at(-1)?.replies[0])?.node || root).focus({ preventScroll: true });
   const talking = document.body.classList.toggle("sd-talking", replies.size > 0);
-  if (talking) sessionStorage.setItem("steerdeck-talked", "yes"); // for toast.js, should the page be loaded anew
-  else if (all) sessionStorage.removeItem("steerdeck-talked");
-  const talk = root.querySelector(".sd-user"); // the first screen is read from its top
-  if (talk && (stay || asked)) root.scrollTop = root.scrollHeight;
+  if (all) stored.set("talked", talking); // for toast.js, should the page be loaded anew
+  if (turns.length && (stay || asked)) bottom(); // the first screen is read from its top
+  low = near();
 };
+root.addEventListener("scroll", () => (low = near()));
+// On a phone the open rack makes it shorter: the newest words stay in sight.
+new ResizeObserver(() => { if (turns.length && low) bottom(); }).observe(root);
 watch("value", take);
 take();

@@ -1,0 +1,124 @@
+"""How the page draws a conversation: Markdown, chips, and a log that comes in parts.
+
+The thread stands alone on an empty page, without Gradio and without a service.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+import pytest
+import ui_browser
+
+from ui import assets, layout
+from ui.rack import Entry
+from ui.transcript import Transcript
+
+blank, mounted = ui_browser.blank, ui_browser.mounted  # fixtures
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
+
+DRAWN = """([script, text, offsets]) => {
+    const mark = () => Object.assign(document.createElement("mark"), { textContent: "|" });
+    const nodes = new Function(script + "; return markdown;")()(text, offsets, mark);
+    const root = document.createElement("div");
+    root.append(...nodes);
+    root.querySelectorAll("[dir]").forEach((node) => node.removeAttribute("dir"));
+    return root.innerHTML;
+}"""
+
+
+@pytest.fixture
+def thread(mounted: Callable[..., Any]) -> Any:
+    """The page with an empty conversation on it."""
+    with gr.Blocks():
+        return mounted(layout.build(1.0).thread, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "offsets", "html"),
+    [
+        (
+            "```py\nf(*a, **b)  # `x`\n\n- 2**3**2\n```\nend",
+            [],
+            "<pre><code>f(*a, **b)  # `x`\n\n- 2**3**2</code></pre><p>end</p>",
+        ),
+        ("a\n```\nx\n```\nb", [2], "<p>a</p><pre><code><mark>|</mark>x</code></pre><p>b</p>"),
+        ("```\nx\n```\nb", [6], "<pre><code>x<mark>|</mark></code></pre><p>b</p>"),
+        ("`a*b`", [2], "<p><code>a<mark>|</mark>*b</code></p>"),
+        ("2*3*4 = a*b*c", [], "<p>2*3*4 = a*b*c</p>"),
+        ("*so* **it is**, **x*", [], "<p><em>so</em> <strong>it is</strong>, **x*</p>"),
+        ("- a\n- b", [4], "<ul><li>a</li><li><mark>|</mark>b</li></ul>"),
+        ("# T\nx", [0], "<h4><mark>|</mark>T</h4><p>x</p>"),
+        ("So:\n- a\n- b\nEnd", [], "<p>So:</p><ul><li>a</li><li>b</li></ul><p>End</p>"),
+        (
+            "1. a\n   - b\n2. c\n   d",
+            [],
+            '<ol start="1"><li>a<ul><li>b</li></ul></li><li>c<br>d</li></ol>',
+        ),
+        ("It was\n2024. Yes", [], "<p>It was<br>2024. Yes</p>"),
+        ("a\n\n", [3], "<p>a</p><p><mark>|</mark></p>"),
+    ],
+)
+def test_no_character_of_a_reply_is_lost_and_code_stays_as_it_was_written(
+    blank: Any, text: str, offsets: list[int], html: str
+) -> None:
+    script = assets.script("markdown.js")
+    assert blank.evaluate(DRAWN, [script, text, offsets]) == html
+
+
+def talked(*texts: str, label: str = "sea") -> Transcript:
+    """A conversation of these questions, each with a finished reply of a steered model."""
+    talk = Transcript()
+    acting = (Entry(feature="a/1", label=label), Entry(feature="a/2", label="ships"))
+    for text in texts:
+        reply = talk.reply(talk.ask(text), "steered", acting, pair=False)
+        talk.grow(reply, f"So you say: {text}", [], 4)
+        talk.end(reply, "stop", 1.0)
+    return talk
+
+
+def show(page: Any, log: str) -> list[str]:
+    """The questions that stand in the conversation once the page has got this log."""
+    page.evaluate("log => thread.show(log)", log)
+    return list(page.locator(".sd-user").all_inner_texts())
+
+
+def test_a_label_of_a_sentence_makes_no_balloon_of_its_chip(thread: Any) -> None:
+    show(thread, talked("Hello", label="words about bridges " * 12).log())
+    heights = [chip.bounding_box()["height"] for chip in thread.locator(".sd-chip").all()]
+    assert len(heights) == 2
+    assert max(heights) < 30
+
+
+def test_a_log_that_comes_in_parts_is_the_same_conversation(thread: Any) -> None:
+    talk = talked("one", "two")
+    assert show(thread, talk.log()) == ["one", "two"]
+    thread.locator(".sd-exchange").first.evaluate("node => node.dataset.kept = 'yes'")
+    thread.locator(".sd-again").last.focus()
+    talk.take_back()
+    talk.end(talk.reply(talk.ask("two!"), "steered", (), pair=False), "stop", 1.0)
+    assert show(thread, talk.latest()) == ["one", "two!"]
+    assert thread.locator("[data-kept]").count() == 1  # no turn before it is drawn anew
+    assert thread.evaluate("document.activeElement.dataset.reply") == "3"
+    talk.ask("three")
+    missed = talk.latest()
+    talk.ask("four")
+    assert show(thread, talk.latest()) == ["one", "two!"]
+    assert thread.evaluate("thread.sent") == [["whole", {}]]
+    assert show(thread, talk.log()) == ["one", "two!", "three", "four"]
+    assert json.loads(missed.split("\n")[0])["from"] > 0
+    talk.clear()
+    assert show(thread, talk.log()) == []
+    assert show(thread, missed) == []
+
+
+def test_each_text_runs_in_the_direction_of_its_script(thread: Any) -> None:
+    show(thread, talked("مرحبا؟").log())
+    directions = [
+        thread.locator(place).first.evaluate("node => getComputedStyle(node).direction")
+        for place in (".sd-user", ".sd-body p")
+    ]
+    assert directions == ["rtl", "ltr"]

@@ -1,0 +1,165 @@
+"""The page's widgets in a browser, each alone on an empty page: no Gradio and no service.
+
+What a widget gets from Gradio is played by `ui_browser.mounted`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ui_browser
+
+from ui import card, presets, rack, search
+
+blank, mounted = ui_browser.blank, ui_browser.mounted  # fixtures
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
+
+FOCUSED = "() => document.activeElement.dataset.part || document.activeElement.className"
+
+
+def entry(ref: str, label: str, **more: Any) -> dict[str, Any]:
+    (shown,) = rack.value([rack.Entry(feature=ref, label=label, strength=2.5, maximum=10, **more)])
+    return shown
+
+
+def test_a_strength_that_is_typed_leaves_the_card_under_the_pointer(mounted: Any) -> None:
+    page = mounted(rack.widget(), [entry("a/1", "cats")])
+    strength, switch = page.get_by_label("Strength of cats"), page.get_by_label("cats on")
+    strength.fill("1,5")
+    switch.click()
+    assert not switch.is_checked()
+    (held,) = page.evaluate("rack.props.value")
+    assert (held["strength"], held["on"]) == (1.5, False)
+    strength.fill("40")
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED) == "slider"
+    assert page.get_by_label("Slider for cats").get_attribute("max") == "40"
+    strength.fill("4 or 5")
+    strength.press("Enter")
+    assert strength.input_value() == "40"
+    strength.press("ArrowDown")
+    assert strength.input_value() == "39.75"
+
+
+def test_no_key_in_the_rack_throws_the_focus_out_of_it(mounted: Any) -> None:
+    timed = {"timing": {"decay": 2.0}}
+    page = mounted(rack.widget(), [entry("a/1", "cats", **timed), entry("a/2", "sea")])
+    for control in ("Ablate", "Add", "Clamp"):
+        page.get_by_role("button", name=control).first.press("Space")
+        assert page.evaluate(FOCUSED) == f"op {control.lower()}"
+    page.get_by_label("Let cats act always").press("Enter")
+    assert page.evaluate(FOCUSED) == "name"
+    page.get_by_label("Remove cats").press("Enter")
+    assert page.evaluate("() => document.activeElement.textContent") == "sea"
+    page.get_by_label("Remove sea").press("Enter")
+    assert page.evaluate(FOCUSED) == "sd-empty"
+
+
+def test_two_features_of_one_label_are_told_apart(mounted: Any) -> None:
+    page = mounted(rack.widget(), [entry("a/1", "cats"), entry("b/1", "cats"), entry("b/2", "sea")])
+    names = [one.get_attribute("aria-label") for one in page.locator(".sd-number").all()]
+    wanted = ["cats (a/1)", "cats (b/1)", "sea"]
+    assert names == [f"Strength of {name}" for name in wanted]
+    assert page.locator(".sd-ref").first.is_hidden()
+    page.evaluate("document.body.classList.add('sd-dictionaries')")  # top.js
+    assert page.locator(".sd-ref").all_inner_texts() == ["a/1", "b/1", "b/2"]
+
+
+def found(page: Any, start: int, count: int, **more: Any) -> None:
+    """Answer the last query of the search box with features from `start` on."""
+    rows = [{"ref": f"b/{i}", "label": f"cat {i}"} for i in range(start, start + count)]
+    told = {"q": "", "sort": "label", "offset": start, "total": 4086, "results": rows, **more}
+    page.evaluate(
+        """told => window.search.show(
+            { ...told, n: window.search.sent.filter(([name]) => name === "query").length })""",
+        told,
+    )
+
+
+def test_the_search_goes_on_beyond_its_first_page_and_into_other_dictionaries(mounted: Any) -> None:
+    page = mounted(search.widget(), {})
+    rows = page.locator("#search [role=option]")
+    page.get_by_label("Search features").focus()
+    found(page, 0, 50, next=50, dictionaries=["a", "b"], dictionary="b")
+    assert page.get_by_role("status").inner_text() == "first 50 of 4,086"
+    assert rows.first.inner_text().split("\n")[:2] == ["cat 0", "b/0"]
+    page.get_by_role("button", name="More").click()
+    assert page.evaluate("search.sent.at(-1)[1].offset") == 50
+    found(page, 50, 3, next=None, dictionaries=["a", "b"], dictionary="b")
+    assert rows.count() == 53
+    assert page.get_by_role("button", name="More").count() == 0
+    page.get_by_label("Dictionary").select_option("a")
+    asked = page.evaluate("search.sent.at(-1)")
+    assert asked[0] == "query"
+    assert (asked[1]["dictionary"], asked[1]["offset"]) == ("a", 0)
+
+
+def test_escape_closes_what_was_found_and_leaves_the_field_its_focus(mounted: Any) -> None:
+    page = mounted(search.widget(), {})
+    field = page.get_by_label("Search features")
+    field.fill("cat")
+    page.wait_for_function("search.sent.some(([, data]) => data.q === 'cat')")
+    found(page, 0, 3, q="cat")
+    ime = "node => node.dispatchEvent(new KeyboardEvent('keydown', {key, isComposing: true}))"
+    field.evaluate(ime.replace("key,", "key: 'Enter',"))
+    assert not page.evaluate("search.sent.some(([name]) => name === 'pick')")
+    field.press("ArrowDown")
+    field.press("Shift+Enter")
+    assert page.evaluate("search.sent.at(-1)") == ["look", {"ref": "b/1"}]
+    field.press("ArrowDown")
+    field.press("Escape")
+    assert page.locator(".sd-found").is_hidden()
+    assert field.evaluate("node => node === document.activeElement && node.value") == "cat"
+    found(page, 0, 3, q="cat")
+    assert page.locator(".sd-found").is_hidden()
+    field.press("Enter")
+    assert page.locator("#search [role=option]").count() == 3
+    assert page.locator(".sd-found").is_visible()
+
+
+def test_a_preset_is_deleted_by_a_second_press_and_a_name_is_kept_until_it_is_saved(
+    mounted: Any,
+) -> None:
+    mine = {"name": "mine", "title": "Mine", "description": "", "builtin": False}
+    other = {"name": "sea", "title": "The sea", "description": "", "builtin": True}
+    page = mounted(presets.widget(), [mine, other])
+    delete = page.get_by_label("Delete preset Mine")
+    delete.press("Enter")
+    assert page.evaluate("gallery.sent") == []
+    assert delete.inner_text() == "Delete?"
+    delete.press("Enter")
+    assert page.evaluate("gallery.sent") == [["drop", {"name": "mine"}]]
+    page.evaluate("one => gallery.show([one])", other)
+    assert page.evaluate("document.activeElement.textContent") == "The sea"
+    title, filter_ = page.get_by_label("Name of the new preset"), page.get_by_label("Filter")
+    title.fill("Mine")
+    filter_.fill("sea")
+    title.press("Enter")
+    assert title.input_value() == "Mine"
+    page.evaluate("all => gallery.show(all)", [{**mine, "saved": 1}, other])
+    assert (title.input_value(), filter_.input_value()) == ("", "")
+    assert page.get_by_role("button", name="Mine").first.is_visible()
+
+
+def test_details_show_themselves_at_the_press_and_take_no_late_answer(mounted: Any) -> None:
+    widget = card.widget()
+    widget.html_template = (
+        f'<div class="sd-drawer" style="visibility: visible">{widget.html_template}</div>'
+    )
+    page = mounted(widget, {})
+    press = "ref => document.dispatchEvent(new CustomEvent('steerdeck:look', {detail: {ref}}))"
+    show = "([ref, key, text]) => card.show({ref, [key]: text, wants: key === 'html'})"
+    head = page.get_by_role("heading", level=2)
+    page.evaluate(press, "a/1")
+    assert (head.inner_text(), page.get_by_text("…").count()) == ("a/1", 1)
+    page.evaluate(press, "a/2")
+    html = card.html({"ref": "a/1", "label": "late"})
+    page.evaluate(show, ["a/1", "html", html])
+    assert head.inner_text() == "a/2"
+    page.evaluate(show, ["a/2", "html", html.replace("late", "sea")])
+    assert head.inner_text() == "sea"
+    assert page.evaluate("card.sent") == [["near", {"ref": "a/2"}]]
+    near = card.nearest([{"ref": "a/3", "label": "ships", "cosine": 0.5}])
+    page.evaluate(show, ["a/2", "near", near])
+    assert page.get_by_role("button", name="ships").is_visible()

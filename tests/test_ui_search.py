@@ -1,0 +1,112 @@
+"""Finding features: by words, by number, page after page, in each dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+import pytest
+from ui_service import SHORT, Service, handlers, served
+
+from ui import rack, search, transcript
+from ui.session import Session
+
+CHOSEN = SHORT.model_dump()
+BOTH = ("foghorn", "second")
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with served(dictionaries=BOTH, size=120) as running:
+        yield running
+
+
+def refs(found: dict[str, Any]) -> list[str]:
+    return [one["ref"] for one in found["results"]]
+
+
+async def test_a_feature_is_found_by_its_number_in_the_dictionary_that_is_searched(
+    service: Service,
+) -> None:
+    for q, dictionary, ref in (
+        ("44", "", "foghorn/44"),
+        ("44", "second", "second/44"),
+        ("second/44", "foghorn", "second/44"),
+        (" foghorn/0 ", "elsewhere", "foghorn/0"),
+    ):
+        found = await search.find(service.api, {"q": q, "dictionary": dictionary}, BOTH)
+        assert refs(found)[0] == ref
+        assert found["total"] == 1
+    for q in ("120", "nowhere/1"):
+        found = await search.find(service.api, {"q": q}, BOTH)
+        assert (refs(found), found.get("error")) == ([], None)
+
+
+async def test_page_after_page_every_feature_of_a_dictionary_is_reached(service: Service) -> None:
+    seen: list[str] = []
+    start: int | None = 0
+    while start is not None:
+        asked = {"q": "", "dictionary": "second", "offset": start}
+        found = await search.find(service.api, asked, BOTH)
+        seen += refs(found)
+        start = found["next"]
+    assert seen == [f"second/{i}" for i in range(120)]
+    assert (found["dictionary"], found["dictionaries"]) == ("second", list(BOTH))
+
+
+@pytest.mark.parametrize("offset", [-1, 2**40, "x", None])
+async def test_a_page_that_no_page_can_be_is_the_first(service: Service, offset: Any) -> None:
+    assert (await search.find(service.api, {"offset": offset}, BOTH))["offset"] == 0
+
+
+async def test_two_features_of_one_label_are_named_with_their_dictionaries(
+    service: Service,
+) -> None:
+    edits = [{"feature": f"{name}/0", "op": "add", "strength": 1.0} for name in BOTH]
+    edits.append({"feature": "second/1", "op": "add", "strength": 1.0})
+    held = await search.rack_of(service.api, edits)
+    assert transcript.named(held) == [
+        "Golden Gate Bridge (foghorn/0)",
+        "Golden Gate Bridge (second/0)",
+        "cats and kittens",
+    ]
+    assert transcript.named((rack.Entry(feature="a/1"), rack.Entry(feature="a/2"))) == [
+        "a/1",
+        "a/2",
+    ]
+
+
+async def test_a_card_does_not_wait_for_its_neighbours_and_says_what_it_could_not_get(
+    service: Service,
+) -> None:
+    do, session = handlers(service.api), Session()
+    session.arrived.set()
+
+    async def answer(handler: Any, ref: str) -> dict[str, Any]:
+        event = gr.EventData(None, {"ref": ref})
+        return dict((await handler(event, session, None, CHOSEN))[do.parts.card])
+
+    shown = await answer(do.details, "foghorn/0")
+    assert (shown["ref"], shown["wants"]) == ("foghorn/0", True)
+    assert "Nearest features" not in shown["html"]
+    near = await answer(do.near, "foghorn/0")
+    assert "cats and kittens" in near["near"]
+    assert near["n"] > shown["n"]
+    refused = await answer(do.details, "foghorn/999")
+    assert "There is no feature 999" in refused["html"]
+    assert "wants" not in refused
+
+
+async def test_a_saved_preset_is_the_one_that_the_gallery_is_told_of(service: Service) -> None:
+    do, session = handlers(service.api), Session()
+    session.arrived.set()
+    held = rack.value([rack.Entry(feature="foghorn/0", label="Bridge")])
+    told = []
+    for _ in range(2):
+        event = gr.EventData(None, {"title": "Mine"})
+        update = await do.save(event, session, None, CHOSEN, held)
+        (saved,) = [one for one in update[do.parts.gallery] if one.get("saved")]
+        assert saved["title"] == "Mine"
+        told.append(saved["saved"])
+    assert told[0] != told[1]
