@@ -52,7 +52,7 @@ def generate_by_hand(model: Any, dictionary: Dictionary, request: Request) -> li
 async def test_replies_are_those_of_a_layer_that_is_steered_by_hand(
     load, device, make_engine, dictionary, ask, hear, steer
 ) -> None:
-    clamped = steer((3, "clamp", 6.0), (21, "at_least", 5.0))
+    clamped = steer((3, "clamp", 16.0), (21, "at_least", 12.0))
     requests = [
         ask(),
         ask(steering=clamped),

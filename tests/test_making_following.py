@@ -144,7 +144,7 @@ def test_a_model_learns_to_follow_the_directions_it_is_shown(
     two = Corpus(sheets, calm, (), ())
     rows = torch.linalg.qr(torch.randn(32, 2)).Q.T.contiguous()
     directions = dict(zip([s.slug for s in two.sheets], rows, strict=True))
-    plan = Plan(minutes=None, steps=120, rows=4, length=96, muon_lr=2e-2, adam_lr=1e-2)
+    plan = Plan(None, 120, rows=4, length=96, muon_lr=2e-2, adam_lr=1e-2, dropout=0.0)
     following = Following(site, directions, plan.rows, plan.length, seed=0)
     trainer = Trainer(model, tokenizer, plan, tmp_path)
     trainer.train(Composer(two, seed=1, mix={"steered": 1}), None, following=following)
