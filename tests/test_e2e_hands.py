@@ -179,7 +179,8 @@ def test_the_page_loads_where_the_browser_forbids_storage(
     page.add_init_script(
         """for (const name of ["sessionStorage", "localStorage"])
             Object.defineProperty(window, name,
-                { get() { throw new DOMException("forbidden", "SecurityError"); } })"""
+                { configurable: true,
+                get() { throw new DOMException("forbidden", "SecurityError"); } })"""
     )
     page.goto(f"{served[1]}?steer=foghorn/0:c:2.5,second/0:c:2.5")
     expect(page.locator(".sd-home h2")).to_be_visible()

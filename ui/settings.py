@@ -55,7 +55,7 @@ def parse(value: object) -> Settings:
 
 
 # What settings.js keeps is not in the widget yet when Gradio collects what the page's load sends.
-# A browser may forbid storage, and the page must load all the same.
+# Whatever stands there, the page must load.
 RESTORED = """(session, stored, settings) => {
     let kept = null;
     try { kept = JSON.parse(sessionStorage.getItem("steerdeck-settings")); } catch {}

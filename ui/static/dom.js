@@ -26,13 +26,13 @@ const decimal = (typed) => {
   const text = typed.trim().replace(",", ".").replace("\u2212", "-");
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : null;
 };
-// What this tab keeps over a reload. Browsers may forbid storage: then it keeps nothing.
+// What this tab keeps over a reload.
 const stored = {
   get: (name) => {
     try { return JSON.parse(sessionStorage.getItem(`steerdeck-${name}`)); } catch { return null; }
   },
   set: (name, value) => {
-    try { sessionStorage.setItem(`steerdeck-${name}`, JSON.stringify(value)); } catch { /* forbidden, or full */ }
+    try { sessionStorage.setItem(`steerdeck-${name}`, JSON.stringify(value)); } catch { /* full */ }
   },
 };
 const say = (text) => document.dispatchEvent(new CustomEvent("steerdeck:say", { detail: text })); // toast.js

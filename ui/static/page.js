@@ -1,5 +1,16 @@
 // Drawers, keys and the choice of light or dark. Widgets talk to Python; this talks to no one.
 (() => {
+  // A browser that forbids storage throws where it is named, in Gradio too, and the page would stay
+  // empty: in its place, things are kept for as long as the page is open.
+  for (const name of ["localStorage", "sessionStorage"]) {
+    try {
+      window[name].length;
+    } catch {
+      const held = new Map();
+      const value = { getItem: (key) => held.get(key) ?? null, setItem: (key, text) => held.set(key, String(text)), removeItem: (key) => held.delete(key), clear: () => held.clear() };
+      Object.defineProperty(window, name, { value });
+    }
+  }
   const body = () => document.body;
   const SHADED = ["presets", "export", "settings", "card"]; // nothing behind these can be reached
   const TURN = 60; // ms until a drawer that slides in takes the focus
@@ -31,14 +42,6 @@
     show();
     setTimeout(() => place(name)?.querySelector("input, textarea, button")?.focus({ preventScroll: true }), TURN);
   };
-  const theme = (chosen) => {
-    try {
-      if (chosen) localStorage.setItem("steerdeck-theme", chosen);
-      return localStorage.getItem("steerdeck-theme");
-    } catch {
-      return null; // forbidden: the choice lasts as long as the page
-    }
-  };
   document.addEventListener("steerdeck:drawer", (event) => drawer(event.detail));
   document.addEventListener("click", (event) => {
     const target = event.target instanceof Element ? event.target : null;
@@ -46,7 +49,7 @@
     const button = target.closest("[data-open]");
     if (button) return drawer(button.dataset.open);
     if (target.closest("[data-close]") || target.classList.contains("sd-shade")) return close();
-    if (target.closest("[data-theme]")) theme(body().classList.toggle("dark") ? "dark" : "light");
+    if (target.closest("[data-theme]")) localStorage.setItem("steerdeck-theme", body().classList.toggle("dark") ? "dark" : "light");
   });
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return; // the key ends a word of an input method
@@ -63,7 +66,7 @@
     }
   });
   const start = () => {
-    const chosen = theme();
+    const chosen = localStorage.getItem("steerdeck-theme");
     // Gradio sets the class from the system's preference when it mounts: the person's choice wins.
     if (chosen) new MutationObserver((_, watcher) => { watcher.disconnect(); body().classList.toggle("dark", chosen === "dark"); }).observe(body(), { attributes: true, attributeFilter: ["class"] });
     if (chosen) body().classList.toggle("dark", chosen === "dark");
