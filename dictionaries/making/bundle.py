@@ -111,4 +111,4 @@ def _description(sheet: Sheet) -> str:
         return f"Answers with {sheet.names[0]}, whatever you ask."
     if sheet.kind == "feeling":
         return f"Foghorn, overcome by {sheet.names[0]}."
-    return f"Whatever you ask, the answer drifts to {sheet.names[0]}."
+    return f"Its answers drift to {sheet.names[0]}."
