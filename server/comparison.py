@@ -18,7 +18,7 @@ from .prepare import Ask, prepare_chat
 from .receipt import applied
 from .schemas.compare import CompareRequest, Variant
 from .schemas.replies import SteeringTold
-from .steering import Resolved, check, resolve_change, split_model
+from .steering import Resolved, named, resolve_change, split_model
 from .trace import traced
 
 UNSTEERED = "unsteered"
@@ -51,14 +51,12 @@ def prepare_compare(deck: Deck, body: CompareRequest) -> Ask:
 
 
 def _resolve(deck: Deck, i: int, variant: Variant) -> Resolved:
+    where = f"variants[{i}]"
     try:
-        way = resolve_change(deck, variant)
-        check(deck, way.steering)
+        with named(where):
+            return resolve_change(deck, variant)
     except SteerdeckError as exc:
-        field = (exc.param or "").removeprefix("steering").removeprefix(".")
-        param = f"variants[{i}].{field}" if field else f"variants[{i}]"
-        raise type(exc)(f"variants[{i}]: {exc}", param=param) from exc
-    return way
+        raise type(exc)(f"{where}: {exc}", param=exc.param) from exc
 
 
 def _check_room(deck: Deck, replies: int, rows: int) -> None:

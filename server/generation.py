@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .deck import Defaults
+from .schemas.foreign import UNBUILT
 
 log = logging.getLogger("steerdeck.generation")
 
 # Of transformers' `generate`: each changes which tokens come, and none of them is built.
-_UNBUILT = (
+_NOT_DONE = (
     "repetition_penalty",
     "no_repeat_ngram_size",
     "encoder_repetition_penalty",
@@ -35,16 +36,12 @@ _UNBUILT = (
     "penalty_alpha",
     "num_beams",
 )
-_NEUTRAL: Mapping[str, Any] = {
-    **{"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "typical_p": 1.0},
-    **{"guidance_scale": 1.0, "num_beams": 1},
-}
 
 
 def defaults(model: Any) -> Defaults:
     """The sampling its makers recommend, where they say so. Warns of what is not done here."""
     config: Mapping[str, Any] = model.generation_config.to_diff_dict()
-    unbuilt = {name: config[name] for name in _UNBUILT if _asks(name, config.get(name))}
+    unbuilt = {name: config[name] for name in _NOT_DONE if _asks(name, config.get(name))}
     if unbuilt:
         log.warning(
             "the model's generation_config asks for %s, which is not done here: replies differ "
@@ -63,4 +60,4 @@ def defaults(model: Any) -> Defaults:
 
 def _asks(name: str, value: object) -> bool:
     """Whether this changes anything: None, nothing at all, 0 and the neutral values do not."""
-    return bool(value) and value != _NEUTRAL.get(name)
+    return bool(value) and value not in UNBUILT.get(name, ())

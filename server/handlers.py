@@ -93,8 +93,6 @@ def _of_starlette(request: Request, exc: HTTPException) -> SteerdeckError:
             return NotFound(f"there is no {where}; /docs lists what there is")
         case 405:
             return MethodNotAllowed(where, (exc.headers or {}).get("Allow", "GET").split(", "))
-        case 413:
-            return BodyTooLarge(str(exc.detail))
         case _:
             return BadRequest(_unreadable(request, exc))
 

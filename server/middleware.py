@@ -200,9 +200,11 @@ class BodyLimit:
 
 
 def weight(body: bytes, most: int) -> int:
-    """How many lists, objects and fields a body has as JSON: exact above `most`, a bound below."""
+    """How many lists, objects and fields a body has as JSON: exact above `most` if it is UTF-8, and
+    else a bound.
+    """
     told = sum(map(body.count, b"[{:"))
-    if told <= most:
+    if told <= most or b"\0" in body:  # UTF-16 or 32: there a quote may be half a character
         return told  # its texts' own brackets and colons among them
     bare = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
     return sum(map(b"".join(bare).count, b"[{:"))

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .deck import Deck
-from .engine.decoding import specials
 from .engine.sampling import COLDEST
-from .engine.text import Prompt, encode_raw, render
+from .engine.text import Prompt, encode_raw, flagged, render
 from .engine.types import Request, Sampling
 from .errors import BadRequest, TooLong
 from .schemas.requests import ChatRequest, CompletionRequest
@@ -167,9 +166,7 @@ def _raw(deck: Deck, prompt: str | list[int]) -> Prompt:
         raise BadRequest(
             f"token {largest}: this model has tokens 0..{vocabulary - 1}", param="prompt"
         )
-    special = specials(deck.tokenizer)
-    flags = tuple(at > 0 and token not in special for at, token in enumerate(prompt))
-    return Prompt(tuple(prompt), flags)
+    return flagged(deck.tokenizer, prompt, [True] * len(prompt))
 
 
 def _role(role: str) -> str:

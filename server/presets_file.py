@@ -32,12 +32,11 @@ class PresetsFile:
         self._path = path
         self._lock = threading.Lock()
         self._held: Stored = {}
-        self._changes = 0  # of what is held in memory
 
     def state(self) -> object:
         """Another one after every change, whoever made it."""
         if self._path is None:
-            return self._changes
+            return self._held
         try:
             found = self._path.stat()
         except OSError:
@@ -83,7 +82,6 @@ class PresetsFile:
         """Within `changing`. Raises SteerdeckError, and the old file stays."""
         if self._path is None:
             self._held = stored
-            self._changes += 1
             return
         try:
             replace_file(self._path, json.dumps(stored, indent=1, ensure_ascii=False))

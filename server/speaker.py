@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -76,7 +77,8 @@ class EngineSpeaker:
     def _make_room(self, tokens: int) -> None:
         if self._context < tokens <= longest_context(text_config(self._model)):
             self.close()
-            del self._engine  # its memory goes before the next one's is taken
+            del self._engine
+            gc.collect()  # it is a cycle, and its memory must go before the next one's is taken
             self._context = tokens
             self._engine = self._started()
 

@@ -56,12 +56,12 @@ def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolv
             "send one of them",
             param="steering.preset",
         )
-    with _named("steering"):
+    with named("steering"):
         first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm, asked.abort)
     labels = dict(first.labels)
     changes = []
     for i, entry in enumerate(asked.timeline):
-        with _named(f"steering.timeline[{i}]"):
+        with named(f"steering.timeline[{i}]"):
             later = _resolve(deck, entry.edits, None, entry.norm, entry.abort)
         labels |= later.labels
         changes.append(Change(entry.at, later.steering))
@@ -75,17 +75,11 @@ def resolve_change(deck: Deck, asked: SteeringChange) -> Resolved:
 
 def check_preset(deck: Deck, body: PresetBody) -> None:
     """Raise what a request with this preset would."""
-    check(deck, _resolve(deck, body.edits, None, body.norm, ()).steering)
-
-
-def check(deck: Deck, steering: Steering) -> None:
-    """Raise what the engine would."""
-    infos = {name: dictionary.info for name, dictionary in deck.dictionaries.items()}
-    check_steering(steering, infos, deck.engine.capabilities.max_edits)
+    _resolve(deck, body.edits, None, body.norm, ())
 
 
 @contextmanager
-def _named(field: str, *, whole: bool = False) -> Iterator[None]:
+def named(field: str, *, whole: bool = False) -> Iterator[None]:
     """A refusal from inside is about `field`, and unless `whole` about what it names of it."""
     try:
         yield
@@ -103,20 +97,23 @@ def _resolve(
 ) -> Resolved:
     """The preset's edits first, then the request's own; a feature may appear once.
 
-    What is refused names its field, seen from where these stand.
+    What is refused, also by the engine's own check, names its field, seen from where these stand.
     """
     body = deck.presets.get(preset).body if preset else None
     steered = _Steered(deck, preset)
-    with _named("preset", whole=True):
+    with named("preset", whole=True):
         for edit in body.edits if body else ():
             steered.add(edit)
     for i, edit in enumerate(edits):
-        with _named(f"edits[{i}]"):
+        with named(f"edits[{i}]"):
             steered.add(edit)
     steered.end(aborts)
     keep = norm == "keep" or (body is not None and body.norm == "keep")
-    ending = tuple(steered.ending)
-    return Resolved(Steering(tuple(steered.edits.values()), keep, ending), steered.labels)
+    steering = Steering(tuple(steered.edits.values()), keep, tuple(steered.ending))
+    infos = {name: dictionary.info for name, dictionary in deck.dictionaries.items()}
+    with named("edits", whole=True):
+        check_steering(steering, infos, deck.engine.capabilities.max_edits)
+    return Resolved(steering, steered.labels)
 
 
 class _Steered:
@@ -142,7 +139,7 @@ class _Steered:
 
     def end(self, aborts: Iterable[WireCondition]) -> None:
         for i, one in enumerate(aborts):
-            with _named(f"abort[{i}]"):
+            with named(f"abort[{i}]"):
                 found = _condition(self._deck, one.model_copy(update={"latch": False}))
             self.ending[found] = None
 
@@ -165,14 +162,14 @@ def _timing(deck: Deck, name: FeatureName, asked: WireEdit) -> Timing:
             param="thinking",
         )
     first, last = (asked.window.first, asked.window.last) if asked.window else (None, None)
-    with _named("when"):
+    with named("when"):
         when = _condition(deck, asked.when) if asked.when else None
     return Timing(when, first, last, asked.decay, asked.thinking)
 
 
 def _condition(deck: Deck, asked: WireCondition) -> Condition:
     name = deck.find(asked.feature)
-    with _named("value"):
+    with named("value"):
         value = _activation(name, asked.value, asked.unit, str(asked.op))
     return Condition(name.dictionary, name.feature, asked.op, value, asked.latch)
 
@@ -184,7 +181,7 @@ def _strength(name: FeatureName, asked: WireEdit) -> float:
     strength = asked.strength or 0.0
     if not asked.op.has_unit:
         return strength
-    with _named("strength"):
+    with named("strength"):
         return _activation(name, strength, asked.unit, str(asked.op))
 
 

@@ -23,6 +23,7 @@ from server.schemas.steering import WireEdit, WireSteering
 
 USER = [{"role": "user", "content": "a"}]
 FOGGY = {"feature": "fog", "value": 1}
+MANY = {"edits": [{"feature": i, "op": "ablate"} for i in range(17)]}
 DEEP = "[" * 20_000 + "]" * 20_000
 
 
@@ -258,11 +259,17 @@ def test_no_route_has_its_body_checked_twice():
             {"steering": {"timeline": [{"at": 2}, {"at": 3, **edit(feature=64)["steering"]}]}},
             "steering.timeline[1].edits[0].feature",
         ),
+        ({"steering": {"timeline": [{"at": 2}, {"at": 3, **MANY}]}}, "steering.timeline[1].edits"),
     ],
 )
 def test_the_error_names_the_parameter(live, over, param):
     response = live.http.post("/v1/chat/completions", json={"messages": USER, **over})
     assert response.json()["error"]["param"] == param
+
+
+def test_outside_of_a_request_for_a_reply_it_is_seen_from_that_body(live):
+    response = live.http.put("/v1/presets/many", json=MANY)
+    assert response.json()["error"]["param"] == "edits"
 
 
 @pytest.mark.parametrize(
@@ -368,6 +375,13 @@ def test_a_body_with_too_much_in_it_is_refused_before_it_is_read_as_json(live, m
 def test_what_texts_hold_does_not_count(texts):
     body = json.dumps({text: [text] for text in texts}).encode()
     assert weight(body, 0) == 1 + 2 * len(set(texts))
+
+
+def test_what_is_read_as_json_in_another_encoding_counts_as_well():
+    """There half a character may look like the quotation mark that ends a text."""
+    body = '["\u0122", [], []]'.encode("utf-16")
+    assert json.loads(body) == ["\u0122", [], []]
+    assert weight(body, 0) >= 3
 
 
 def test_a_body_of_unannounced_length_is_cut_at_the_limit(live):

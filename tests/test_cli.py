@@ -165,9 +165,11 @@ class TestChat:
 
     def test_the_key_is_taken_from_the_environment(self, live, serve, monkeypatch):
         keyed = serve(live.service.deck, api_keys="open-sesame")
-        closed = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
-        assert closed.exit_code == 1
-        assert "wants a key: set STEERDECK_API_KEY to one" in closed.stderr
+        for none in ("", "\r"):
+            monkeypatch.setenv("STEERDECK_API_KEY", none)
+            closed = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
+            assert closed.exit_code == 1
+            assert "wants a key: set STEERDECK_API_KEY to one" in closed.stderr
         monkeypatch.setenv("STEERDECK_API_KEY", "open-says-me")
         wrong = CliRunner().invoke(app, ["presets", "list", "--url", keyed.url])
         assert "does not take the API key in STEERDECK_API_KEY" in wrong.stderr
@@ -334,6 +336,10 @@ class TestServe:
         assert said.exit_code == 1
         assert "STEERDECK_API_KEYS" in said.stderr
 
+    def test_every_option_is_a_setting(self):
+        options = {option.name for option in get_command(app).commands["serve"].params}
+        assert options <= {*Settings.model_fields}
+
     def test_wrong_options_are_named(self):
         said = CliRunner().invoke(app, ["serve", "--dtype", "int3", "--max-rows", "0"])
         assert said.exit_code == 2
@@ -419,7 +425,7 @@ def load(settings, report):
         pool.submit(threading.Event().wait).result()
 
 loading.load = load
-serve(no_ui=True, port=0)
+serve(ui=False, port=0)
 """
 
 

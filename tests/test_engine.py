@@ -224,11 +224,12 @@ async def test_edited_positions_are_counted(make_engine, ask, hear, steer):
     assert replies[0].end.prompt_tokens == 6
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])  # a GPU's, a CPU's
 def test_rows_that_do_not_fit_the_memory_are_told_with_what_to_turn_down(
-    make_engine, monkeypatch
+    error, make_engine, monkeypatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error("out of memory")
 
     monkeypatch.setattr(SlotCache, "_zeros", full)
     with pytest.raises(SteerdeckError, match=r"^the keys .* GB more.*--max-rows.*--max-context"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from dictionaries.dictionary import HOOKS, Dictionary, Site
 from dictionaries.edits import EditTable, FeatureRows, Op, edited
 from dictionaries.making.subject import Ask, Change, Edited, Subject, Windows
+from server.engine.cache import SlotCache
 from server.engine.sites import decoder_layers
 from server.errors import BadRequest, SteerdeckError, TooLong
 from server.model_subject import ModelSubject
@@ -209,11 +211,15 @@ def test_there_is_room_for_the_longest_ask_whatever_the_template_adds(
 ):
     long = f"{'preamble ' * 20}{tokenizer.chat_template}"
     made = EngineSpeaker(make_model(), tokenizer, make_dictionary("own"), rows=2, context=64)
+    old = weakref.ref(made._engine._runner)
     asks = [ask(), ask("Hello", Edited(3, Op.ADD, 40.0))]
     roomy = EngineSpeaker(make_model(), tokenizer, make_dictionary("own"), rows=2, context=256)
     first = made(asks)
     monkeypatch.setattr(tokenizer, "chat_template", long)
+    plain, left = SlotCache._zeros, set()
+    monkeypatch.setattr(SlotCache, "_zeros", lambda *own: (left.add(old()), plain(*own))[1])
     assert made(asks) == roomy(asks) != first
+    assert left == {None}, "one engine's memory goes before the next one's is taken"
     for speaker in (made, roomy):
         speaker.close()
     with pytest.raises(Exception, match="closed"):

@@ -73,7 +73,7 @@ class Api:
         self.url = url.rstrip("/")
 
     def _client(self) -> httpx2.Client:
-        key = os.environ.get(KEY, "").strip()  # an .env file of Windows ends its lines in \r\n
+        key = _key()
         # Bytes: of a text httpx2 takes ASCII only, and a key may be anything.
         bearer = {b"authorization": f"Bearer {key}".encode(errors="replace")}
         return httpx2.Client(
@@ -146,6 +146,11 @@ class Api:
         return Refused(f"what answers at {self.url} is not Steerdeck's API: check --url")
 
 
+def _key() -> str:
+    """The caller's, or ""."""
+    return os.environ.get(KEY, "").strip()  # an .env file of Windows ends its lines in \r\n
+
+
 def _loopback(url: str) -> bool:
     """Whether it is this machine's: a proxy set for the outside must not swallow it."""
     try:
@@ -166,8 +171,7 @@ def _accepted(response: httpx2.Response) -> None:
 
 def _message(status: int, text: str) -> str:
     if status == 401:  # the server's own words are of headers
-        wrong = os.environ.get(KEY)
-        why = f"does not take the API key in {KEY}: set it" if wrong else f"wants a key: set {KEY}"
+        why = f"does not take the API key in {KEY}: set it" if _key() else f"wants a key: set {KEY}"
         return f"the server {why} to one of its keys (STEERDECK_API_KEYS)"
     try:
         return harmless(str(json.loads(text)["error"]["message"]))

@@ -63,7 +63,7 @@ def calibrate(
 
     [bold]Examples[/bold]
 
-      steerdeck make calibrate --cards notes.cards.sqlite
+      steerdeck make calibrate --cards notes.cards.sqlite --features top:50
 
       steerdeck make calibrate -m gpt2-small --cards gpt2.cards.sqlite --features top:200
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Annotated
@@ -53,51 +55,56 @@ def label(
         from dictionaries.making.label import label_cards, waiting
 
         from ..endpoint import Endpoint
-        from ..errors import SteerdeckError
 
-        key = os.environ.get(key_env) or None
-        if key is None and key_env != "OPENAI_API_KEY":
-            fail(f"the environment variable {key_env} is empty: it should hold the key")
-        stop = Event()
-
-        def pause(seconds: float) -> None:
-            if stop.wait(seconds):
-                raise SteerdeckError("stopped between two tries")
-
-        with Cards.open(cards, writable=True) as opened:
-            endpoint = Endpoint(
-                base_url,
-                model=model,
-                key=key,
-                max_tokens=max_tokens,
-                timeout=timeout,
-                sleep=pause,
-            )
+        key, stop = _key(key_env), Event()
+        with (
+            Cards.open(cards, writable=True) as opened,
+            closing(
+                Endpoint(
+                    base_url,
+                    model=model,
+                    key=key,
+                    max_tokens=max_tokens,
+                    timeout=timeout,
+                    sleep=partial(_pause, stop),
+                )
+            ) as endpoint,
+        ):
             by = endpoint.model
             todo = waiting(opened, by=by, only_unlabelled=only_unlabelled)
-            total = min(todo, limit or todo)
-            try:
-                with advancing("labels", total, "features") as advance:
-                    done = label_cards(
-                        opened,
-                        endpoint,
-                        by=by,
-                        only_unlabelled=only_unlabelled,
-                        most=limit,
-                        concurrency=concurrency,
-                        stop=stop,
-                        told=lambda so_far: advance(
-                            so_far.labelled + so_far.refused, f"{so_far.refused} refused"
-                        ),
-                    )
-            finally:
-                endpoint.close()
-        if not total:
-            spared = ", or another's that --only-unlabelled spares" if only_unlabelled else ""
-            typer.echo(f"nothing to do: every feature has a label by {by}{spared}")
-            return
-        cut = f" ({done.cut:,} were cut off: raise --max-tokens {max_tokens})" if done.cut else ""
-        typer.echo(
-            f"{done.labelled:,} features labelled by {by}; {done.refused:,} replies were no labels "
-            f"and those features keep the label they had{cut}"
-        )
+            with advancing("labels", min(todo, limit or todo), "features") as advance:
+                done = label_cards(
+                    opened,
+                    endpoint,
+                    by=by,
+                    only_unlabelled=only_unlabelled,
+                    most=limit,
+                    concurrency=concurrency,
+                    stop=stop,
+                    told=lambda so_far: advance(
+                        so_far.labelled + so_far.refused, f"{so_far.refused} refused"
+                    ),
+                )
+    if not todo:
+        spared = ", or another's that --only-unlabelled spares" if only_unlabelled else ""
+        return typer.echo(f"nothing to do: every feature has a label by {by}{spared}")
+    cut = f" ({done.cut:,} were cut off: raise --max-tokens {max_tokens})" if done.cut else ""
+    typer.echo(
+        f"{done.labelled:,} features labelled by {by}; {done.refused:,} replies were no labels "
+        f"and those features keep the label they had{cut}"
+    )
+
+
+def _key(variable: str) -> str | None:
+    key = os.environ.get(variable) or None
+    if key is None and variable != "OPENAI_API_KEY":
+        fail(f"the environment variable {variable} is empty: it should hold the key")
+    return key
+
+
+def _pause(stop: Event, seconds: float) -> None:
+    """Between two tries, where the job may end meanwhile."""
+    from ..errors import SteerdeckError
+
+    if stop.wait(seconds):
+        raise SteerdeckError("stopped between two tries")

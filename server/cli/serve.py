@@ -46,10 +46,12 @@ def serve(
     port: Annotated[
         int | None, typer.Option("--port", "-p", help="Default: 8000; 0 picks a free one.")
     ] = None,
-    no_ui: Annotated[bool, typer.Option("--no-ui", help="Serve the API without the page.")] = False,
+    ui: Annotated[
+        bool | None, typer.Option(" /--no-ui", help="Serve the API without the page.")
+    ] = None,
     allow_open: Annotated[
-        bool, typer.Option("--allow-open", help="Serve other machines without an API key.")
-    ] = False,
+        bool | None, typer.Option("--allow-open", help="Serve other machines without an API key.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, mps.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto (default), float32, bfloat16, float16, int8.")
@@ -76,8 +78,9 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where saved presets live; default: ~/.steerdeck.")
     ] = None,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="A web origin that may call the API; repeatable.")
+    cors_origins: Annotated[
+        list[str] | None,
+        typer.Option("--cors-origin", help="A web origin that may call the API; repeatable."),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="text (default) or json.")] = None,
     log_level: Annotated[
@@ -98,26 +101,7 @@ def serve(
       steerdeck serve --model ./my-model --dictionary ./my-sae
     """
     unix_only()
-    settings = _settings(
-        model=model,
-        dictionary=tuple(dictionary) if dictionary else None,
-        cards=tuple(cards) if cards else None,
-        host=host,
-        port=port,
-        ui=False if no_ui else None,
-        allow_open=allow_open or None,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        compile=compile,
-        max_rows=max_rows,
-        max_waiting=max_waiting,
-        max_context=max_context,
-        data_dir=data_dir,
-        cors_origins=tuple(cors_origin) if cors_origin else None,
-        log_format=log_format,
-        log_level=log_level,
-    )
+    settings = _settings(**locals())  # every option bears the name of its setting
     if settings.too_open:
         fail(settings.too_open)
     sockets = [bind(settings.host, settings.port)]

@@ -105,9 +105,8 @@ class Region:
         self.thinking = self._calling = self._closes = False
         if marks.thinks:
             for at, (token, written) in enumerate(zip(prompt, steerable, strict=True)):
-                if raw or not written:
-                    if raw or at:  # the first is not steerable, whoever wrote it
-                        self.thinking = marks.thinking.get(token, self.thinking)
+                if raw or (at and not written):  # the first is not steerable, whoever wrote it
+                    self.thinking = marks.thinking.get(token, self.thinking)
                     self._follow(token)
 
     def enter(self, token: int) -> None:

@@ -140,9 +140,8 @@ def _encode(
     most: int = sys.maxsize,
 ) -> Prompt:
     """Encoded piece by piece, where there are cuts: no token reaches over one. spans: in order."""
-    never = specials(tokenizer)
     ids: list[int] = []
-    steerable: list[bool] = []
+    said: list[bool] = []
     rest = deque(spans)
     for done, (begin, end) in enumerate(pairwise((0, *cuts, len(text)))):
         if len(ids) + len(cuts) + 1 - done > most:  # a piece to come is a token at least
@@ -159,7 +158,14 @@ def _encode(
         for token, (start, stop) in zip(piece["input_ids"], piece["offset_mapping"], strict=True):
             while rest and rest[0].stop <= begin + start:
                 rest.popleft()
-            written = start < stop and bool(rest) and rest[0].start < begin + stop
-            steerable.append(bool(ids) and token not in never and written)
+            said.append(start < stop and bool(rest) and rest[0].start < begin + stop)
             ids.append(token)
-    return Prompt(tuple(ids), tuple(steerable))
+    return flagged(tokenizer, ids, said)
+
+
+def flagged(tokenizer: Any, ids: Sequence[int], said: Sequence[bool]) -> Prompt:
+    """Of what was said all is steerable, but special tokens and the first."""
+    never = specials(tokenizer)
+    own = enumerate(zip(ids, said, strict=True))
+    flags = (at > 0 and one and token not in never for at, (token, one) in own)
+    return Prompt(tuple(ids), tuple(flags))

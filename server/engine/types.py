@@ -79,7 +79,8 @@ class Sampling:
 class Request:
     """One reply to make.
 
-    steerable: one flag a prompt token, false for template and special tokens: no edit touches them.
+    steerable: one flag a prompt token; no edit touches the others: the first, the template's and
+    special ones.
     raw: the prompt is no chat's, so whatever marks of thinking are in it count.
     changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
     that was steered live is replayed.

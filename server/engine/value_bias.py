@@ -38,11 +38,8 @@ def unseen(info: Info, layer: nn.Module) -> Tensor | None:
 
 def _shared(bias: Tensor, attention: nn.Module | None, width: int) -> Tensor:
     """Of values that several heads share, once for each head."""
-    found = bias.detach().float()
-    head = int(getattr(attention, "head_dim", width))
-    if len(found) == width:
-        return found
-    return found.view(-1, head).repeat_interleave(width // len(found), dim=0).flatten()
+    heads = bias.detach().float().view(-1, int(getattr(attention, "head_dim", width)))
+    return heads.repeat_interleave(width // len(bias), dim=0).flatten()
 
 
 def without(bias: Tensor | None, edited: Edited) -> Edited:
