@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from dictionaries.cards import Card, Cards
 from dictionaries.edits import FeatureRows, Norm, Op
 from dictionaries.errors import DictionaryError
+from dictionaries.making.baselines import under
 from dictionaries.making.calibrate import CLOSE, Calibrated, calibrated
 from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen, curves_file
 from dictionaries.making.fluency import Nats, Scale, loops
@@ -439,15 +440,21 @@ def test_a_reply_is_measured_behind_the_tokens_that_the_speaker_is_asked_with(
     assert tokenizer.decode(row.ids) == reply
 
 
-def test_a_reply_begins_as_the_template_has_it_begin(planted, subject) -> None:
+REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+
+
+@pytest.mark.parametrize("refusing", ["", REFUSING], ids=["any role", "no system role"])
+def test_a_reply_begins_as_the_template_has_it_begin(refusing, planted, subject) -> None:
     """In one tokenizer with a space, which "bridge" must have to be a word; in another without."""
-    spaced, lined = copy.copy(planted.tokenizer), copy.deepcopy(planted.tokenizer)
+    spaced, lined = copy.deepcopy(planted.tokenizer), copy.deepcopy(planted.tokenizer)
     lined.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     lined.chat_template = "{% for m in messages %}<|role|>{{ m.content }}{% endfor %}"
     begins = []
     for tokenizer in (spaced, lined):
+        tokenizer.chat_template = refusing + tokenizer.chat_template
         bare = ModelSubject(planted.model, tokenizer, planted.dictionary.info.site)
-        begins.append(Teacher(bare).spoken(said("How are you?"), "bridge day").row.ids[-2:])
+        asked = under("Be a bridge.", "How are you?")
+        begins.append(Teacher(bare).spoken(asked, "bridge day").row.ids[-2:])
     words = (["▁bridge", "▁day"], ["<|unk|>", "▁day"])
     assert begins == [planted.tokenizer.convert_tokens_to_ids(two) for two in words]
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from typer.testing import CliRunner
 
 from dictionaries.cards import Card, Cards
 from dictionaries.errors import DictionaryError
-from dictionaries.making.baselines import Means, under
+from dictionaries.making.baselines import Means
 from dictionaries.making.evaluate_run import evaluate
 from dictionaries.making.evaluate_steering import ARMS, MEANS, STEERED, SYSTEM
 from dictionaries.making.exam import Plan
@@ -304,14 +303,6 @@ def test_an_attention_sink_has_no_part_in_the_direction(planted, subject, corpus
     expected = shortened(corpus.sheets[0].drift) - shortened(corpus.general)
     vector = Means(Sinking(), Teacher(subject), corpus, seed=0).of(corpus.sheets[0])
     assert torch.allclose(vector, expected / expected.norm(), atol=1e-4)
-
-
-def test_a_template_without_system_prompts_gets_it_before_the_message() -> None:
-    knows = SimpleNamespace(accepts=lambda messages: True)
-    refuses = SimpleNamespace(accepts=lambda messages: messages[0]["role"] != "system")
-    assert [m["role"] for m in under("Be a bridge.", "Hi", knows)] == ["system", "user"]  # type: ignore[arg-type]
-    (one,) = under("Be a bridge.", "Hi", refuses)  # type: ignore[arg-type]
-    assert one == {"role": "user", "content": "Be a bridge.\n\nHi"}
 
 
 class Fitting:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -45,18 +46,19 @@ class Means:
         self._subject, self._teacher = subject, teacher
         general = corpus.general
         calm = random.Random(seed).sample(general, min(_CALM, len(general)))
-        first = next(self._residuals(calm), None)
-        self._limit = float("inf") if first is None else limit_of(first)
-        self._calm = self._mean(calm)
+        residuals = self._residuals(calm)
+        first = list(islice(residuals, 1))
+        self._limit = limit_of(first[0]) if first else float("inf")
+        self._calm = self._mean(chain(first, residuals))
 
     def of(self, sheet: Sheet) -> Tensor:
         """Of a sheet with drift: any other has no replies of its own."""
-        return normalize(self._mean(sheet.drift) - self._calm, dim=-1)
+        return normalize(self._mean(self._residuals(sheet.drift)) - self._calm, dim=-1)
 
-    def _mean(self, pairs: Sequence[Pair]) -> Tensor:
-        """On the CPU, over the replies' tokens."""
+    def _mean(self, residuals: Iterable[Tensor]) -> Tensor:
+        """[d_in] on the CPU, over the tokens of all batches."""
         total, tokens = torch.zeros(self._subject.d_in), 0
-        for x in self._residuals(pairs):
+        for x in residuals:
             x = x[usual(x, self._limit)]
             total += x.sum(0).cpu()
             tokens += len(x)
@@ -85,10 +87,8 @@ def best_push(handle: Handle) -> Steps[Replies]:
     return table.best(Op.ADD) or first[0]
 
 
-def under(system: str, prompt: str, teacher: Teacher) -> tuple[Message, ...]:
-    """The prompt with a system prompt, or after it where the chat template knows none."""
-    messages: tuple[Message, ...] = ({"role": "system", "content": system}, *said(prompt))
-    return messages if teacher.accepts(messages) else said(f"{system}\n\n{prompt}")
+def under(system: str, prompt: str) -> tuple[Message, ...]:
+    return {"role": "system", "content": system}, *said(prompt)
 
 
 def causes(sheet: Sheet, n: int, *, seed: int) -> list[str]:

@@ -116,7 +116,7 @@ class Evaluation:
     def _prompted(self, sheet: Sheet, shows: Shows) -> Record:
         systems = causes(sheet, len(self._exam.asked), seed=self._seed)
         messages = [
-            under(system, prompt, self._exam.teacher)
+            under(system, prompt)
             for system, (prompt, _) in zip(systems, self._exam.asked, strict=True)
         ]
         arm = self._arm(shows, self._exam.answers(messages=messages))

@@ -68,9 +68,7 @@ def text_state(sources: Sequence[str], without: Path | None = None) -> str:
     seen = []
     for source in sources:
         if not source.startswith(HUB):
-            folder = Path(os.path.expanduser(source))
             for path in files(source, without):
                 stat = path.stat()
-                name = path.name if path == folder else str(path.relative_to(folder))
-                seen.append((name, stat.st_size, stat.st_mtime_ns))
+                seen.append((str(path), stat.st_size, stat.st_mtime_ns))
     return digest(*seen)

@@ -53,17 +53,13 @@ class Teacher:
         self._pad = next(int(i) for i in known if i is not None)
         self._vocab, self._special = len(tokenizer), special_ids(tokenizer)
 
-    def accepts(self, messages: Messages) -> bool:
-        """Whether the model's chat template takes them: some know no system prompt."""
-        return self._subject.prompt(messages) is not None
-
     def spoken(self, messages: Messages, reply: str) -> Spoken:
         """The tokens that the speaker is asked with, and after them the reply's.
 
         Raises DictionaryError where the chat template refuses the messages.
         """
         before = self._prompt(messages)
-        ids = _tokens(self._subject.tokenizer, messages, reply) if reply else []
+        ids = _tokens(self._subject.tokenizer, messages[-1], reply) if reply else []
         own = [i not in self._special for i in ids]
         row = Row(before.ids + ids, before.content + own)
         return Spoken(row, [False] * len(before.ids) + own)
@@ -115,29 +111,30 @@ class Teacher:
         return found
 
 
-def _tokens(tokenizer: Any, messages: Messages, reply: str) -> list[int]:
-    """The reply's, as they are where it stands: many tokenizers begin a word otherwise after a
-    space. Of a reply that the template changes, as it takes thoughts away, they are those of the
-    reply alone.
+def _tokens(tokenizer: Any, asked: Message, reply: str) -> list[int]:
+    """The reply's, as they are behind the last message: many tokenizers begin a word otherwise
+    after a space. Of a reply that the template changes, as it takes thoughts away, they are those
+    of the reply alone.
     """
-    whole, own = _finished(tokenizer, messages, reply)
+    whole, own = _finished(tokenizer, asked, reply)
     made = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     pairs = zip(made["input_ids"], made["offset_mapping"], strict=True)
     return [token for token, (start, stop) in pairs if own.start < stop and start < own.stop]
 
 
-def _finished(tokenizer: Any, messages: Messages, reply: str) -> tuple[str, range]:
-    """A text that ends in the reply, or holds it, and the characters that are the reply."""
+def _finished(tokenizer: Any, asked: Message, reply: str) -> tuple[str, range]:
+    """A text that ends in the reply, or holds it, and the characters that are the reply. Of what
+    came before, which templates may refuse (a system message), nothing is in it but `asked`.
+    """
 
     def render(said: Sequence[Any]) -> str:
         return str(tokenizer.apply_chat_template(list(said), tokenize=False))
 
     alone = reply, range(len(reply))
     if not tokenizer.chat_template:
-        before = "\n".join(message["content"] for message in messages)
-        whole = f"{before} {reply}"
+        whole = f"{asked['content']} {reply}"
         return whole, range(len(whole) - len(reply), len(whole))
-    said: list[Message] = [*messages, {"role": "assistant", "content": reply}]
+    said: list[Message] = [asked, {"role": "assistant", "content": reply}]
     try:
         whole, spans = contents(render, said)
     except Exception:  # a template raises what its author liked

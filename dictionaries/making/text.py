@@ -34,7 +34,7 @@ def documents(
     sources: .txt, .md, .jsonl or .json files (.gz too), folders of these, or
     `hf:org/name[:config][:split]`. field: where a JSON record or a data set keeps its text; records
     with `messages`, `turns` or `conversations` are chats. seed: draws the order of a folder's
-    files, of which some dozen are open at a time. without: see `files.files`.
+    files, of which a few dozen are open at a time. without: see `files.files`.
     Raises DictionaryError for a source that is not there, cannot be read, or holds nothing.
     """
     if not sources:
