@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from background import Background
+from ui_browser import ask
 
 # The service runs in a thread of this process, and Gradio's own warnings are not ours to raise.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
@@ -58,11 +59,6 @@ def expect(site: Site) -> Any:
     expect.set_options(timeout=LATE)
     site.step = 0.0
     return expect
-
-
-def ask(page: Any, text: str) -> None:
-    page.get_by_label("Message").fill(text)
-    page.keyboard.press("Enter")
 
 
 def levels(page: Any) -> list[float]:

@@ -13,7 +13,7 @@ import ui_browser
 from ui_browser import Stub, ask
 
 served, stub = ui_browser.served, ui_browser.stub  # fixtures
-open_page, expect = ui_browser.open_page, ui_browser.expect
+open_page, ready, expect = ui_browser.open_page, ui_browser.ready, ui_browser.expect
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
 
 
@@ -134,12 +134,8 @@ def test_hostile_labels_and_tokens_are_only_ever_text(
     assert page.title() == "Steerdeck"
 
 
-def test_a_failing_reply_says_why_and_the_next_one_works(
-    stub: Stub, open_page: Any, expect: Any
-) -> None:
-    stub.start()
-    page = open_page()
-    expect(page.locator(".sd-home h2")).to_be_visible()
+def test_a_failing_reply_says_why_and_the_next_one_works(ready: Any, expect: Any) -> None:
+    page = ready()
     for prompt, told in (
         ("please fail", "The step failed: out of memory."),
         ("please cut", "The reply broke off before its end"),
@@ -153,11 +149,9 @@ def test_a_failing_reply_says_why_and_the_next_one_works(
 
 
 def test_a_message_sent_while_a_reply_is_written_is_kept_and_told_why(
-    stub: Stub, open_page: Any, expect: Any
+    ready: Any, expect: Any
 ) -> None:
-    stub.start(rate=12)
-    page = open_page()
-    expect(page.locator(".sd-home h2")).to_be_visible()
+    page = ready(rate=12)
     ask(page, "Hello")
     expect(page.locator(".sd-reply[aria-busy]")).to_contain_text("I am a small")
     ask(page, "And then?")
@@ -169,12 +163,8 @@ def test_a_message_sent_while_a_reply_is_written_is_kept_and_told_why(
     expect(page.locator(".sd-reply")).to_have_count(2)
 
 
-def test_the_words_after_the_mark_are_those_of_the_new_setting(
-    stub: Stub, open_page: Any, expect: Any
-) -> None:
-    stub.start(rate=12)
-    page = open_page("?steer=foghorn/0:c:3")
-    expect(page.locator("#rack .sd-name")).to_be_visible()
+def test_the_words_after_the_mark_are_those_of_the_new_setting(ready: Any, expect: Any) -> None:
+    page = ready("?steer=foghorn/0:c:3", rate=12)
     ask(page, "Hello")
     expect(page.locator(".sd-token").nth(3)).to_be_visible()
     page.get_by_label("Golden Gate Bridge on").uncheck()
@@ -205,11 +195,9 @@ def test_a_share_link_that_makes_no_sense_is_said_and_leaves_the_page_usable(
 
 
 def test_the_guard_is_a_switch_and_what_it_did_stands_in_the_text_and_below_it(
-    stub: Stub, open_page: Any, expect: Any
+    ready: Any, expect: Any
 ) -> None:
-    stub.start()
-    page = open_page("?steer=foghorn/0:c:3")
-    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page = ready("?steer=foghorn/0:c:3")
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Guard the reply's coherence").check()
     page.keyboard.press("Escape")

@@ -13,16 +13,14 @@ import ui_browser
 from ui_browser import Stub, ask
 
 served, stub = ui_browser.served, ui_browser.stub  # fixtures
-open_page, expect = ui_browser.open_page, ui_browser.expect
+open_page, ready, expect = ui_browser.open_page, ui_browser.ready, ui_browser.expect
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
 
 
 def test_the_strip_is_one_stop_of_the_tab_key_and_is_left_backwards_too(
-    stub: Stub, open_page: Any, expect: Any
+    ready: Any, expect: Any
 ) -> None:
-    stub.start()
-    page = open_page("?steer=foghorn/0:c:3")
-    expect(page.locator("#rack .sd-name")).to_be_visible()
+    page = ready("?steer=foghorn/0:c:3")
     ask(page, "Hello")
     expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
     tokens = page.locator(".sd-token")
@@ -82,11 +80,9 @@ def test_a_strength_that_was_mistyped_leaves_the_slider_as_it_was(
 
 
 def test_the_search_forgets_what_was_picked_and_closes_when_it_is_left(
-    stub: Stub, open_page: Any, expect: Any
+    ready: Any, expect: Any
 ) -> None:
-    stub.start()
-    page = open_page()
-    expect(page.locator(".sd-home h2")).to_be_visible()
+    page = ready()
     search, hits = page.get_by_label("Search features"), page.locator("#search [role=option]")
     search.fill("cats")
     expect(hits).to_have_count(1)
@@ -122,12 +118,8 @@ def test_the_focus_goes_back_to_where_a_drawer_was_opened_from(
     expect(page.get_by_label("Search features")).to_be_focused()
 
 
-def test_no_key_throws_the_focus_back_to_the_top_of_the_page(
-    stub: Stub, open_page: Any, expect: Any
-) -> None:
-    stub.start(rate=12)
-    page = open_page("?steer=foghorn/0:c:2.5")
-    expect(page.locator("#rack .sd-name")).to_be_visible()
+def test_no_key_throws_the_focus_back_to_the_top_of_the_page(ready: Any, expect: Any) -> None:
+    page = ready("?steer=foghorn/0:c:2.5", rate=12)
     page.get_by_label("Message").fill("Hello")
     page.get_by_role("button", name="Send").press("Enter")
     stop = page.get_by_role("button", name="Stop")
@@ -146,11 +138,9 @@ def test_no_key_throws_the_focus_back_to_the_top_of_the_page(
 
 
 def test_what_is_typed_after_a_message_was_sent_stays_and_so_does_a_draft(
-    stub: Stub, open_page: Any, expect: Any
+    ready: Any, expect: Any
 ) -> None:
-    stub.start()
-    page = open_page()
-    expect(page.locator(".sd-home h2")).to_be_visible()
+    page = ready()
     assert page.locator("a[href]").count() == 0  # nothing leads away from a conversation
     message = page.get_by_label("Message")
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import gradio as gr
 import pytest
 import ui_browser
 
-from ui import card, presets, rack, search
+from ui import card, layout, presets, rack, search
+from ui.transcript import Transcript
 
 blank, mounted = ui_browser.blank, ui_browser.mounted  # fixtures
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
 
+FOLLOW = '<label id="follow"><input type="checkbox" checked></label>'
 FOCUSED = "() => document.activeElement.dataset.part || document.activeElement.className"
 
 
@@ -64,6 +67,24 @@ def test_two_features_of_one_label_are_told_apart(mounted: Any) -> None:
     assert page.locator(".sd-ref").first.is_hidden()
     page.evaluate("document.body.classList.add('sd-dictionaries')")  # top.js
     assert page.locator(".sd-ref").all_inner_texts() == ["a/1", "b/1", "b/2"]
+
+
+def test_what_is_turned_as_a_reply_begins_is_followed_after_it(mounted: Any) -> None:
+    began = rack.parse([entry("a/1", "cats"), entry("a/2", "sea", on=False)])
+    mounted(rack.widget(), rack.value(began))
+    with gr.Blocks():
+        page = mounted(layout.build(1.0).thread, "")
+    page.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", FOLLOW)
+    page.get_by_label("Slider for cats").press("ArrowRight")
+    turned = rack.parse(page.evaluate("rack.props.value"))
+    assert turned[0].strength > began[0].strength
+    talk, changed = Transcript(), "document.body.classList.contains('sd-changed')"
+    for held, left in ((began, True), (turned, False)):
+        talk.end(talk.reply(talk.ask("Hello", held), "steered", held, pair=False), "stop", 1.0)
+        page.evaluate("log => thread.show(log)", talk.log())
+        assert page.evaluate(changed) is left
+        if left:
+            page.wait_for_function("rack.sent.some(([name]) => name === 'follow')", timeout=5000)
 
 
 def found(page: Any, start: int, count: int, **more: Any) -> None:

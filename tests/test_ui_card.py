@@ -113,3 +113,11 @@ def test_a_reading_that_is_no_number_does_not_break_the_page(value: object) -> N
 @pytest.mark.parametrize("chunk", [{}, {"steering": None}, {"steering": {"activations": None}}])
 def test_a_chunk_without_a_trace_has_no_tokens(chunk: dict[str, Any]) -> None:
     assert strip.tokens(chunk) == []
+
+
+def test_what_could_not_be_told_of_a_token_is_left_out_of_the_strip() -> None:
+    told = strip.tokens({"steering": {"kl": [{"token": "a", "kl": None}]}})
+    assert strip.pack(told, {}) == [["a", [], None]]
+    assert strip.tokens({"steering": {"activations": "?", "kl": 3}}) == []
+    odd = {"token": "a", "steered": {"logprob": "x", "top": [1]}, "unsteered": None}
+    assert strip.pack([odd], {}) == [["a", [], None, [[0.0, []], [0.0, []]]]]

@@ -6,17 +6,15 @@ import ast
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
-from gradio.state_holder import StateHolder
 
 import ui
 from ui import assets, settings
 from ui.errors import SettingsError
-from ui.page import CONTENT_SECURITY_POLICY, HERE, TABS, build_page, mount_options
+from ui.page import CONTENT_SECURITY_POLICY, HERE, build_page, mount_options
 from ui.session import Session
 from ui.settings import Settings
 
@@ -35,15 +33,6 @@ async def test_the_page_builds_and_no_template_holds_data() -> None:
         if static:
             assert not re.search(r"\$\{|\{\{", widget.html_template), widget.elem_id
     assert not page.analytics_enabled
-
-
-async def test_the_memory_for_conversations_of_closed_tabs_is_bounded() -> None:
-    holder = StateHolder()
-    holder.set_blocks(build_page("http://127.0.0.1:1"))
-    for tab in range(TABS + 2):
-        holder.session_data[str(tab)] = SimpleNamespace()
-        holder.update(str(tab))
-    assert len(holder.session_data) == TABS < 1000
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,15 @@ async def test_a_feature_is_found_by_its_number_in_the_dictionary_that_is_search
         assert (refs(found), found.get("error")) == ([], None)
 
 
+async def test_searching_brings_what_a_row_shows_and_the_number_of_the_query(
+    service: Service,
+) -> None:
+    found = await search.find(service.api, {"q": "cats", "n": 7, "sort": "nonsense"})
+    assert (found["n"], found["total"]) == (7, 20)
+    assert found["results"][0]["label"] == "cats and kittens"
+    assert set(found["results"][0]) == set(search.SHOWN)
+
+
 async def test_page_after_page_every_feature_of_a_dictionary_is_reached(service: Service) -> None:
     seen: list[str] = []
     start: int | None = 0
@@ -96,17 +105,3 @@ async def test_a_card_does_not_wait_for_its_neighbours_and_says_what_it_could_no
     refused = await answer(do.details, "foghorn/999")
     assert "There is no feature 999" in refused["html"]
     assert "wants" not in refused
-
-
-async def test_a_saved_preset_is_the_one_that_the_gallery_is_told_of(service: Service) -> None:
-    do, session = handlers(service.api), Session()
-    session.arrived.set()
-    held = rack.value([rack.Entry(feature="foghorn/0", label="Bridge")])
-    told = []
-    for _ in range(2):
-        event = gr.EventData(None, {"title": "Mine"})
-        update = await do.save(event, session, None, CHOSEN, held)
-        (saved,) = [one for one in update[do.parts.gallery] if one.get("saved")]
-        assert saved["title"] == "Mine"
-        told.append(saved["saved"])
-    assert told[0] != told[1]

@@ -8,18 +8,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from ui_service import BRIDGE, SHORT, Service, served
+import ui_service
+from ui_service import BRIDGE, SHORT, Service
 
 from ui import chat, sweep
 from ui.client import Api
 from ui.errors import ApiError, RackError
 from ui.rack import Entry, Rack
 
-
-@pytest.fixture
-async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    async with served(**getattr(request, "param", {})) as running:
-        yield running
+service = ui_service.service  # fixture
 
 
 async def swept(service: Service, text: str = "Who are you?", held: Rack = BRIDGE) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import httpx2
 import pytest
+import ui_service
 from ui_service import BRIDGE, SHORT, Service, handlers, served
 
 from ui import chat, client, rack, status, talking
@@ -23,10 +23,7 @@ from ui.status import Look
 CHOSEN = SHORT.model_dump()
 
 
-@pytest.fixture
-async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    async with served(**getattr(request, "param", {})) as running:
-        yield running
+service = ui_service.service  # fixture
 
 
 def answering(*answer: Any, **more: Any) -> Api:

@@ -75,6 +75,19 @@ def open_page(served: tuple[Stub, str], visit: Callable[..., Any]) -> Callable[.
 
 
 @pytest.fixture
+def ready(stub: Stub, open_page: Callable[..., Any], expect: Any) -> Callable[..., Any]:
+    """The page of a service that runs so (of `Script`), once its rack or first screen is there."""
+
+    def ready(query: str = "", **script: Any) -> Any:
+        stub.start(**script)
+        page = open_page(query)
+        expect(page.locator("#rack .sd-name" if query else ".sd-home h2")).to_be_visible()
+        return page
+
+    return ready
+
+
+@pytest.fixture
 def expect() -> Any:
     from playwright.sync_api import expect
 

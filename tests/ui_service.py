@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio as gr
+import pytest
 import ui_stub
 import uvicorn
 
@@ -62,6 +63,13 @@ async def served(**options: Any) -> AsyncIterator[Service]:
         server.should_exit = True
         await task
         listener.close()
+
+
+@pytest.fixture
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    """As a test is parametrized: `indirect`, with options of ui_stub.Script."""
+    async with served(**getattr(request, "param", {})) as running:
+        yield running
 
 
 def handlers(api: Api) -> Handlers:

@@ -72,7 +72,7 @@ async def respond(
     A reply that fails says so in the log; closing the iterator stops the replies.
     """
     transcript = session.transcript
-    turn = transcript.ask(text)
+    turn = transcript.ask(text, rack)
     seed = seed if settings.seed is None else settings.seed
     turn.seed = seed = random.randrange(SEEDS) if seed is None else seed
     turn.steering = steering(rack, keep_norm=settings.norm)

@@ -24,7 +24,7 @@ Update = dict[Any, Any]
 NOTHING: Update = gr.skip()  # an empty dict would be taken for a value
 
 P = ParamSpec("P")
-_numbers = itertools.count(1)
+numbers = itertools.count(1)  # of answers: two equal ones are two
 
 
 class Desk:
@@ -36,10 +36,8 @@ class Desk:
         self.url = url.rstrip("/")
 
     def toast(self, text: str, *, unsaid: str = "") -> Update:
-        """A line that passes; `n` makes two equal ones two. unsaid: what goes back into the message
-        field, if that is still empty.
-        """
-        return {self.parts.toast: {"text": text, "unsaid": unsaid, "n": next(_numbers)}}
+        """A line that passes. unsaid: goes back into the message field, if that is still empty."""
+        return {self.parts.toast: {"text": text, "unsaid": unsaid, "n": next(numbers)}}
 
     def standing(self, session: Session, look: status.Look, chosen: Any) -> Update:
         """Header, banner, timer and key field after a look at the service."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import ApiError
-from .session import Running, Session
+from .session import Measured, Running, Session
 
 MOST = 1000  # messages of one request, the service's own limit
 
@@ -32,11 +32,13 @@ async def fitting(
     while True:
         for one in replies:
             one.dropped = dropped
+        said = 0
         try:
             async for chunk in stream({**body, "messages": messages}):
                 # Only now: where a single question is too long, leaving out turns was in vain.
                 transcript.dropped = max(transcript.dropped, dropped)
-                _learn(chunk, messages, session)
+                said += _said(chunk)
+                session.measured = _measured(chunk, messages, said) or session.measured
                 yield chunk
             return
         except ApiError as error:
@@ -70,25 +72,34 @@ def _crowding(messages: Messages, longest: int, session: Session) -> int:
     make it shorter, without a word. By an estimate; a reply that asks for more than half of the
     context is kept half of it, and the conversation its memory.
     """
-    if not (session.context and session.rate and longest):
+    last = session.measured
+    if not (session.context and last and longest):
         return 0
-    room = (session.context - min(longest, session.context // 2)) / session.rate
+    room = session.context - min(longest, session.context // 2) - last.tokens
     sizes = [_size(message) for message in messages]
     asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    excess = sum(sizes) - room
+    excess = sum(sizes) - last.size - room / last.rate
     before = range(len(asked) - 1)
     return next((t for t in before if sum(sizes[asked[0] : asked[t]]) >= excess), len(before))
 
 
-def _learn(chunk: Mapping[str, Any], messages: Messages, session: Session) -> None:
-    """The chunk with the usage tells what the messages came to."""
-    tokens = (chunk.get("usage") or {}).get("prompt_tokens")
-    if isinstance(tokens, int):
-        session.rate = tokens / max(1, sum(map(_size, messages)))
+def _measured(chunk: Mapping[str, Any], messages: Messages, said: int) -> Measured | None:
+    """What the chunk with the usage tells, after `said` bytes of replies; None of any other."""
+    usage = chunk.get("usage") or {}
+    prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not (isinstance(prompt, int) and isinstance(made, int) and made and said):
+        return None
+    # No text has more tokens than bytes; but what is not shown is counted as well.
+    return Measured(sum(map(_size, messages)), prompt, min(1.0, made / said))
+
+
+def _said(chunk: Mapping[str, Any]) -> int:
+    choices = chunk.get("choices") or [{}]
+    return _size(choices[0].get("delta") or {})
 
 
 def _size(message: Mapping[str, str]) -> int:
-    return len(message["content"].encode())
+    return len((message.get("content") or "").encode(errors="replace"))
 
 
 def _before(messages: Messages) -> int:

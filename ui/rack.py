@@ -113,6 +113,11 @@ def edits(rack: Iterable[Entry]) -> list[dict[str, Any]]:
     return [entry.wire() for entry in rack if entry.on]
 
 
+def acting(rack: Iterable[Entry]) -> list[list[Any]]:
+    """What acts and how; rack.js makes the same of what it holds, to compare."""
+    return [[e.feature, e.op, e.strength, e.unit, e.where, e.timed] for e in rack if e.on]
+
+
 def value(rack: Iterable[Entry]) -> list[dict[str, Any]]:
     """What the widget shows."""
     return [entry.model_dump(mode="json") for entry in rack]

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from . import card, chat, fitting, presets, rack, search, settings, share, status
-from .desk import Update, field, tells
+from .desk import Update, field, numbers, tells
 from .errors import ApiError
 from .session import Session
 from .talking import Talking
@@ -50,8 +50,7 @@ class Racking(Talking):
     async def details(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:
         """The card, without the neighbours: to find those a whole decoder may have to be read."""
         ref = field(event, "ref")
-        session.shown += 1
-        shown = {"ref": ref, "n": session.shown}
+        shown = {"ref": ref, "n": next(numbers)}
         try:
             told = card.html(await session.api(self.api).feature(ref))
         except ApiError as error:
@@ -66,9 +65,8 @@ class Racking(Talking):
             neighbours = await session.api(self.api).neighbours(ref)
         except ApiError:  # a dictionary may be unable to tell; the rest of the card still stands
             neighbours = []
-        session.shown += 1
         told = card.nearest(neighbours)
-        return {self.parts.card: {"ref": ref, "n": session.shown, "near": told}}
+        return {self.parts.card: {"ref": ref, "n": next(numbers), "near": told}}
 
     @tells
     async def link(self, session: Session, held: Any, chosen: Any) -> Update:
@@ -112,10 +110,9 @@ class Racking(Talking):
         name, body = presets.saved(title, checked, await api.presets(), keep_norm=fields.norm)
         await api.save_preset(name, body)
         update = await self._gallery(session)
-        session.shown += 1
         for one in update[self.parts.gallery]:
             if one["name"] == name:
-                one["saved"] = session.shown  # gallery.js says so
+                one["saved"] = next(numbers)  # gallery.js says so
         return update
 
     @acquainted

@@ -24,9 +24,10 @@ def put_back(session: Session, taken: Taken) -> bool:
     Whether that was so.
     """
     turns = session.transcript.turns
-    if not turns or any(reply.text for reply in turns[-1].replies.values()):
+    replies = list(turns[-1].replies.values()) if turns else []
+    if not replies or any(reply.text for reply in replies):
         return False
-    cut = session.trouble is not None or "cancelled" in session.transcript.reasons()
+    cut = session.trouble is not None or any(reply.reason == "cancelled" for reply in replies)
     if cut:
         session.transcript.put_back(taken)
     return cut

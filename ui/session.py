@@ -46,14 +46,24 @@ class Live:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The last prompt: the bytes of its messages and its tokens, a template's among them. rate:
+    tokens for a byte of the reply, where no template counts.
+    """
+
+    size: int
+    tokens: int
+    rate: float
+
+
 @dataclass
 class Session:
     """One tab's state, kept in a gr.State: every handler of the tab gets this same object.
 
     trouble: why the last call failed, where the page must react to it (no server, no key).
     rows: the service computes at once; 0 where it cannot measure against the unsteered model.
-    context: tokens of prompt and reply together; 0: not known. rate: tokens of the last prompt for
-    a byte of its messages; 0 before the first.
+    context: tokens of prompt and reply together; 0: not known.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
     link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
     loaded: the first look has begun: the tab has its page from this server, or has been told that
@@ -68,14 +78,13 @@ class Session:
     exact: dict[str, bool] = field(default_factory=dict)
     rows: int = 0
     context: int = 0
-    rate: float = 0.0
+    measured: Measured | None = None
     trouble: ApiError | None = None
     link: str = ""
     link_norm: bool = False
     loaded: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     opened: tuple[Any, Any] | None = None
-    shown: int = 0  # answers so far: two equal ones are two
 
     def api(self, api: Api) -> Api:
         return api.keyed(self.key)

@@ -55,12 +55,8 @@ def parse(value: object) -> Settings:
 
 
 # What settings.js keeps is not in the widget yet when Gradio collects what the page's load sends.
-# Whatever stands there, the page must load.
-RESTORED = """(session, stored, settings) => {
-    let kept = null;
-    try { kept = JSON.parse(sessionStorage.getItem("steerdeck-settings")); } catch {}
-    return [session, stored, { ...settings, ...kept }];
-}"""
+RESTORED = """(session, stored, settings) => [session, stored,
+    { ...settings, ...JSON.parse(sessionStorage.getItem("steerdeck-settings") || "{}") }]"""
 
 
 def widget() -> gr.HTML:

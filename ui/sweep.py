@@ -66,7 +66,7 @@ async def respond(
     """
     check(rack)
     transcript = session.transcript
-    turn = transcript.ask(text)
+    turn = transcript.ask(text, rack)
     seed = seed if settings.seed is None else settings.seed
     turn.seed = seed = random.randrange(chat.SEEDS) if seed is None else seed
     turn.steering = chat.steering(rack, keep_norm=settings.norm)

@@ -7,7 +7,7 @@ A line is an object with `k`:
     home   the first screen: model, presets, example prompts; begun: when the conversation began,
            so that the last frame of an older one, if it comes late, is not drawn; from: the
            number of the line that follows, where those before it are on the page already
-    user   text
+    user   x (text), rack (what acted when it was asked: rack.acting)
     reply  r (number), lane, pair (are other replies beside it), chips, features (the legend);
            a chip is [colour, name, setting, reference]
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .rack import Entry, Rack
+from .rack import Entry, Rack, acting
 
 Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three of a sweep
 
@@ -31,13 +31,14 @@ Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three o
 @dataclass
 class Reply:
     """One reply as far as it has come. `lane` says which model spoke: as the rack steers, plain, or
-    (in a sweep) at another strength of the rack.
+    (in a sweep) at another strength of the rack. reason: why it ended; empty until then.
     """
 
     number: int
     lane: Lane
     text: str = ""
     tokens: int = 0
+    reason: str = ""
 
 
 @dataclass
@@ -85,24 +86,21 @@ class Transcript:
         """The log from the last turn on: a page that grows with the conversation has the others."""
         return self.log(self.turns[-1].start if self.turns else 0)
 
-    def ask(self, text: str) -> Turn:
+    def ask(self, text: str, rack: Rack = ()) -> Turn:
         turn = Turn(text, start=len(self.lines))
         self.turns.append(turn)
-        self._add(k="user", x=text)
+        self._add(k="user", x=text, rack=acting(rack))
         return turn
 
     def reply(self, turn: Turn, lane: Lane, rack: Rack, *, pair: bool) -> Reply:
         self.count += 1
         reply = turn.replies[lane] = Reply(self.count, lane)
-        acting = tuple(held for held in rack if held.on)
-        names = named(acting)
+        on = tuple(held for held in rack if held.on)
         chips = [
             [held.colour, name, held.said(), held.feature]
-            for held, name in zip(acting, names, strict=True)
+            for held, name in zip(on, named(on), strict=True)
         ]
-        self._add(
-            k="reply", r=reply.number, lane=lane, pair=pair, chips=chips, features=legend(acting)
-        )
+        self._add(k="reply", r=reply.number, lane=lane, pair=pair, chips=chips, features=legend(on))
         return reply
 
     def grow(self, reply: Reply, text: str, packed: list[Any], tokens: int) -> None:
@@ -114,20 +112,16 @@ class Transcript:
 
     def mark(self, reply: Reply, at: int, told: str, brief: str, rack: Rack) -> None:
         """From token `at` on another rack steers: `told` says what changed, `brief` to what."""
-        acting = tuple(held for held in rack if held.on)
-        self._add(k="mark", r=reply.number, at=at, x=told, s=brief, features=legend(acting))
+        on = tuple(held for held in rack if held.on)
+        self._add(k="mark", r=reply.number, at=at, x=told, s=brief, features=legend(on))
 
     def end(self, reply: Reply, reason: str, seconds: float, **more: Any) -> None:
         """`more`: receipt (the service's, as text), error, its code, guard (sentences), dropped
         (turns).
         """
+        reply.reason = reason
         reply_end = {"reason": reason, "tokens": reply.tokens, "seconds": round(seconds, 3)}
         self._add(k="end", r=reply.number, **reply_end, **more)
-
-    def reasons(self) -> set[str]:
-        """Why the replies of the last turn ended."""
-        lines = map(json.loads, self.lines[self.turns[-1].start :])
-        return {line["reason"] for line in lines if line["k"] == "end"}
 
     def messages(self, lane: Lane, system: str) -> list[dict[str, str]]:
         """The conversation as one lane saw it: its own replies, the other lane's where it has none.

@@ -26,7 +26,7 @@ const decimal = (typed) => {
   const text = typed.trim().replace(",", ".").replace("\u2212", "-");
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : null;
 };
-// What this tab keeps over a reload.
+// What this tab keeps over a reload. An earlier version of the page may have kept it in another form.
 const stored = {
   get: (name) => {
     try { return JSON.parse(sessionStorage.getItem(`steerdeck-${name}`)); } catch { return null; }

@@ -29,6 +29,12 @@ const follow = () => {
   if (classList.contains("sd-busy")) return settle();
   if (document.querySelector("#follow input")?.checked) trigger("follow", {});
 };
+// Replies begin. If what they were asked with (ui/rack.py, acting) has been turned meanwhile, that is to be followed.
+document.addEventListener("steerdeck:asked", ({ detail }) => {
+  const acting = entries.filter((one) => one.on).map(({ feature, op, strength, unit, where, timed }) => [feature, op, strength, unit, where, timed]);
+  if (JSON.stringify(acting) === JSON.stringify(detail)) document.body.classList.remove("sd-changed");
+  else settle();
+});
 const commit = (soon) => {
   if (!soon) {
     clearTimeout(timer);

@@ -39,6 +39,7 @@ const begin = {
     turns.push({ start: lines.length, node, answers, said: line.x, replies: [] });
     root.append(node);
     heard();
+    document.dispatchEvent(new CustomEvent("steerdeck:asked", { detail: line.rack })); // rack.js
   },
   reply: (line) => {
     const reply = drawReply(line);
@@ -47,7 +48,6 @@ const begin = {
     own.push(line.r);
     answers.classList.toggle("sd-pair", line.pair);
     if (["half", "more", "double"].includes(line.lane)) answers.classList.add("sd-sweep");
-    document.body.classList.remove("sd-changed"); // the rack has not changed since this reply began
     answers.append(reply.node);
   },
   "+": (line) => replies.get(line.r)?.grow(line),
@@ -100,8 +100,7 @@ const take = () => {
   turns.forEach(({ node }, i) => node.classList.toggle("sd-last", i === turns.length - 1));
   stand();
   if (inside && !held.isConnected) (replies.get(turns.at(-1)?.replies[0])?.node || root).focus({ preventScroll: true });
-  const talking = document.body.classList.toggle("sd-talking", replies.size > 0);
-  if (all) stored.set("talked", talking); // for toast.js, should the page be loaded anew
+  if (all) stored.set("talked", replies.size > 0); // for toast.js, should the page be loaded anew
   if (turns.length && (stay || asked)) bottom(); // the first screen is read from its top
   low = near();
 };
