@@ -26,6 +26,7 @@ class Defaults:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     max_tokens: int = 512  # capped by what fits the context
     # What the generation_config asks for beyond that and is not done.
     unbuilt: Mapping[str, Any] = field(default_factory=dict)

@@ -13,7 +13,6 @@ log = logging.getLogger("steerdeck.generation")
 
 # Of transformers' `generate`: each changes which tokens come, and none of them is built.
 _NOT_DONE = (
-    "repetition_penalty",
     "no_repeat_ngram_size",
     "encoder_repetition_penalty",
     "encoder_no_repeat_ngram_size",
@@ -54,6 +53,7 @@ def defaults(model: Any) -> Defaults:
         top_p=float(config.get("top_p") or 1.0),
         top_k=int(config.get("top_k") or 0),
         min_p=float(config.get("min_p") or 0.0),
+        repetition_penalty=float(config.get("repetition_penalty") or 1.0),
         unbuilt=unbuilt,
     )
 

@@ -112,6 +112,7 @@ def _sampling(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) ->
         min_p=_or(body.min_p, ours.min_p),
         frequency_penalty=body.frequency_penalty or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
+        repetition_penalty=_or(body.repetition_penalty, ours.repetition_penalty),
         max_tokens=_longest(deck, body, prompt),
         stop=body.stops,
         logprobs=body.likely,

@@ -209,6 +209,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
         "min_p": sampling.min_p,
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
         "max_completion_tokens": sampling.max_tokens,
         "stop": list(sampling.stop),
         **({"ignore_eos": True} if sampling.ignore_eos else {}),

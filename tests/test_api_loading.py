@@ -183,12 +183,19 @@ def test_what_its_makers_say_is_kept_at_0_too(make_model):
     assert defaults(model).temperature == 0.0
 
 
+def test_the_makers_repetition_penalty_is_kept(make_model):
+    model = make_model()
+    assert defaults(model).repetition_penalty == 1.0
+    model.generation_config.update(repetition_penalty=1.05)
+    assert defaults(model).repetition_penalty == 1.05
+
+
 def test_what_its_makers_ask_for_and_is_not_done_is_told(make_model, caplog):
     """Greedy tokens are `generate`'s but for this."""
     model = make_model()
-    model.generation_config.update(repetition_penalty=1.0, suppress_tokens=[], typical_p=1.0)
+    model.generation_config.update(min_length=0, suppress_tokens=[], typical_p=1.0)
     assert (defaults(model).unbuilt, caplog.text) == ({}, "")
-    model.generation_config.update(repetition_penalty=1.1, no_repeat_ngram_size=3)
-    asked = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3}
+    model.generation_config.update(typical_p=0.5, no_repeat_ngram_size=3)
+    asked = {"typical_p": 0.5, "no_repeat_ngram_size": 3}
     assert defaults(model).unbuilt == asked
-    assert "repetition_penalty 1.1, no_repeat_ngram_size 3, which is not done" in caplog.text
+    assert "no_repeat_ngram_size 3, typical_p 0.5, which is not done" in caplog.text

@@ -27,6 +27,7 @@ def generate(model: Any, request: Request) -> list[int]:
         attention_mask=torch.ones_like(ids),
         max_new_tokens=request.sampling.max_tokens,
         do_sample=False,
+        repetition_penalty=request.sampling.repetition_penalty,
         pad_token_id=0,
     )
     return out[0, ids.shape[1] :].tolist()
@@ -87,7 +88,8 @@ async def test_a_reply_is_what_generate_says_beside_steered_ones_and_alone(
     family, make_engine, make_model, ask, hear, edits
 ):
     engine = make_engine(family, chunk=32)
-    plain = [ask(LONG, max_tokens=16), ask("The bridge is red.", max_tokens=20)]
+    plain = [ask(LONG, max_tokens=16, repetition_penalty=1.2)]
+    plain += [ask("The bridge is red.", max_tokens=20)]
     steered = [ask(LONG, steering=s, max_tokens=12) for s in edits]
     replies = await hear(engine, steered[0], plain[0], steered[1], plain[1], steered[2])
     for reply, request in zip([replies[1], replies[3]], plain, strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from server.engine.sampling import CANDIDATES, Sampler, choose, in_order, invert
 from server.engine.types import Sampling
@@ -113,11 +114,12 @@ def test_rows_are_sampled_as_if_alone() -> None:
         {"temperature": 1.5, "top_p": 0.3, "seed": 4},
         {"top_k": 2, "seed": 5, "frequency_penalty": 1.0},
         {"temperature": 2.0, "min_p": 0.2, "seed": 3},
+        {"temperature": 0.5, "repetition_penalty": 1.5, "seed": 3},
     ]
     crowd = [Sampler(Sampling(**one)) for one in options]
     alone = [Sampler(Sampling(**one)) for one in options]
     for step in range(30):
-        rows = logits(5, seed=step)
+        rows = logits(len(options), seed=step)
         together = choose(rows, crowd)
         for i, sampler in enumerate(alone):
             [own] = choose(rows[i : i + 1], [sampler])
@@ -154,6 +156,21 @@ def test_penalties_follow_openais_formula() -> None:
         counts[choice.token] += 1
     assert (counts > 0).sum() > 3
     assert torch.equal(row, logits(1, vocab=8)), "the caller's logits are left alone"
+
+
+def test_the_repetition_penalty_is_transformers_own() -> None:
+    """Over prompt and reply, once for each token, however often it came."""
+    prompt = [3, 5, 3, 7]
+    sampler = Sampler(Sampling(temperature=0.0, repetition_penalty=1.7), prompt)
+    processor, said = RepetitionPenaltyLogitsProcessor(1.7), list(prompt)
+    for step in range(12):
+        row = logits(1, vocab=8, seed=step)
+        [choice] = choose(row, [sampler])
+        assert choice.token == processor(torch.tensor([said]), row.clone()).argmax().item()
+        assert torch.equal(row, logits(1, vocab=8, seed=step))
+        sampler.chose(choice.token)
+        said.append(choice.token)
+    assert len(set(said)) > 4
 
 
 def test_a_small_penalty_counts_in_half_precision_too() -> None:

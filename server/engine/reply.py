@@ -46,7 +46,7 @@ class Reply(Ticket):
         super().__init__(length=len(request.prompt))
         self.request = request
         self.stream = stream
-        self.sampler = Sampler(request.sampling)
+        self.sampler = Sampler(request.sampling, request.prompt)
         self.turns = turns  # the first at 0; those to come
         self.steered: Prepared | None = None
         self.timeline: list[Change] = []

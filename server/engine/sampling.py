@@ -31,11 +31,15 @@ COLDEST = 1e-5  # below it logits / temperature overflows, and the likeliest tok
 class Sampler:
     """What one request needs to choose its tokens."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
         self.sampling = sampling
         self.greedy = sampling.temperature < COLDEST
-        self.penalised = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
-        self.counts: dict[int, int] = {}  # of generated tokens, kept for the penalties
+        self.counts: dict[int, int] = {}  # of generated tokens, kept for OpenAI's penalties
+        self.seen: dict[int, None] = {}  # tokens, kept for the repetition penalty
+        self._counting = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+        self._remembering = sampling.repetition_penalty != 1.0
+        if self._remembering:
+            self.seen.update(dict.fromkeys(prompt))
         self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
         self._block: list[float] = []
         self._drawn: list[float] = []  # in the step under way
@@ -55,8 +59,10 @@ class Sampler:
 
     def chose(self, token: int) -> None:
         self._drawn = []
-        if self.penalised:
+        if self._counting:
             self.counts[token] = self.counts.get(token, 0) + 1
+        if self._remembering:
+            self.seen[token] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +110,20 @@ def rows(logits: Tensor, wanted: list[int]) -> Tensor:
 
 
 def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """OpenAI's: minus count * frequency_penalty, minus presence_penalty where count > 0.
+    """What was said in prompt or reply, divided by repetition_penalty (times it below zero), as
+    transformers does; then OpenAI's: minus count * frequency_penalty, minus presence_penalty where
+    count > 0.
 
     In float32: near 20, bfloat16 has a number every 0.125 and would lose a small penalty.
     """
-    if not any(sampler.counts for sampler in samplers):
+    if not any(sampler.counts or sampler.seen for sampler in samplers):
         return logits
     logits = logits.to(torch.float32, copy=True)
     for row, sampler in zip(logits, samplers, strict=True):
+        if sampler.seen:
+            seen = torch.tensor(list(sampler.seen), device=logits.device)
+            had, penalty = row[seen], sampler.sampling.repetition_penalty
+            row[seen] = torch.where(had < 0, had * penalty, had / penalty)
         if sampler.counts:
             ids = torch.tensor(list(sampler.counts), device=logits.device)
             counts = torch.tensor(list(sampler.counts.values()), device=logits.device)

@@ -60,7 +60,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """OpenAI's sampling parameters. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 are off."""
+    """OpenAI's sampling parameters and some of others. temperature 0 is greedy; top_k 0, top_p 1,
+    min_p 0 and repetition_penalty 1 are off.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -68,6 +70,7 @@ class Sampling:
     min_p: float = 0.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()

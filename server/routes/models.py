@@ -127,6 +127,7 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
             "top_p": deck.defaults.top_p,
             "top_k": deck.defaults.top_k,
             "min_p": deck.defaults.min_p,
+            "repetition_penalty": deck.defaults.repetition_penalty,
             "max_completion_tokens": deck.defaults.max_tokens,
         },
         "not_built": dict(deck.defaults.unbuilt),

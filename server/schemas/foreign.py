@@ -48,6 +48,7 @@ RENAMED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "do_sample": ("say temperature 0", (True,)),
     "options": ("put what it holds at the root itself", ({},)),
     "random_seed": ("say seed", ()),
+    "repeat_penalty": ("say repetition_penalty", (1,)),
 }
 NO_TOOLS = ("none", "auto")
 # Fields that change the reply, and the values with which they do not.
@@ -67,8 +68,6 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     "moderation": (),
     # Other servers' samplers
     "best_of": (1,),
-    "repetition_penalty": (1,),
-    "repeat_penalty": (1,),
     "encoder_repetition_penalty": (1,),
     "length_penalty": (1,),
     "typical_p": (1,),
@@ -89,7 +88,7 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
             "eta_cutoff",
             "penalty_alpha",
             "no_repeat_ngram_size",
-            # how far back a penalty looks; 0: over the whole reply, as here
+            # how far back a penalty looks; 0: over all there is, as here
             "frequency_penalty_range",
             "presence_penalty_range",
             "repetition_penalty_range",

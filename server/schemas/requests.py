@@ -61,6 +61,13 @@ class SamplingFields(Root):
     presence_penalty: float | None = Field(
         None, ge=-2, le=2, description="taken off a token's logit once it was generated"
     )
+    repetition_penalty: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="divides the logit of a token that prompt or reply has had (times it, below "
+        "zero), as transformers does; 1 is off; default: the model's own",
+    )
     max_tokens: int | None = Field(
         None,
         ge=1,
