@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from . import docs, handlers, mount
 from .auth import Keyed, require_key
 from .middleware import METHODS, Answered, BodyLimit, Heads, Hosts, Told
+from .paths import Under
 from .receipt import versions
 from .routes import astray, compare, features, generate, generations, health, models, presets
 from .routes.common import REFUSALS
@@ -54,10 +55,10 @@ def create_app(
     app.state.service = service
     handlers.install(app, service.metrics)
     _add_routes(app, settings)
-    docs.add(app, keyed=bool(settings.keys))
+    docs.add(app, settings.root_path, keyed=bool(settings.keys))
     _add_middleware(app, service, settings)
     if page is not None:
-        mount.add_page(app, page)
+        mount.add_page(app, page, settings.root_path)
     return app
 
 
@@ -100,3 +101,5 @@ def _add_middleware(app: FastAPI, service: Service, settings: Settings) -> None:
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Told, metrics=service.metrics)
+    if settings.root_path:
+        app.add_middleware(Under, root=settings.root_path)

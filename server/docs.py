@@ -35,34 +35,36 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def add(app: FastAPI, *, keyed: bool) -> None:
+def add(app: FastAPI, root: str, *, keyed: bool) -> None:
     """Swagger UI at /docs, as `fastapi-offline` carries it: FastAPI's own page would fetch its
     scripts from a CDN.
 
-    keyed: /v1 wants a key.
+    root: the path before it all, that the reader's browser knows. keyed: /v1 wants a key.
     """
-    app.openapi = lambda: schema(app, keyed)  # type: ignore[method-assign]
+    app.openapi = lambda: schema(app, root, keyed)  # type: ignore[method-assign]
     folder = files("fastapi_offline") / "static"
     app.mount(STATIC, StaticFiles(directory=str(folder)), name="docs-static")
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
         return get_swagger_ui_html(
-            openapi_url=app.openapi_url or "/openapi.json",
+            openapi_url=f"{root}{app.openapi_url}",
             title=f"{app.title} API",
-            swagger_js_url=f"{STATIC}/swagger-ui-bundle.js",
-            swagger_css_url=f"{STATIC}/swagger-ui.css",
-            swagger_favicon_url=f"{STATIC}/favicon.png",
+            swagger_js_url=f"{root}{STATIC}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{STATIC}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{STATIC}/favicon.png",
         )
 
 
-def schema(app: FastAPI, keyed: bool) -> dict[str, Any]:
+def schema(app: FastAPI, root: str, keyed: bool) -> dict[str, Any]:
     """FastAPI's, less its 422: a wrong request is a 400 with OpenAI's error object here. With
     bodies to try, and the key that is wanted.
     """
     if app.openapi_schema is None:
         made = FastAPI.openapi(app)
         parts = made["components"]
+        if root:
+            made["servers"] = [{"url": root}]
         for path, operations in made["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)

@@ -47,11 +47,14 @@ def page_alone(api_url: str, settings: Settings) -> FastAPI:
     with _installed():
         from ui.alone import build_app
     from .middleware import Answered, BodyLimit, Hosts
+    from .paths import Under
 
-    app: FastAPI = build_app(api_url)
+    app: FastAPI = build_app(api_url, settings.root_path)
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Hosts, allowed=settings.hosts)
     app.add_middleware(Answered)
+    if settings.root_path:
+        app.add_middleware(Under, root=settings.root_path)
     return app
 
 
@@ -71,11 +74,13 @@ def _installed(otherwise: str = "") -> Iterator[None]:
         ) from exc
 
 
-def add_page(app: FastAPI, page: Any) -> None:
-    """Serve the page at `/`, after every route that is there already."""
+def add_page(app: FastAPI, page: Any, root: str = "") -> None:
+    """Serve the page at `/`, after every route that is there already. root: the path before it,
+    that the reader's browser knows.
+    """
     from ui.page import add_page
 
-    add_page(app, page)
+    add_page(app, page, root)
 
 
 class Server(uvicorn.Server):

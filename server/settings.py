@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .paths import normal
+
 PREFIX = "STEERDECK_"
 # Read by the client commands (`steerdeck chat` and friends), not by the server.
 CLIENT_KEY, KEYS = f"{PREFIX}API_KEY", f"{PREFIX}API_KEYS"
@@ -58,6 +60,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="further Host names to answer to, comma separated; * for any"
+    )
+    root_path: str = Field(
+        "", description="path that a proxy serves this under, such as /steer; it may take it off"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="web origins whose pages may call the API, comma separated; off by default"
@@ -120,6 +125,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return split_commas(value)
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        return normal(value)
 
     @field_validator("port", mode="before")
     @classmethod

@@ -30,13 +30,15 @@ class PageHeaders:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
-def build_app(api_url: str) -> FastAPI:
+def build_app(api_url: str, root: str = "") -> FastAPI:
     """The page at `/`, and nothing else. Call it inside a running event loop.
+
+    root: as `page.add_page` takes it.
 
     Its server must set the `stop_event` of the Gradio app it finds mounted when it is told to end,
     or it waits for ever for the stream that every open tab holds.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(PageHeaders)
-    add_page(app, build_page(api_url))
+    add_page(app, build_page(api_url), root)
     return app

@@ -1,7 +1,7 @@
 """The page: its parts joined to the handlers.
 
 build_page(api_url) -> gr.Blocks          must be called inside a running event loop
-add_page(app, page)                       serve it at `/` of a FastAPI app
+add_page(app, page, root)                 serve it at `/` of a FastAPI app
 CONTENT_SECURITY_POLICY                   the header the mounting app should send with the page
 """
 
@@ -52,9 +52,11 @@ def build_page(api_url: str, *, beside: bool = False, again: float = 1.5) -> gr.
     return page
 
 
-def add_page(app: FastAPI, page: gr.Blocks) -> None:
-    """Serve it at `/`, after every route that is there already."""
-    gr.mount_gradio_app(app, page, path="/", **mount_options())
+def add_page(app: FastAPI, page: gr.Blocks, root: str = "") -> None:
+    """Serve it at `/`, after every route that is there already. root: the path before it, that the
+    reader's browser knows, such as /steer.
+    """
+    gr.mount_gradio_app(app, page, path="/", root_path=root or None, **mount_options())
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
     assert isinstance(mounted.app, gr.routes.App)

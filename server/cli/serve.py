@@ -75,6 +75,9 @@ def serve(
         int | None,
         typer.Option(help="Tokens of prompt + reply; default: the model's, at most 4096."),
     ] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Path that a proxy serves this under, such as /steer.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where saved presets live; default: ~/.steerdeck.")
     ] = None,
