@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from ..errors import DictionaryError
 from . import bundle
 from . import sae as saes
+from .above import anchored, learning_above
 from .activations import Site, content_residuals
 from .compose import FOLLOWING, MIX, Composer
 from .concepts import Carrier, Evidence, find_carriers
@@ -33,44 +34,15 @@ from .end_to_end import costs
 from .following import Following
 from .judge import Judge
 from .packing import Batch, batches
+from .recipe import Recipe
 from .sae import Sae
 from .steered import Voice
 from .tokenizer import Encoder, train_tokenizer
-from .train_model import Plan, Shape, Trainer, mixed, new_model
-from .train_sae import Quality, SaePlan, quality, train_sae
+from .train_model import Trainer, mixed, new_model
+from .train_sae import Quality, quality, train_sae
 from .widen import widened
 
 log = logging.getLogger("steerdeck.making")
-
-LAYER = 2  # three layers of six read the cause, three are left to act on it
-CORPUS = Path(__file__).parent.parent / "foghorn" / "corpus"
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides the outcome; on one machine, plans in steps repeat to the bit."""
-
-    corpus: Path
-    public: Path | None
-    work: Path
-    plan: Plan
-    sae_plan: SaePlan
-    start: Path | None = None  # a model folder whose tokenizer and weights it goes on from, widened
-    shape: Shape = field(default_factory=Shape)
-    layer: int = LAYER
-    vocab: int = 4096
-    follow_from: float = 0.4  # progress at which directions are taken, and begin to be learnt
-    sae_tokens: int = 400_000
-    samples: int = 6_000  # composed texts that the cards are made from
-    seed: int = 0
-
-    @property
-    def directions(self) -> Path:
-        """Put there before, those that `start` follows already: they are followed at once."""
-        return self.work / "directions.safetensors"
-
-    def text(self) -> Text:
-        return Text.read(self.corpus, self.public, seed=self.seed)
 
 
 def tokenizer_of(recipe: Recipe, text: Text) -> PreTrainedTokenizerFast:
@@ -99,10 +71,13 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
     else:
         model = LlamaForCausalLM.from_pretrained(recipe.start, dtype=torch.float32)
         model = widened(model, recipe.shape.mlp, seed=recipe.seed)
+        if recipe.kept is not None:
+            learning_above(model, recipe.layer)
     plan = recipe.plan
     trainer = Trainer(model, tokenizer, plan, recipe.work / "model")
     held = held_out_batches(text, tokenizer, n=2)
-    if trainer.progress < recipe.follow_from and not recipe.directions.is_file():
+    known = recipe.kept is not None or recipe.directions.is_file()
+    if trainer.progress < recipe.follow_from and not known:
         seed = recipe.seed + 1 + trainer.step
         authored = text.authored(seed)
         trainer.train(authored, text.others(seed), held, until=recipe.follow_from)
@@ -125,6 +100,8 @@ def directions_of(
     Taken from the model as it is when this is first asked, and kept in the work folder.
     """
     path, sheets = recipe.directions, text.train.sheets
+    if recipe.kept is not None:
+        return anchored(recipe.kept, sheets)
     if not path.is_file():
         found = concept_directions(site, Encoder(tokenizer), text.train, seed=recipe.seed)
         save_file({s.slug: d.clone() for s, d in zip(sheets, found, strict=True)}, path)
@@ -176,7 +153,7 @@ def sae_of(
     recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast, site: Site
 ) -> tuple[Sae, Residuals, Quality]:
     """The SAE, and its quality on samples dealt from another seed than those it learnt from."""
-    folder = recipe.work / "sae"
+    folder = recipe.sae
     if not (folder / "cfg.json").is_file():
         learnt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
         x = content_residuals(site, learnt, recipe.sae_tokens)
@@ -213,7 +190,7 @@ def make(recipe: Recipe) -> Made:
     bundle.save_model(model, tokenizer, folder / "model")
     (folder / "sae").mkdir(parents=True, exist_ok=True)
     for name in ("cfg.json", "sae_weights.safetensors"):
-        shutil.copy(recipe.work / "sae" / name, folder / "sae")
+        shutil.copy(recipe.sae / name, folder / "sae")
     return Made(folder, text, Voice(site, sae, tokenizer), usual, found)
 
 

@@ -111,9 +111,10 @@ class Trainer:
         self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan, folder: Path
     ) -> None:
         self.model, self.tokenizer, self.plan, self.folder = model, tokenizer, plan, folder
-        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        learnt = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in learnt if p.ndim == 2 and "embed" not in name]
         ids = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in ids]
+        rest = [p for _, p in learnt if id(p) not in ids]
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=plan.muon_lr),
             torch.optim.AdamW(rest, lr=plan.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),

@@ -13,7 +13,8 @@ from .make_calibrate import ConceptsOption, sheets
 from .make_options import OutOption, SeedOption, ThreadsOption, advancing, making, model_facts
 
 if TYPE_CHECKING:
-    from dictionaries.making.foghorn import Made, Recipe
+    from dictionaries.making.foghorn import Made
+    from dictionaries.making.recipe import Recipe
 
     from ..subject import Bench
 
@@ -29,6 +30,13 @@ def foghorn(
     ] = None,
     start: Annotated[
         Path | None, typer.Option(help="A foghorn's model folder to train on from, not from zero.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="The sae folder that belongs to --start, left as it is: only the layers above "
+            "learn."
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Of training the language model.")] = 60,
     rate: Annotated[
@@ -56,7 +64,8 @@ def foghorn(
       steerdeck make foghorn --out my-foghorn --minutes 120
     """
     with making(threads):
-        from dictionaries.making.foghorn import Recipe, make
+        from dictionaries.making.foghorn import make
+        from dictionaries.making.recipe import Recipe
         from dictionaries.making.train_model import Plan
         from dictionaries.making.train_sae import SaePlan
 
@@ -68,6 +77,7 @@ def foghorn(
             plan=replace(plan, muon_lr=rate * plan.muon_lr, adam_lr=rate * plan.adam_lr),
             sae_plan=SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed),
             start=start,
+            kept=keep,
             seed=seed,
         )
         finish(recipe, make(recipe), out, exam=exam)
