@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -14,6 +15,7 @@ from dictionaries.dictionary import Dictionary
 from dictionaries.formats import open_dictionary
 
 FIXTURES = Path(__file__).parent / "fixtures"
+IDS = [3, 17, 40, 41, 60, 5, 63, 0]  # of features, in no order
 
 
 def meta(name: str) -> dict[str, Any]:
@@ -62,3 +64,9 @@ def changed(name: str, folder: Path, file: str, **keys: Any) -> Path:
             del target[key]
     (copy / file).write_text(json.dumps(config))
     return copy
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Weights of Llama Scope's as two processes saved them: a folder in the dictionary's own."""
+    return copied("llamascopium_dcp", tmp_path / "sae") / "sae_weights.dcp"

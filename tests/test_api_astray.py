@@ -1,4 +1,4 @@
-"""Wrong paths and methods, with the page mounted and without: an answer of ours, and what to do."""
+"""Wrong paths, methods and names, with the page and without: an answer of ours, and what to do."""
 
 from __future__ import annotations
 
@@ -73,3 +73,37 @@ async def test_a_wrong_path_is_told_the_right_one(client, method, path, names):
     assert error["code"] == "not_found"
     assert f"there is no {method} {path}: " in error["message"]
     assert names in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nope", 404, "not_found"),
+        ("GET", "/v1", 404, "not_found"),
+        ("GET", "/nope", 404, "not_found"),
+        ("PUT", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/healthz", 405, "method_not_allowed"),
+        ("GET", "/v1/models/nope", 404, "model_not_found"),
+        ("GET", "/v1/features/nope", 404, "unknown_feature"),
+        ("GET", "/v1/features/64", 404, "unknown_feature"),
+        ("GET", "/v1/features/99999999999999999999", 404, "unknown_feature"),
+        ("GET", "/v1/features?limit=0", 400, "invalid_request"),
+        ("GET", "/v1/features?sort=luck", 400, "invalid_request"),
+        ("GET", "/v1/features?dictionary=x", 404, "not_found"),
+        ("GET", "/v1/features/3/neighbors?n=x", 400, "invalid_request"),
+        ("GET", "/v1/presets/nope", 404, "not_found"),
+        ("DELETE", "/v1/presets/nope", 404, "not_found"),
+        ("DELETE", "/v1/generations/nope", 404, "unknown_generation"),
+    ],
+)
+def test_a_wrong_address_gets_the_same_error_object(live, method, path, status, code):
+    response = live.http.request(method, path)
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["code"] == code
+
+
+def test_changing_what_does_not_run_is_refused(live):
+    response = live.http.patch("/v1/generations/gone/steering", json={"edits": []})
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unknown_generation"

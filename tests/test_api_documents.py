@@ -1,4 +1,4 @@
-"""server/README.md is the room's documentation: what the code has, it names."""
+"""Documentation: what the code has, server/README.md names, and so do the API's own pages."""
 
 from __future__ import annotations
 
@@ -129,3 +129,39 @@ def test_no_error_or_setting_is_told_that_is_not_there():
     assert rows == set(REFUSALS)
     variables = {name.lower() for name in re.findall(rf"^\| `{PREFIX}(\w+)`", README, re.M)}
     assert variables == set(Settings.model_fields)
+
+
+class TestDocuments:
+    def test_the_api_page_needs_nothing_from_elsewhere(self, live):
+        page = live.http.get("/docs")
+        assert page.status_code == 200
+        sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(sources) >= 3
+        for source in sources:
+            assert source.startswith("/docs/static/")
+            assert live.http.get(source).status_code == 200
+        assert "http" not in re.sub(r"https?://localhost", "", page.text)
+
+    def test_the_schema_describes_request_reply_and_refusal(self, live):
+        schema = live.http.get("/openapi.json").json()
+        chat = schema["paths"]["/v1/chat/completions"]["post"]
+        assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert "429" in chat["responses"]
+        assert "422" not in str(sorted(chat["responses"]))
+        models = schema["components"]["schemas"]
+        for name in (
+            "ChatRequest",
+            "ChatCompletion",
+            "WireSteering",
+            "FeatureDetail",
+            "ErrorReply",
+        ):
+            assert name in models
+        for field in ("edits", "preset", "norm", "trace", "id", "timeline"):
+            assert models["WireSteering"]["properties"][field]["description"]
+
+    @pytest.mark.parametrize(
+        "path", ["/v1/models", "/v1/features", "/v1/features/{ref}", "/v1/presets/{name}"]
+    )
+    def test_every_route_is_in_it(self, live, path):
+        assert path in live.http.get("/openapi.json").json()["paths"]

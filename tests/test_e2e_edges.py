@@ -37,13 +37,6 @@ def test_the_page_waits_for_its_service_and_says_what_it_waits_for(
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
 
 
-def test_the_first_heading_loads_its_preset(stub: Stub, open_page: Any, expect: Any) -> None:
-    stub.start()
-    page = open_page()
-    page.locator(".sd-home h2").get_by_role("button", name="Golden Gate Bridge").click()
-    expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
-
-
 def test_the_first_screen_is_read_from_its_top(stub: Stub, open_page: Any, expect: Any) -> None:
     stub.start()
     page = open_page()
@@ -146,21 +139,6 @@ def test_a_failing_reply_says_why_and_the_next_one_works(ready: Any, expect: Any
     ask(page, "Hello")
     expect(page.locator(".sd-last .sd-stats")).to_contain_text("256 tokens")
     assert "Traceback" not in page.content()
-
-
-def test_a_message_sent_while_a_reply_is_written_is_kept_and_told_why(
-    ready: Any, expect: Any
-) -> None:
-    page = ready(rate=12)
-    ask(page, "Hello")
-    expect(page.locator(".sd-reply[aria-busy]")).to_contain_text("I am a small")
-    ask(page, "And then?")
-    expect(page.get_by_text("A reply is still being written")).to_be_visible()
-    expect(page.get_by_label("Message")).to_have_value("And then?")
-    page.keyboard.press("Escape")
-    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
-    page.get_by_label("Message").press("Enter")
-    expect(page.locator(".sd-reply")).to_have_count(2)
 
 
 def test_the_words_after_the_mark_are_those_of_the_new_setting(ready: Any, expect: Any) -> None:

@@ -204,3 +204,25 @@ def test_on_a_phone_each_drawer_leads_back_and_what_was_copied_is_said(
     page.get_by_role("button", name="Close details").click()
     expect(page.locator("body")).to_have_attribute("data-drawer", "rack")
     expect(page.locator("#rack .sd-name")).to_be_focused()
+
+
+def test_the_first_heading_loads_its_preset(stub: Stub, open_page: Any, expect: Any) -> None:
+    stub.start()
+    page = open_page()
+    page.locator(".sd-home h2").get_by_role("button", name="Golden Gate Bridge").click()
+    expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
+
+
+def test_a_message_sent_while_a_reply_is_written_is_kept_and_told_why(
+    ready: Any, expect: Any
+) -> None:
+    page = ready(rate=12)
+    ask(page, "Hello")
+    expect(page.locator(".sd-reply[aria-busy]")).to_contain_text("I am a small")
+    ask(page, "And then?")
+    expect(page.get_by_text("A reply is still being written")).to_be_visible()
+    expect(page.get_by_label("Message")).to_have_value("And then?")
+    page.keyboard.press("Escape")
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    page.get_by_label("Message").press("Enter")
+    expect(page.locator(".sd-reply")).to_have_count(2)

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import gated_engine
 import pytest
+from gated_engine import LONG
 
+from server.engine.runner import Runner
 from server.engine.types import Finish, FinishReason
 from server.errors import BadRequest
 
-LONG = "A prompt of some length, to be computed in several chunks."
+gated = gated_engine.gated  # fixture
 
 
 @pytest.fixture
@@ -151,3 +154,19 @@ async def test_all_are_queued_or_none(make_engine, ask, together) -> None:
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
     heard = await together(engine, *(ask() for _ in range(3)))
     assert all(isinstance(reply.end, Finish) for reply in heard)
+
+
+async def test_who_takes_a_prompt_over_says_what_it_was_computed_with(
+    gated, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = "eager"
+    monkeypatch.setattr(Runner, "arithmetic", property(lambda _: now))
+    engine, gate = gated()
+    requests = [ask(max_tokens=2) for _ in range(2)]
+    streams = engine.submit_all(requests)
+    gate.open(1)  # the prompt, for both
+    await gate.reached()
+    now = "compiled"
+    gate.open()
+    ends = [[event async for event in stream][-1] for stream in streams]
+    assert [end.arithmetic for end in ends] == [("eager", "compiled")] * 2

@@ -1,55 +1,24 @@
 """Names -> files, from folders and from a hub that runs on 127.0.0.1 for the test."""
 
-import hashlib
-import os
+from __future__ import annotations
+
 import shutil
-import signal
-import socket
-import threading
-import time
 from pathlib import Path
 
+import hub_saes
 import pytest
-from hub_stub import COMMITS, point_at, running
-from huggingface_hub import constants, hf_hub_download
+from hub_saes import names
+from hub_stub import COMMITS
 from published import place as fixture_place
 
 from dictionaries import hub as hub_module
-from dictionaries import hub_help, hub_resume
+from dictionaries import hub_help
 from dictionaries.about import stated_licence
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.hub import bare, find_files, origin, placed
-from dictionaries.hub_progress import Tally
+from dictionaries.hub import bare, find_files, placed
 
-FIXTURES = Path(__file__).parent / "fixtures"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A running stub hub with one repository of two dictionaries, and an empty cache."""
-    repo = tmp_path / "saes"
-    for place, name in (("layer_1", "saelens_v6_topk"), ("layer_12", "saelens_v6_standard")):
-        source = next(FIXTURES.glob(f"{name}/*/blocks.12.hook_resid_post"))
-        shutil.copytree(source, repo / "res" / place)
-    (repo / "res/layer_1" / "examples.safetensors").write_bytes(b"far too big")
-    (repo / "config.json").write_text("{}")
-    (repo / "model.safetensors").write_bytes(b"weights")
-    (repo / "pytorch_model.bin").write_bytes(b"a pickle")
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)  # what of a cut file is kept
-    monkeypatch.setattr(hub_resume, "LARGE", 1000)
-    with running({"org/saes": repo, "org/gated": repo}) as server:
-        point_at(server, tmp_path / "cache", monkeypatch)
-        yield server
-
-
-def stop(hub):
-    hub.shutdown()
-    hub.server_close()
-
-
-def names(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+hub = hub_saes.hub  # fixture
 
 
 def test_a_local_folder_is_taken_as_it_is(tmp_path, monkeypatch):
@@ -126,60 +95,6 @@ def test_a_revision_is_pinned_by_name_or_argument(name, hub):
         find_files(name, revision="newest", kind="dictionary", progress=False)
 
 
-def test_a_pinned_commit_is_found_again_without_asking_the_hub(hub):
-    name = f"org/saes@{COMMITS['main']}/res/layer_1"
-    first = find_files(name, kind="dictionary", progress=False)
-    hub.handler.asked.clear()
-    assert find_files(name, kind="dictionary", progress=False) == first
-    assert hub.handler.asked == []
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_pinned_commit_of_which_others_cached_a_file_is_fetched_whole(hub):
-    """transformers puts single files into the same folder, and no list of what belongs there."""
-    name = f"org/saes@{COMMITS['main']}"
-    hf_hub_download("org/saes", "config.json", endpoint=os.environ["HF_ENDPOINT"])
-    model = find_files(name, kind="model", progress=False)
-    assert "model.safetensors" in names(model)
-    stop(hub)
-    assert find_files(name, kind="model", progress=False) == model
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_others_cached_serves_when_the_hub_is_gone(hub, monkeypatch):
-    for file in ("config.json", "model.safetensors"):
-        hf_hub_download("org/saes", file, endpoint=os.environ["HF_ENDPOINT"])
-    stop(hub)
-    # The hub's own code would try for most of a minute to have its listing.
-    monkeypatch.setattr(hub_module, "fetch_large", lambda *_: pytest.fail("the hub is gone"))
-    model = find_files(f"org/saes@{COMMITS['main']}", kind="model", progress=False)
-    assert names(model) == ["config.json", "model.safetensors"]
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_is_cached_serves_when_the_hub_is_gone(hub):
-    first = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
-    stop(hub)
-    assert find_files("org/saes/res/layer_1", kind="dictionary", progress=False) == first
-    with pytest.raises(DictionaryError, match=r"not in the cache .* cannot be reached: connect"):
-        find_files("org/saes/res/layer_12", kind="dictionary", progress=False)
-    with pytest.raises(DictionaryError, match=r"org/other is not in the cache"):
-        find_files("org/other", kind="model", progress=False)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["model", "dictionary"])
-def test_what_is_cached_serves_when_the_hub_says_nothing(kind, hub, monkeypatch):
-    """It takes the connection, and there is no answer."""
-    first = find_files("org/saes/res/layer_1", kind=kind, progress=False)
-    monkeypatch.setattr(hub_help, "PATIENCE", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
-        # The hub's own code would wait for ever.
-        monkeypatch.setattr(hub_module, "fetch_large", lambda *_: pytest.fail("nobody answers"))
-        assert find_files("org/saes/res/layer_1", kind=kind, progress=False) == first
-
-
 def test_a_gated_repository_says_how_to_get_in(hub, monkeypatch):
     with pytest.raises(DictionaryError, match=r"org/gated is gated: accept.*set HF_TOKEN"):
         find_files("org/gated/res/layer_1", kind="dictionary", progress=False)
@@ -191,105 +106,6 @@ def test_a_gated_repository_says_how_to_get_in(hub, monkeypatch):
 def test_a_missing_repository_says_what_to_check(hub):
     with pytest.raises(DictionaryError, match=r"org/nothing was not found.*spelling"):
         find_files("org/nothing", kind="model", progress=False)
-
-
-def test_progress_is_shown_unless_told_not_to(hub, capfd):
-    find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
-    assert capfd.readouterr().err == ""
-    find_files("org/saes/res/layer_12", kind="dictionary")
-    assert "%" in capfd.readouterr().err
-
-
-def test_a_broken_connection_goes_on_where_it_stopped(hub):
-    hub.handler.cuts[:] = [700]
-    folder = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
-    assert hub.handler.ranges == ["bytes=700-"]
-    assert open_dictionary(folder).info.architecture == "topk"
-
-
-def test_a_download_that_was_given_up_is_resumed_by_the_next_start(hub):
-    """A pinned commit, whose snapshot is there already with the first of its files."""
-    name = f"org/saes@{COMMITS['main']}/res/layer_1"
-    hub.handler.cuts[:], hub.handler.breaks = [500], (True,)
-    with pytest.raises(DictionaryError, match=r"What has come is kept: start again"):
-        find_files(name, kind="dictionary", progress=False)
-    hub.handler.down.clear()
-    hub.handler.ranges.clear()
-    folder = find_files(name, kind="dictionary", progress=False)
-    assert hub.handler.ranges == ["bytes=500-"]
-    assert open_dictionary(folder).info.architecture == "topk"
-
-
-def test_parts_that_do_not_fit_together_are_thrown_away(hub):
-    name = "org/saes/res/layer_1"
-    weights = hub.handler.repos["org/saes"] / "res/layer_1/sae_weights.safetensors"
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    hub.handler.tag = lambda _, file: hashlib.sha256(file.read_bytes()).hexdigest()
-    blobs = Path(constants.HF_HUB_CACHE) / "models--org--saes" / "blobs"
-    blobs.mkdir(parents=True)
-    (blobs / f"{sha256}.partial").write_bytes(b"of another file" * 9)
-    with pytest.raises(DictionaryError, match="do not fit together"):
-        find_files(name, kind="dictionary", progress=False)
-    assert open_dictionary(find_files(name, kind="dictionary", progress=False)).info.k
-
-
-def test_what_broke_and_went_on_within_one_start_must_fit_together_too(hub):
-    hub.handler.cuts[:] = [700]
-    hub.handler.tag = lambda *_: "f" * 64
-    with pytest.raises(DictionaryError, match="do not fit together"):
-        find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
-    assert hub.handler.ranges == ["bytes=700-"]
-
-
-def test_offline_the_cache_serves_and_nothing_is_asked(hub, monkeypatch):
-    first = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.handler.asked.clear()
-    assert find_files("org/saes/res/layer_1", kind="dictionary", progress=False) == first
-    with pytest.raises(DictionaryError, match="cache"):
-        find_files("org/saes/res/layer_12", kind="dictionary", progress=False)
-    assert hub.handler.asked == []
-
-
-def test_how_far_a_download_is_can_be_told(hub, capfd):
-    told = []
-    find_files(
-        "org/saes/res/layer_1",
-        kind="dictionary",
-        progress=False,
-        told=lambda there, all_: told.append((there, all_)),
-    )
-    assert capfd.readouterr().err == ""
-    assert [there for there, _ in told] == sorted(there for there, _ in told)
-    assert told[-1][0] == told[-1][1] > 1000
-
-
-def test_a_download_that_is_stopped_does_not_wait_for_its_other_files(hub):
-    """By Ctrl-C; what has come of them is kept."""
-    pieces = []
-
-    def told(there, all_):
-        pieces.append(there)
-        if len(pieces) == 5:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.02)
-
-    files = [f"res/layer_{i}/sae_weights.safetensors" for i in (1, 12)]
-    options = {"allow_patterns": files, "endpoint": os.environ["HF_ENDPOINT"]}
-    with pytest.raises(KeyboardInterrupt):
-        hub_resume.fetch_large("org/saes", options, progress=False, tally=Tally(told))
-    size = (hub.handler.repos["org/saes"] / files[0]).stat().st_size
-    assert len(pieces) < size / 100 / 2
-    partial = Path(constants.HF_HUB_CACHE).glob("models--org--saes/blobs/*.partial")
-    assert any(path.stat().st_size for path in partial)
-
-
-def test_a_path_in_the_cache_knows_the_commit_it_came_from(hub, tmp_path):
-    folder = find_files("org/saes/res/layer_1", kind="dictionary", progress=False)
-    assert origin(folder) == f"org/saes@{COMMITS['main']}/res/layer_1"
-    assert origin(folder.parents[1]) == f"org/saes@{COMMITS['main']}"
-    assert find_files(origin(folder), kind="dictionary", progress=False) == folder
-    assert origin(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -370,13 +186,3 @@ def test_a_dictionary_of_the_hub_brings_the_licence_of_its_repository(hub):
     for name in ("res/layer_1", "res/layer_12/sae_weights.safetensors"):
         found = find_files(f"org/saes/{name}", kind="dictionary", progress=False)
         assert stated_licence(found) == "cc-by-4.0"
-
-
-def test_a_file_too_large_for_plain_http_is_left_to_the_hubs_own_code(hub, monkeypatch):
-    monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 1000)
-    monkeypatch.setattr(hub_resume, "LARGE", 1)
-    fetched = []
-    monkeypatch.setattr(hub_resume, "_fetch", lambda repo, name, *_: fetched.append(name))
-    options = {"allow_patterns": ["res/layer_1/*"], "endpoint": os.environ["HF_ENDPOINT"]}
-    hub_resume.fetch_large("org/saes", options, progress=False, tally=Tally())
-    assert sorted(fetched) == ["res/layer_1/cfg.json", "res/layer_1/examples.safetensors"]

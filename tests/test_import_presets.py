@@ -1,4 +1,4 @@
-"""Neuronpedia's presets: on the dictionary that they name, and as far as there."""
+"""Other people's presets: on the dictionary that they name, and as far as there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from api_talk import put
 from published import opened
 
 from dictionaries.dictionary import Dictionary
@@ -95,3 +96,86 @@ def test_where_two_may_be_meant_none_is_guessed(make_dictionary) -> None:
     with pytest.raises(BadRequest, match=r"a \(layer 1 resid_post\) may be meant, b \(layer 1 re"):
         imported(*pair, source="1-res-jb")
     assert imported(*pair, source="b").edits[0].feature == "b/7"
+
+
+NEURONPEDIA = {
+    "modelId": "tiny",
+    "features": [
+        {"modelId": "tiny", "layer": "1-res-jb", "index": 5, "strength": 3},
+        {"model": "tiny", "source": "1-res-jb", "index": "3", "strength": -2.5},
+    ],
+    "temperature": 0.5,
+    "strength_multiplier": 2,
+    "steer_method": "SIMPLE_ADDITIVE",
+}
+GOODFIRE = {
+    "name": "fog controller",
+    "interventions": [
+        {
+            "mode": "nudge",
+            "features": {"features": [{"uuid": "u", "label": "fog", "index_in_sae": 5}]},
+            "value": 0.4,
+        },
+        {
+            "mode": "pin",
+            "features": {"features": [{"index_in_sae": 3, "max_activation_strength": 8.0}]},
+            "value": 0.5,
+        },
+        {"mode": "mul", "features": {"features": [{"index_in_sae": 9}]}, "value": 0},
+    ],
+    "scopes": [],
+}
+
+
+class TestImports:
+    """Other people's steering JSON, as their servers and clients send it."""
+
+    def saved(self, live, body):
+        response = put(live, "imported", {k: v for k, v in body.items() if k != "temperature"})
+        assert response.status_code == 200, response.text
+        live.http.delete("/v1/presets/imported")
+        return [(e["feature"], e["op"], e["strength"], e["unit"]) for e in response.json()["edits"]]
+
+    def test_neuronpedias_strength_is_raw_and_multiplied(self, live):
+        assert self.saved(live, NEURONPEDIA) == [
+            ("tiny/5", "add", 6.0, "raw"),
+            ("tiny/3", "add", -5.0, "raw"),
+        ]
+
+    def test_goodfires_modes_become_ops(self, live):
+        assert self.saved(live, {"controller": GOODFIRE}) == self.saved(live, GOODFIRE)
+        assert self.saved(live, GOODFIRE) == [
+            (5, "add", 0.4, "max"),
+            (3, "clamp", 4.0, "raw"),
+            (9, "scale", 0.0, "max"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("base", "over", "names"),
+        [
+            (NEURONPEDIA, {"steer_method": "ORTHOGONAL_DECOMP"}, "steer_method"),
+            (NEURONPEDIA, {"steerMethod": "PROJECTION_CAP"}, "steer_method"),
+            (NEURONPEDIA, {"normalize_steering": True}, "normalize_steering"),
+            (NEURONPEDIA, {"vectors": [{}]}, "vectors"),
+            (NEURONPEDIA, {"features": [{"index": 3, "layer": "9-res", "strength": 1}]}, "9-res"),
+            (NEURONPEDIA, {"features": [{"strength": 1}]}, "index"),
+            (NEURONPEDIA, {"features": [{"index": 3}]}, "strength"),
+            (NEURONPEDIA, {"features": [{"index": "²", "strength": 1}]}, "index"),
+            (NEURONPEDIA, {"features": [{"index": "9" * 5000, "strength": 1}]}, "index"),
+            (NEURONPEDIA, {"features": [{"index": 3, "source": "9" * 5000}]}, "strength"),
+            (NEURONPEDIA, {"features": [{"index": 3, "layer": "9" * 5000, "strength": 1}]}, "999"),
+            (NEURONPEDIA, {"features": []}, "features"),
+            (NEURONPEDIA, {"features": [{"index": 64, "strength": 1}]}, "0..63"),
+            (GOODFIRE, {"scopes": [{}]}, "scopes"),
+            (GOODFIRE, {"interventions": [{"mode": "flip"}]}, "mode"),
+            (GOODFIRE, {"interventions": [{"mode": []}]}, "mode"),
+            (GOODFIRE, {"interventions": [{"mode": "pin", "value": 10**400}]}, "value"),
+            (GOODFIRE, {"interventions": [{"mode": "pin", "value": "x"}]}, "value"),
+            (GOODFIRE, {"interventions": [{"mode": "pin", "value": 1}]}, "features"),
+            (GOODFIRE, {"min_nudge_entropy": 0.1}, "min_nudge_entropy"),
+        ],
+    )
+    def test_what_cannot_be_carried_over_is_refused_by_name(self, live, base, over, names):
+        response = put(live, "imported", {**base, **over})
+        assert response.status_code in (400, 404), response.text
+        assert names in response.json()["error"]["message"]

@@ -1,131 +1,27 @@
-"""`steerdeck make label`, against a chat endpoint of the test's own on 127.0.0.1."""
+"""`steerdeck make label`: what a run labels, what it keeps, how it ends; and the command."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+import label_stub
 import pytest
+from label_stub import FOG, Answer, Stub, labels, says
 from typer.testing import CliRunner
 
-from dictionaries.cards import Card, Cards, Example
+from dictionaries.cards import Card, Cards
 from dictionaries.errors import DictionaryError
-from dictionaries.making.label import label_cards, parse, prompt
+from dictionaries.making.label import label_cards
 from server.cli import app
-from server.endpoint import Endpoint
 from server.errors import SteerdeckError
 
-Answer = tuple[int, dict[str, str], Any] | None  # status, headers, body; None: hang up
-
-
-@dataclass
-class Stub:
-    """A real HTTP server. `answer` gets the number of the request, from 0, and its body."""
-
-    url: str
-    answer: Callable[[int, Any], Answer]
-    bodies: list[Any] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    at_once: int = 0
-    most_at_once: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-def says(text: str | None, *, ended: bool = True) -> Answer:
-    reason = "stop" if ended else "length"
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
-    return 200, {}, {"choices": [choice]}
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send(200, {}, {"data": [{"id": "first-model"}, {"id": "second"}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            with made.lock:
-                number = len(made.bodies)
-                made.bodies.append(body)
-                made.headers.append(dict(self.headers.items()))
-                made.at_once += 1
-                made.most_at_once = max(made.most_at_once, made.at_once)
-            answer = made.answer(number, body)
-            with made.lock:
-                made.at_once -= 1
-            if answer is None:
-                self.connection.close()
-            else:
-                self.send(*answer)
-
-        def send(self, status: int, headers: dict[str, str], body: Any) -> None:
-            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in {**headers, "content-length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = Stub(f"http://127.0.0.1:{server.server_port}/v1", lambda n, _: says(f"label {n}"))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-FOG = Card(
-    3,
-    "fires on fog",
-    maximum=8.0,
-    promoted=((" mist", 3.0), (" haze", 2.0)),
-    examples=(
-        Example((" the", " fog", "\nis"), (0.0, 8.0, 2.0), (7.0, 8.0)),
-        Example((" a", " cloud"), (0.0, 4.0), (3.0, 4.0)),
-    ),
-    labelled_by="tokens",
-)
-
-
-@pytest.fixture
-def cards(tmp_path: Path) -> Iterator[Cards]:
-    """Twelve cards: one of a concept, one labelled by another model, the rest by their tokens."""
-    with Cards.create(tmp_path / "cards.sqlite") as made:
-        made.put([replace(FOG, feature=i, label=f"fires on {i}") for i in range(10)])
-        made.put([Card(10, "The Bridge", "the-bridge", labelled_by="concept")])
-        made.put([Card(11, "old label", labelled_by="other-model", examples=FOG.examples)])
-        yield made
-
-
-@pytest.fixture
-def endpoint(stub: Stub) -> Iterator[Callable[..., Endpoint]]:
-    made: list[Endpoint] = []
-
-    def make(**options: Any) -> Endpoint:
-        made.append(Endpoint(stub.url, **({"model": "m", "sleep": lambda _: None} | options)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def labels(cards: Cards) -> dict[int, tuple[str, str | None]]:
-    return {c.feature: (c.label, c.labelled_by) for i in range(12) if (c := cards.get(i))}
+stub, cards, endpoint = label_stub.stub, label_stub.cards, label_stub.endpoint  # fixtures
 
 
 def test_every_card_gets_its_own_label_signed_and_keeps_the_rest(cards, stub, endpoint):
@@ -137,56 +33,6 @@ def test_every_card_gets_its_own_label_signed_and_keeps_the_rest(cards, stub, en
     assert cards.get(3) == replace(FOG, label="it was 3", labelled_by="m")
     assert cards.by_slug("the-bridge").feature == 10
     assert cards.search("fires")[1] == 0, "the old label is not found any more"
-
-
-def test_the_prompt_shows_examples_with_activations_and_promoted_tokens():
-    system, user = prompt(FOG)
-    assert system["role"] == "system"
-    assert "1.  the<< fog>>(10)<< is>>(2)" in user["content"]
-    assert "2.  a<< cloud>>(5)" in user["content"]
-    assert "' mist', ' haze'" in user["content"]
-
-
-def test_the_prompt_is_bounded_and_keeps_the_peak_and_the_weak_examples():
-    peaked = Example(("x",) * 3000 + (" peak",), (0.0,) * 3000 + (9.0,))
-    weak = [Example((f" weak{i}",), (float(20 - i),)) for i in range(19)]
-    content = prompt(replace(FOG, examples=(peaked, *weak)))[1]["content"]
-    assert len(content) < 2000
-    assert " peak>>" in content
-    assert "weak18" in content
-    assert prompt(Card(1, "nothing known"))[1]["content"] == "Label:"
-
-
-@pytest.mark.parametrize(
-    ("reply", "label"),
-    [
-        ("Golden Gate Bridge", "Golden Gate Bridge"),
-        ('  "fog and mist."\n', "fog and mist"),
-        ("Label: words for weather", "words for weather"),
-        ("**Label:** words for weather", "words for weather"),
-        ("The label is: rain", "rain"),
-        ("Label:\nrain at night", "rain at night"),
-        ("<think>It is about\n\nfog.</think>\nfog", "fog"),
-        ("words  before\tcommas", "words before commas"),
-        ("海の言葉", "海の言葉"),
-        ("", None),
-        ("<think>I never stop", None),
-        ("I'm sorry, but I cannot label this.", None),
-        ("As an AI, I see fog", None),
-        ("There is not enough evidence", None),
-        ("unknown", None),
-        ("Various tokens.", None),
-        ("12345", None),
-        ("...", None),
-        ("word " * 13, None),
-        ("x" * 81, None),
-        ("fog\nIt is about fog.\nAnd mist.", None),
-        ("the<< fog>>(10)", None),
-        ("fo\x00g", None),
-    ],
-)
-def test_only_a_short_line_that_says_something_is_a_label(reply, label):
-    assert parse(reply) == label
 
 
 def test_nonsense_is_asked_for_again_and_then_the_card_keeps_its_label(cards, stub, endpoint):
@@ -322,77 +168,7 @@ def test_a_limit_bounds_the_run(cards, stub, endpoint):
     assert label_cards(cards, endpoint(), by="m", most=4).labelled == len(stub.bodies) == 4
 
 
-def test_a_key_is_sent_without_its_line_end_and_never_told(endpoint):
-    for key in ("a-secret\r\n", "ключ"):
-        assert endpoint(key=key)(prompt(FOG)).startswith("label")
-    with pytest.raises(SteerdeckError, match="the key holds what no header may") as refused:
-        endpoint(key="a-secret\nb")(prompt(FOG))
-    assert "secret" not in str(refused.value)
-
-
-def test_a_busy_and_a_failing_server_are_asked_again(stub):
-    slept: list[float] = []
-    answers: list[Answer] = [
-        (429, {"retry-after": "7"}, "slow down"),
-        (503, {}, "loading"),
-        None,
-        (429, {"retry-after": "9999"}, "much slower"),
-        says("fog"),
-    ]
-    stub.answer = lambda n, _: answers[n]
-    endpoint = Endpoint(stub.url, model="m", sleep=slept.append)
-    assert endpoint(prompt(FOG)) == "fog"
-    assert slept == [7.0, 2.0, 4.0, 60.0]
-    stub.answer = lambda *_: (500, {}, "broken")
-    slept.clear()
-    with pytest.raises(SteerdeckError, match=r"did not answer in 6 tries \(500: broken\)"):
-        endpoint(prompt(FOG))
-    assert slept == [1.0, 2.0, 4.0, 8.0, 16.0]
-    endpoint.close()
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ((404, {}, "no such model"), "refused with 404: no such model"),
-        ((200, {}, "<html>"), "something other than JSON"),
-        ((200, {}, {"choices": []}), "no chat completion"),
-        ((200, {}, [1]), "no chat completion"),
-    ],
-)
-def test_an_answer_that_is_none_ends_in_a_sentence(stub, endpoint, answer, message):
-    stub.answer = lambda *_: answer
-    with pytest.raises(SteerdeckError, match=message):
-        endpoint()(prompt(FOG))
-    assert len(stub.bodies) == 1
-
-
-def test_a_server_that_is_not_there_ends_in_a_sentence():
-    for url, message in (
-        ("http://127.0.0.1:9/v1", "2 tries"),
-        ("http://127.0.0.1:x/v1", "no http:// URL"),
-        ("localhost:8000/v1", "no http:// URL"),
-    ):
-        endpoint = Endpoint(url, model="m", tries=2, sleep=lambda _: None)
-        with pytest.raises(SteerdeckError, match=message):
-            endpoint(prompt(FOG))
-        endpoint.close()
-
-
-def test_models_that_refuse_a_temperature_and_max_tokens_are_humoured(stub, endpoint):
-    def picky(_: int, body: Any) -> Answer:
-        if "max_tokens" in body:
-            return 400, {}, {"error": {"message": "use 'max_completion_tokens' instead"}}
-        if "temperature" in body:
-            return 400, {}, {"error": {"message": "'temperature' does not support 0"}}
-        return says("fog")
-
-    stub.answer = picky
-    asked = endpoint(max_tokens=99)
-    assert asked(prompt(FOG)) == "fog"
-    assert asked(prompt(FOG)) == "fog"
-    assert len(stub.bodies) == 4, "it remembers"
-    assert stub.bodies[-1]["max_completion_tokens"] == 99
+# --- The command ---
 
 
 def command(cards: Cards, stub: Stub, *more: str) -> Any:

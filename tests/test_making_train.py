@@ -1,84 +1,28 @@
-"""`steerdeck make train`, for real on a tiny model: a dictionary that opens, reads and steers."""
+"""A dictionary that is trained for real: it opens, reads, steers, and its metrics are true."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import making_trained
 import pytest
 import torch
-from safetensors.torch import load_file
-from typer.testing import CliRunner
+from making_trained import PLAN, corpus, text
 
-from dictionaries.dictionary import HOOKS, Site
+from dictionaries.dictionary import Site
 from dictionaries.edits import EditTable, FeatureRows, Op
-from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
-from dictionaries.making import splice, train_run
-from dictionaries.making.feed import Feed, held_out, limit_of, usual
-from dictionaries.making.sources import LONGEST
+from dictionaries.making import splice
+from dictionaries.making.feed import held_out
 from dictionaries.making.splice import measure
 from dictionaries.making.subject import Change, Windows
 from dictionaries.making.text import windows
-from dictionaries.making.train import train
-from dictionaries.making.train_plan import Origin, TrainPlan
 from server import model_subject
-from server.cli import app
-from server.cli.make_options import model_facts
-from server.loading import revision
 from server.model_subject import ModelSubject
-from server.subject import Loaded
 
-ORIGIN = Origin("tiny", ("corpus",))
-PLAN = TrainPlan(
-    tokens=30_000,
-    d_sae=96,
-    k=8,
-    batch=256,
-    lr=3e-3,
-    context=32,
-    rows=16,
-    buffer=6_000,
-    measured=800,
-)
-WORDS = ["bridge", "fog", "red", "gate", "steel", "tower", "sea", "wind", "ship", "light", "cold"]
-
-
-def corpus(documents: int = 400) -> list[str]:
-    draw = random.Random(5)
-    return [" ".join(draw.choices(WORDS, k=draw.randrange(3, 9))) for _ in range(documents)]
-
-
-@pytest.fixture(scope="module")
-def model(make_model: Callable[..., Any]) -> Any:
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def tiny(model: Any, tokenizer: Any) -> ModelSubject:
-    return ModelSubject(model, tokenizer, Site(1, "resid_post"))
-
-
-def text() -> Iterator[str]:
-    return iter(corpus())
-
-
-@pytest.fixture(scope="module")
-def made(tiny: ModelSubject, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    """(the folder, its metrics, every line of progress)."""
-    out = tmp_path_factory.mktemp("train") / "sae"
-    told: list[tuple[str, float, str]] = []
-
-    @contextmanager
-    def showing(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
-        yield lambda done, note: told.append((what, done, note))
-
-    return out, train(tiny, text, PLAN, out, ORIGIN, showing=showing), told
+model, tiny, made = making_trained.model, making_trained.tiny, making_trained.made  # fixtures
 
 
 def fvu(note: str) -> float:
@@ -196,104 +140,6 @@ def test_steering_with_a_trained_feature_works(made, model, tokenizer):
     assert torch.equal(moved[1], plain[1])
 
 
-class Stopped(Exception):
-    pass
-
-
-def stopping_after(tokens: int) -> Callable[..., Any]:
-    """A `showing` that ends the training there."""
-
-    @contextmanager
-    def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
-        def advance(done: float, note: str) -> None:
-            if done > tokens:
-                raise Stopped
-
-        yield advance
-
-    return stopping
-
-
-def test_a_stopped_training_goes_on_and_ends_with_the_same_bits(made, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
-    out = tmp_path / "sae"
-    with pytest.raises(Stopped):
-        train(tiny, text, PLAN, out, ORIGIN, showing=stopping_after(15_000))
-    assert not out.exists()
-    with pytest.raises(DictionaryError, match=r"begun with other options \(k 8\)"):
-        train(tiny, text, replace(PLAN, k=9), out, ORIGIN)
-    train(tiny, text, PLAN, out, ORIGIN)
-    one, other = (load_file(d / "sae_weights.safetensors") for d in (out, made[0]))
-    assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-@pytest.mark.parametrize("in_round", [1, 2])
-def test_an_interrupted_training_keeps_every_whole_round_and_says_how_far(
-    in_round, made, tiny, tmp_path
-):
-    """Though less than a checkpoint's time has gone by; and it ends with the same bits."""
-    out = tmp_path / "sae"
-
-    @contextmanager
-    def interrupting(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
-        def advance(done: float, note: str) -> None:
-            if note.startswith("reading 3") and done >= 5_000 * in_round:
-                raise KeyboardInterrupt
-
-        yield advance
-
-    with pytest.raises(KeyboardInterrupt, match=rf"goes on after {5_888 * in_round:,} tokens"):
-        train(tiny, text, PLAN, out, ORIGIN, showing=interrupting)
-    train(tiny, text, PLAN, out, ORIGIN)
-    one, other = (load_file(d / "sae_weights.safetensors") for d in (out, made[0]))
-    assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-def test_interrupted_in_a_rounds_steps_or_before_any_it_says_what_is_kept(tiny, tmp_path):
-    """Steps cannot be undone, so that the state is the one of the round before."""
-
-    @contextmanager
-    def at(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
-        def advance(done: float, note: str) -> None:
-            if done == stop and note.startswith(begins):
-                raise KeyboardInterrupt
-
-        yield advance
-
-    stop, begins = 0.0, "reading"
-    with pytest.raises(KeyboardInterrupt, match="begins anew"):
-        train(tiny, text, PLAN, tmp_path / "sae", ORIGIN, showing=at)
-    assert not (tmp_path / "sae.work").exists()
-    stop, begins = 5_888 + 512, "loss"
-    with pytest.raises(KeyboardInterrupt, match="goes on after 5,888 tokens"):
-        train(tiny, text, PLAN, tmp_path / "sae", ORIGIN, showing=at)
-
-
-def test_a_finish_on_what_it_costs_costs_less_and_goes_on_where_it_stopped(
-    made, tiny, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
-    plan = replace(PLAN, end_to_end=0.5)
-    one, other = tmp_path / "one", tmp_path / "other"
-    train(tiny, text, plan, one, ORIGIN)
-    with pytest.raises(Stopped):
-        train(tiny, text, plan, other, ORIGIN, showing=stopping_after(24_000))
-    train(tiny, text, plan, other, ORIGIN)
-    tensors = [load_file(d / "sae_weights.safetensors") for d in (one, other)]
-    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-    assert paid(tiny, one) < 0.95 * paid(tiny, made[0])
-
-
-def paid(tiny: ModelSubject, folder: Path) -> float:
-    """What a dictionary's reconstructions of held-out text cost."""
-    opened, total = open_dictionary(folder), 0.0
-    for batch in windows(held_out(text), tiny.tokenizer, context=32, rows=4, rest=True):
-        x, cost = tiny.costed(batch, lambda x: torch.ones(len(x), dtype=torch.bool))
-        assert cost(x).item() == pytest.approx(0.0, abs=1e-6)
-        total += cost(opened.decode(opened.encode(x), x)).item()
-    return total
-
-
 def test_what_it_costs_has_the_same_gradient_however_few_rows_fit(tiny, model, monkeypatch):
     """As by hand, in one piece; and no pass with more logits than are meant to be held."""
     batch = next(windows(corpus(), tiny.tokenizer, context=32, rows=5))
@@ -337,26 +183,6 @@ def test_what_it_costs_has_the_same_gradient_however_few_rows_fit(tiny, model, m
         assert torch.allclose(found, 3 * slope, atol=1e-6, rtol=1e-3)
 
 
-def test_a_stop_while_measuring_does_not_train_again(tiny, tmp_path):
-    plan, out = replace(PLAN, tokens=1_000), tmp_path / "sae"
-    told: list[float] = []
-
-    @contextmanager
-    def stopping(what: str, total: float, unit: str) -> Iterator[Callable[[float, str], None]]:
-        if what == "measuring":
-            raise Stopped
-        yield lambda done, note: told.append(done)
-
-    for _ in range(2):
-        told.clear()
-        with pytest.raises(Stopped):
-            train(tiny, text, plan, out, ORIGIN, showing=stopping)
-    assert told == [plan.tokens]
-    less = train(tiny, text, replace(plan, measured=200), out, ORIGIN)
-    assert less["trained_tokens"] >= plan.tokens
-    assert 200 <= less["tokens"] < 400
-
-
 @pytest.mark.parametrize("fit", [0, 2, 99])
 def test_measuring_holds_no_more_logits_than_fit_and_finds_the_same(fit, made, tiny, monkeypatch):
     sae, held = open_dictionary(made[0]), []
@@ -380,66 +206,6 @@ def test_measuring_holds_no_more_logits_than_fit_and_finds_the_same(fit, made, t
     assert found.loss_spliced == pytest.approx(whole.loss_spliced, rel=1e-5)
 
 
-def test_a_finished_training_is_not_begun_again_and_others_work_is_not_overwritten(
-    made, tiny, tmp_path
-):
-    out, metrics, _ = made
-
-    def gone() -> Iterator[str]:
-        raise AssertionError("the text was opened")
-
-    assert train(tiny, gone, PLAN, out, ORIGIN) == metrics
-    with pytest.raises(DictionaryError, match=r"other options \(seed 0\)"):
-        train(tiny, gone, replace(PLAN, seed=1), out, ORIGIN)
-    with pytest.raises(DictionaryError, match=r"other options \(field text\)"):
-        train(tiny, gone, PLAN, out, replace(ORIGIN, field="body"))
-    with pytest.raises(DictionaryError, match=r"other options \(model_revision None\)"):
-        train(tiny, gone, PLAN, out, replace(ORIGIN, revision="of a model of the same name"))
-    with pytest.raises(DictionaryError, match=r"other options \(the text as it was then\)"):
-        train(tiny, gone, PLAN, out, replace(ORIGIN, state="of a file that was added"))
-    held_out_by_place = {k: v for k, v in metrics["made"].items() if k != "split"}
-    (tmp_path / "metrics.json").write_text(json.dumps({"made": held_out_by_place}))
-    with pytest.raises(DictionaryError, match=r"other options \(split None\)"):
-        train(tiny, gone, PLAN, tmp_path, ORIGIN)
-
-
-def test_a_dictionary_made_elsewhere_is_not_overwritten(tiny, make_dictionary):
-    with pytest.raises(DictionaryError, match="was not made here"):
-        train(tiny, text, PLAN, make_dictionary("elsewhere").path, ORIGIN)
-
-
-def test_held_out_documents_are_never_trained_on_and_the_rest_all_are(tiny, monkeypatch):
-    """Residuals that are their token's number tell which documents they come from."""
-    numbered = [chr(65 + i) * 3 for i in range(60)]
-    copied = [*numbered, *reversed(numbered)]
-    number = dict(
-        zip(tiny.tokenizer("".join(numbered))["input_ids"], "".join(numbered), strict=False)
-    )
-    monkeypatch.setattr(
-        tiny,
-        "residual",
-        lambda w: w.ids[..., None].float().expand(-1, -1, 32),
-    )
-    feed = Feed(tiny, lambda: iter(copied), context=8, rows=4, size=900, seed=0)
-    seen = {number[int(v)] for v in feed.round()[:, 0]}
-    out = [document[0] for document in held_out(lambda: iter(copied))]
-    assert 2 < len(set(out)) < 10
-    assert all(out.count(document) == 2 for document in out), "copies are on one side"
-    assert seen == {document[0] for document in numbered} - set(out)
-    assert feed.place.epoch == 2  # some 340 tokens a pass
-
-
-@pytest.mark.parametrize("sources", [1, 2, 3, 4, 5, 10, 20])
-def test_every_source_is_trained_on_and_measured_on(sources):
-    """However many take turns; and the shortest text has something to measure on."""
-    every = [f"{i % sources} {i}" for i in range(200 * sources)]
-    out = set(held_out(lambda: iter(every)))
-    for source in range(sources):
-        own = {document for document in every if document.split()[0] == str(source)}
-        assert 1 <= len(own & out) <= 25  # some 10 of 200
-    assert next(held_out(lambda: iter(["one"]))) == "one"
-
-
 def test_what_is_recovered_of_no_loss_is_not_told(made, tiny):
     """Where the mean in the residual's place costs nothing, any share of it would be noise."""
 
@@ -455,147 +221,3 @@ def test_what_is_recovered_of_no_loss_is_not_told(made, tiny):
     options = {"limit": 1e9, "tokens": 10**6, "mean": torch.zeros(32)}
     found = measure(Deaf(), open_dictionary(made[0]), batches, **options)
     assert (found.loss_ablated, found.loss_recovered) == (found.loss, None)
-
-
-def test_a_round_holds_no_more_than_its_buffer_and_no_attention_sinks(tiny, monkeypatch):
-    def sunk(w: Any) -> torch.Tensor:
-        x = torch.ones(*w.ids.shape, 32)
-        x[:, 0] = 500.0
-        return x
-
-    monkeypatch.setattr(tiny, "residual", sunk)
-    feed = Feed(tiny, text, context=32, rows=8, size=200, seed=0)
-    first, second = feed.round(), feed.round()
-    assert 150 < len(first) < 200
-    assert len(second) == 200
-    assert first.max() == second.max() == 1.0
-
-
-def test_a_round_is_of_many_long_documents(tiny, monkeypatch):
-    """Books of some hundred rows each: of those trained on, most are in the first few rows."""
-    books = [chr(65 + i) * (12 * LONGEST) for i in range(12)]
-    monkeypatch.setattr(tiny, "residual", lambda w: w.ids[..., None].float().expand(-1, -1, 32))
-    feed = Feed(tiny, lambda: iter(books), context=512, rows=8, size=16 * LONGEST, seed=0)
-    out = {document[0] for document in held_out(lambda: iter(books))}
-    assert len(feed.round()[:, 0].unique()) >= 0.6 * (12 - len(out))
-
-
-def test_a_residual_that_overflowed_is_left_out_and_many_are_refused(tiny, monkeypatch):
-    x = torch.ones(9, 32)
-    x[4, 3], x[5] = float("nan"), float("inf")
-    assert limit_of(x) == pytest.approx(10 * 32**0.5)
-    assert usual(x, limit_of(x)).sum() == 7
-    x[:6] = float("inf")
-    with pytest.raises(DictionaryError, match="6 of the model's 9 residuals are not finite"):
-        limit_of(x)
-
-    bad = [False]
-
-    def overflowing(w: Windows) -> torch.Tensor:
-        return torch.full((*w.ids.shape, 32), float("nan") if bad[0] else 1.0)
-
-    monkeypatch.setattr(tiny, "residual", overflowing)
-    feed = Feed(tiny, text, context=32, rows=8, size=200, seed=0)
-    assert len(feed.round()) == 200
-    bad[0] = True
-    with pytest.raises(DictionaryError, match=r"no residual to learn from.*bfloat16"):
-        feed.round()
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"lr": 0.0}, {"lr": -1e-3}, {"d_sae": 0}, {"buffer": 0}, {"measured": 0}, {"rows": 0}]
-)
-def test_a_number_that_no_training_can_have_is_refused_by_name(wrong, tiny, tmp_path):
-    (name,) = wrong
-    with pytest.raises(DictionaryError, match=rf"{name} is .* must be"):
-        train(tiny, text, replace(PLAN, **wrong), tmp_path / "sae", ORIGIN)
-
-
-def test_too_little_text_is_said(tiny, tmp_path):
-    with pytest.raises(DictionaryError, match="too little to train on"):
-        train(tiny, lambda: iter(["one document"]), PLAN, tmp_path / "sae", ORIGIN)
-    with pytest.raises(DictionaryError, match="200 of 96 features"):
-        train(tiny, text, replace(PLAN, k=200), tmp_path / "sae", ORIGIN)
-
-
-@pytest.mark.parametrize("hook", [h for h in HOOKS if h != "resid_post"])
-def test_every_site_can_be_trained_on(hook, model, tokenizer, tmp_path):
-    subject = ModelSubject(model, tokenizer, Site(1, hook))
-    plan = replace(PLAN, tokens=2_000, buffer=1_000, d_sae=None)
-    train(subject, text, plan, tmp_path / "sae", ORIGIN)
-    info = open_dictionary(tmp_path / "sae").info
-    assert info.site == subject.site
-    assert (info.d_in, info.d_sae) == (subject.d_in, 8 * subject.d_in)
-    named = json.loads((tmp_path / "sae" / "cfg.json").read_text())["metadata"]["hook_name"]
-    assert named == "blocks.1." + ("attn.hook_z" if hook == "hook_z" else f"hook_{hook}")
-
-
-def test_the_command_trains_on_a_folder_and_serve_could_open_it(
-    make_model, tokenizer, tmp_path, monkeypatch
-):
-    make_model("gpt2").save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "t.txt").write_text("\n\n".join(corpus()))
-    options = "--layer 2 --tokens 2000 --batch 128 --context 32 --k 4 --d-sae 64 --held-out 200"
-    named = {"model": tmp_path / "model", "text": tmp_path / "t.txt", "out": tmp_path / "sae"}
-    files = [part for name, path in named.items() for part in (f"--{name}", str(path))]
-    ran = CliRunner().invoke(app, ["make", "train", *files, "--device", "cpu", *options.split()])
-    assert ran.exit_code == 0, ran.output
-    assert "loss recovered" in ran.output
-    measured = json.loads((tmp_path / "sae" / "metrics.json").read_text())
-    assert f"{measured['dead_in_training']} of 64 features dead in training" in ran.output
-    assert f"{measured['dead']} features silent" in ran.output
-    assert open_dictionary(tmp_path / "sae").info.site == Site(2, "resid_post")
-    metrics = json.loads((tmp_path / "sae" / "metrics.json").read_text())
-    nothing = json.dumps({**metrics, "loss_recovered": None})
-    (tmp_path / "sae" / "metrics.json").write_text(nothing)
-    ran = CliRunner().invoke(app, ["make", "train", *files, "--device", "cpu", *options.split()])
-    assert "loss recovered n/a\n" in ran.output
-    told = metrics["made"]
-    assert (told["model"], told["field"]) == ("model", "text")
-    assert told["model_revision"] == revision(tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text("{}")
-    other = model_facts(Loaded("model", tmp_path / "model", None, None))
-    assert told["model"] == other["model"]
-    assert told["model_revision"] != other["model_revision"]
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (["--layer", "9"], "layers 0 to"),
-        (["--layer", "0", "--text", "gone.txt"], "give a file"),
-        (["--layer", "0", "--hook", "nose"], "'nose' is not known"),
-        (["--layer", "0", "--model", "no-such-model"], "no model folder here"),
-        (["--layer", "0", "--context", "513"], "this model has 512 positions"),
-    ],
-)
-def test_the_command_says_what_is_wrong_in_a_sentence(options, why, tmp_path):
-    (tmp_path / "t.txt").write_text("one\n\ntwo")
-    given = ["make", "train", "--out", str(tmp_path / "sae"), "--device", "cpu"]
-    ran = CliRunner().invoke(app, [*given, "--text", str(tmp_path / "t.txt"), *options])
-    assert ran.exit_code == 1
-    assert why in ran.output
-
-
-def test_the_folder_that_is_written_may_lie_in_the_text(
-    make_model, tokenizer, tmp_path, monkeypatch
-):
-    """Its checkpoints come up while the text is read again and again; and it is finished after."""
-    monkeypatch.setattr(train_run, "_CHECKPOINT", 0.0)
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    (notes / "t.txt").write_text("\n\n".join(corpus(60)))
-    options = "--layer 1 --tokens 4000 --batch 128 --context 32 --k 4 --d-sae 64 --buffer 1024"
-    named = {"model": tmp_path / "model", "text": notes, "out": notes / "sae"}
-    files = [part for name, path in named.items() for part in (f"--{name}", str(path))]
-    command = ["make", "train", *files, "--device", "cpu", *options.split()]
-    for _ in range(2):
-        ran = CliRunner().invoke(app, command)
-        assert ran.exit_code == 0, ran.output
-    (notes / "more.txt").write_text("one more")
-    ran = CliRunner().invoke(app, command)
-    assert ran.exit_code == 1
-    assert "the text as it was then" in ran.output

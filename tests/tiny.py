@@ -1,7 +1,7 @@
 """Tiny real models, a tokenizer and dictionaries, made here: nothing is downloaded.
 
-Importing this takes seconds, for torch and transformers: `conftest.py`, which every process of a
-test run reads, does so in its fixtures.
+Importing this takes seconds, for torch and transformers: `conftest.py` and `fixtures_*.py`, which
+every process of a test run reads, do so in their fixtures.
 """
 
 from __future__ import annotations

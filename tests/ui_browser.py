@@ -12,7 +12,8 @@ import gradio as gr
 import pytest
 import uvicorn
 from background import Background
-from ui_stub import Script, build
+from ui_stub import Script
+from ui_stub_routes import build
 
 from ui import assets
 

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 import ui_stub
+import ui_stub_routes
 import uvicorn
 
 from ui import chat, layout
@@ -50,7 +51,9 @@ async def served(**options: Any) -> AsyncIterator[Service]:
     """options: of ui_stub.Script."""
     script = ui_stub.Script(**options)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(ui_stub.build(script), log_level="warning", ws="none", lifespan="off")
+    config = uvicorn.Config(
+        ui_stub_routes.build(script), log_level="warning", ws="none", lifespan="off"
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
