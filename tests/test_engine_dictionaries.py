@@ -64,11 +64,6 @@ def test_dictionaries_at_several_layers_act_together(make_model, make_dictionary
     assert len({round(one[0].item(), 3) for one in logits}) == 3
 
 
-def test_a_model_without_the_point_says_so(make_model, make_dictionary) -> None:
-    with pytest.raises(Unsteerable, match="side by side: it has no resid_mid"):
-        runner(make_model("gpt_neox"), make_dictionary(hook="resid_mid"))
-
-
 def test_a_dictionary_of_another_model_is_refused_with_both_numbers(
     make_model, make_dictionary
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import pytest
@@ -131,30 +130,6 @@ def test_a_temporal_sae_reads_only_what_came_before(name):
     torch.testing.assert_close(begun, whole[:5])
     alone, _ = coder.coded(x[4:5])
     assert not torch.allclose(alone, whole[4:5], atol=1e-5)
-
-
-WEIRD = [None, True, -1, float("inf"), float("nan"), "x", "", [], {}, [[]], 10**30, 10**400]
-
-
-@pytest.mark.parametrize("name", ["qwen_scope", "connor_rob_hook_z", "circuit_tracer_topk_skip",
-                                  "circuit_tracer_clt", "temporal_hub"])  # fmt: skip
-def test_any_value_in_a_config_opens_or_is_refused_with_a_sentence(name, tmp_path):
-    import yaml
-
-    path = copied(name, tmp_path / "layer_12" / "temporal")
-    folder = path if path.is_dir() else path.parent
-    file = next(p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".yaml"))
-    config, opened_anyway = yaml.safe_load(file.read_text()), 0
-    for level in [config, *(v for v in config.values() if isinstance(v, dict))]:
-        for key, value in list(level.items()):
-            for weird in WEIRD:
-                level[key] = weird
-                file.write_text(json.dumps(config) if file.suffix == ".json" else yaml.dump(config))
-                with contextlib.suppress(DictionaryError):  # and nothing else
-                    open_coder(path)
-                    opened_anyway += 1
-            level[key] = value
-    assert opened_anyway
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "huge"])
