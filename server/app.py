@@ -13,8 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from . import docs, handlers, mount
 from .auth import Keyed, require_key
 from .middleware import METHODS, Answered, BodyLimit, Heads, Hosts, Told
-from .paths import Under
 from .receipt import versions
+from .root_path import Under
 from .routes import astray, compare, features, generate, generations, health, models, presets
 from .routes.common import REFUSALS
 from .service import Service

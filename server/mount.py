@@ -47,7 +47,7 @@ def page_alone(api_url: str, settings: Settings) -> FastAPI:
     with _installed():
         from ui.alone import build_app
     from .middleware import Answered, BodyLimit, Hosts
-    from .paths import Under
+    from .root_path import Under
 
     app: FastAPI = build_app(api_url, settings.root_path)
     app.add_middleware(BodyLimit, limit=settings.max_body)

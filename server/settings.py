@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,12 +17,11 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .paths import normal
-
 PREFIX = "STEERDECK_"
 # Read by the client commands (`steerdeck chat` and friends), not by the server.
 CLIENT_KEY, KEYS = f"{PREFIX}API_KEY", f"{PREFIX}API_KEYS"
 CLIENT_VARIABLES = frozenset({"STEERDECK_URL", CLIENT_KEY})
+_PART_OF_A_PATH = re.compile(r"[\w~@-][\w.~@-]*", re.ASCII)
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -129,7 +129,13 @@ class Settings(BaseSettings):
     @field_validator("root_path")
     @classmethod
     def _path(cls, value: str) -> str:
-        return normal(value)
+        """`steer/` -> `/steer`; "" and `/` -> ""."""
+        parts = [part for part in value.split("/") if part]
+        if not all(_PART_OF_A_PATH.fullmatch(part) for part in parts):
+            raise ValueError(f"{value!r} is no path such as /steer: letters, digits and -_.~@ only")
+        if parts[:1] == ["v1"]:
+            raise ValueError("the API itself is at /v1: serve it under another path")
+        return "".join(f"/{part}" for part in parts)
 
     @field_validator("port", mode="before")
     @classmethod

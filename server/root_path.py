@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-_PART = re.compile(r"[\w~@-][\w.~@-]*", re.ASCII)
 
 
 class Under:
@@ -33,13 +29,3 @@ class Under:
 def _asked(path: str, scope: Scope) -> str:
     query = scope["query_string"].decode("latin-1")
     return f"{path}?{query}" if query else path
-
-
-def normal(path: str) -> str:
-    """`steer/` -> `/steer`; "" and `/` -> "". Raises ValueError for what no path is made of."""
-    parts = [part for part in path.split("/") if part]
-    if not all(_PART.fullmatch(part) for part in parts):
-        raise ValueError(f"{path!r} is no path such as /steer: letters, digits and -_.~@ alone")
-    if parts[:1] == ["v1"]:
-        raise ValueError("the API itself is at /v1: serve it under another path")
-    return "".join(f"/{part}" for part in parts)
