@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 
 import admission
 import plain
@@ -13,12 +14,21 @@ import torch
 from hosting import chosen
 from report import Point, high, ratio, summary
 from traffic import Reply, Round, parse
+from transformers.utils.logging import enable_progress_bar
 
 from server.engine import threads
 
 TINY = ["--no-page", "--shape", "tiny", "--concurrent", "1,2", "--rounds", "1", "--max-tokens", "4"]
 
 
+@pytest.fixture
+def bars() -> Iterator[None]:
+    """The benchmark puts out everybody's progress bars, for good."""
+    yield
+    enable_progress_bar()
+
+
+@pytest.mark.usefixtures("bars")
 def test_the_benchmark_ends_with_one_json_document(capsys, monkeypatch):
     monkeypatch.setattr(plain, "fastest", lambda step, most: (step(), 7)[1])
     serve.main([*TINY, "--requests", "1"])

@@ -211,10 +211,11 @@ async def test_a_reply_stays_where_the_service_refuses_to_answer_again(service: 
 
 
 async def test_a_reply_stays_where_answering_again_is_stopped_before_a_word(monkeypatch) -> None:
-    async with served(rate=0.5) as service:
+    async with served() as service:
         do, session = handlers(service.api), service.session
         session.arrived.set()
         before = (await service.logs("Who are you?"))[-1]
+        service.script.rate = 0.5
         shown = []
 
         async def again() -> None:
