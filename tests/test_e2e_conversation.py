@@ -115,6 +115,21 @@ def test_a_log_that_comes_in_parts_is_the_same_conversation(thread: Any) -> None
     assert show(thread, missed) == []
 
 
+def test_an_answer_that_comes_late_takes_no_line_back(thread: Any) -> None:
+    """One that is no stream may be overtaken by the last frame of a reply: no other follows."""
+    talk = Transcript()
+    late = [talk.log()]
+    reply = talk.reply(talk.ask("one"), "steered", (), pair=False)
+    late.append(talk.log())
+    talk.grow(reply, "Yes.", [], 1)
+    talk.end(reply, "stop", 1.0)
+    show(thread, talk.latest())
+    for log in late:
+        assert show(thread, log) == ["one"]
+        assert thread.locator(".sd-body").all_inner_texts() == ["Yes."]
+        assert not thread.evaluate("document.body.classList.contains('sd-busy')")
+
+
 def test_each_text_runs_in_the_direction_of_its_script(thread: Any) -> None:
     show(thread, talked("مرحبا؟").log())
     directions = [

@@ -139,6 +139,17 @@ def test_escape_closes_what_was_found_and_leaves_the_field_its_focus(mounted: An
     assert page.locator(".sd-found").is_visible()
 
 
+def test_who_types_on_after_enter_has_chosen_nothing(mounted: Any) -> None:
+    page = mounted(search.widget(), {})
+    field = page.get_by_label("Search features")
+    field.fill("cat")
+    field.press("Enter")  # before the answer
+    field.press("s")
+    page.wait_for_function("search.sent.some(([, data]) => data.q === 'cats')")
+    found(page, 0, 3, q="cats")
+    assert not page.evaluate("search.sent.some(([name]) => name === 'pick')")
+
+
 def test_a_preset_is_deleted_by_a_second_press_and_a_name_is_kept_until_it_is_saved(
     mounted: Any,
 ) -> None:

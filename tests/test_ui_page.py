@@ -10,11 +10,13 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from fastapi import FastAPI
 
 import ui
 from ui import assets, settings
+from ui.client import CONNECTIONS
 from ui.errors import SettingsError
-from ui.page import CONTENT_SECURITY_POLICY, HERE, build_page, mount_options
+from ui.page import CONTENT_SECURITY_POLICY, HERE, add_page, build_page, mount_options
 from ui.session import Session
 from ui.settings import Settings
 
@@ -56,6 +58,15 @@ async def test_code_is_exported_where_someone_looks_and_not_at_every_step_of_a_s
     asked = {name: fn.targets for fn in page.fns.values() for name in [fn.name]}
     assert [event for _, event in asked["export"]] == ["wanted"]
     assert [event for _, event in asked["link"]] == ["change", "change"]
+
+
+async def test_gradio_lets_in_as_many_replies_as_there_are_connections_for() -> None:
+    """A reply beyond its own limit would wait without a word, while the engine has rows."""
+    app = FastAPI()
+    page = build_page("http://127.0.0.1:1")
+    add_page(app, page)
+    async with app.router.lifespan_context(app):
+        assert page._queue.active_jobs == [None] * CONNECTIONS
 
 
 async def test_no_handler_is_public_api() -> None:

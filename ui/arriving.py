@@ -31,6 +31,9 @@ class Arriving(Desk):
         if not session.arrived.is_set():
             key = stored.get("key") if isinstance(stored, dict) else None
             session.key = str(key or "")
+            # Every tab has a copy of one session, so one that was forgotten would begin before the
+            # conversation that its page shows, and thread.js would take it for an older one.
+            session.transcript.clear()
         p = self.parts
         try:
             look = await status.look(self.api, session)

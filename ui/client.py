@@ -14,6 +14,7 @@ from .errors import ApiError
 
 JSON = dict[str, Any]
 SILENCE = 60.0  # seconds without a byte that end a stream: the service pings every 15, queued too
+CONNECTIONS = 512  # more than any engine's queue holds: it alone says how many are too many
 _NOBODY = (httpx2.ConnectError, httpx2.ConnectTimeout)
 
 
@@ -31,10 +32,9 @@ class Readiness:
 
 
 def _client() -> httpx2.AsyncClient:
-    # The pool is wider than any engine's queue: the engine alone says how many are too many.
     return httpx2.AsyncClient(
         timeout=httpx2.Timeout(15.0, connect=5.0),
-        limits=httpx2.Limits(max_connections=512, max_keepalive_connections=32),
+        limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=32),
         trust_env=False,  # a proxy set for the outside must not swallow 127.0.0.1
     )
 

@@ -15,7 +15,7 @@ from starlette.routing import Mount
 
 from . import layout
 from .assets import CONTENT_SECURITY_POLICY, mount_options
-from .client import Api
+from .client import CONNECTIONS, Api
 from .racking import Racking
 from .settings import RESTORED
 from .tabs import Tabs
@@ -49,6 +49,7 @@ def build_page(api_url: str, *, beside: bool = False, again: float = 1.5) -> gr.
     page.state_session_capacity = TABS
     # The engine alone decides how many replies run at once; a limit here would be a second queue.
     page.queue(default_concurrency_limit=None, api_open=False)
+    page._queue.max_thread_count = CONNECTIONS  # Gradio's limit of all events together: 40
     return page
 
 

@@ -108,12 +108,12 @@ class Transcript:
         reply.tokens += tokens
         if text or packed:
             more = {"t": packed} if packed else {"n": tokens}
-            self._add(k="+", r=reply.number, x=text, **more)
+            self._of(reply, k="+", x=text, **more)
 
     def mark(self, reply: Reply, at: int, told: str, brief: str, rack: Rack) -> None:
         """From token `at` on another rack steers: `told` says what changed, `brief` to what."""
         on = tuple(held for held in rack if held.on)
-        self._add(k="mark", r=reply.number, at=at, x=told, s=brief, features=legend(on))
+        self._of(reply, k="mark", at=at, x=told, s=brief, features=legend(on))
 
     def end(self, reply: Reply, reason: str, seconds: float, **more: Any) -> None:
         """`more`: receipt (the service's, as text), error, its code, guard (sentences), dropped
@@ -121,7 +121,7 @@ class Transcript:
         """
         reply.reason = reason
         reply_end = {"reason": reason, "tokens": reply.tokens, "seconds": round(seconds, 3)}
-        self._add(k="end", r=reply.number, **reply_end, **more)
+        self._of(reply, k="end", **reply_end, **more)
 
     def messages(self, lane: Lane, system: str) -> list[dict[str, str]]:
         """The conversation as one lane saw it: its own replies, the other lane's where it has none.
@@ -157,6 +157,13 @@ class Transcript:
         self.lines.clear()
         self.dropped = 0
         self.begun = time.time()
+
+    def _of(self, reply: Reply, *, k: str, **line: Any) -> None:
+        """A line of a reply of the last turn; none of one that was cleared or taken back before its
+        end, whose line would be of no turn.
+        """
+        if any(reply is one for turn in self.turns[-1:] for one in turn.replies.values()):
+            self._add(k=k, r=reply.number, **line)
 
     def _add(self, **line: Any) -> None:
         self.lines.append(_line(**line))

@@ -91,7 +91,7 @@ const list = (answer) => {
 };
 
 input.addEventListener("input", () => {
-  shut = false;
+  shut = picking = false;
   clearTimeout(timer);
   timer = setTimeout(() => ask(), WAIT);
 });

@@ -26,6 +26,7 @@ const cut = (line) => {
 const fresh = (from, given) => {
   let same = 0;
   while (from + same < lines.length && lines[from + same] === given[same]) same += 1;
+  if (same === given.length && from + same < lines.length) return null; // an older log that comes late
   cut(from + same);
   if (lines.length >= from) return given.slice(lines.length - from);
   trigger("whole", {}); // a frame was lost on the way
