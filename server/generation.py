@@ -51,7 +51,7 @@ def defaults(model: Any) -> Defaults:
     return Defaults(
         temperature=0.7 if temperature is None else float(temperature),
         top_p=float(config.get("top_p") or 1.0),
-        top_k=int(config.get("top_k") or 0),
+        top_k=max(int(config.get("top_k") or 0), 0),  # vLLM says -1 for all
         min_p=float(config.get("min_p") or 0.0),
         repetition_penalty=float(config.get("repetition_penalty") or 1.0),
         unbuilt=unbuilt,

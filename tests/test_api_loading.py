@@ -190,6 +190,13 @@ def test_the_makers_repetition_penalty_is_kept(make_model):
     assert defaults(model).repetition_penalty == 1.05
 
 
+def test_a_top_k_of_minus_one_keeps_all_in_a_generation_config_too(make_model):
+    """vLLM says it so. Taken as a number it kept one token, and no request could say it again."""
+    model = make_model()
+    model.generation_config.update(top_k=-1)
+    assert defaults(model).top_k == 0
+
+
 def test_what_its_makers_ask_for_and_is_not_done_is_told(make_model, caplog):
     """Greedy tokens are `generate`'s but for this."""
     model = make_model()

@@ -226,7 +226,8 @@ async def test_edited_positions_are_counted(make_engine, ask, hear, steer):
     assert replies[0].end.prompt_tokens == 6
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])  # a GPU's, a CPU's
+# Of a GPU, of a Mac's, and of a CPU.
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_rows_that_do_not_fit_the_memory_are_told_with_what_to_turn_down(
     error, make_engine, monkeypatch
 ) -> None:

@@ -41,6 +41,20 @@ async def test_abort_ends_the_reply_where_the_condition_holds(
     assert engine.stats().running == 0
 
 
+async def test_what_lies_behind_an_abort_in_the_prompt_does_not_count(
+    make_engine, three, ask, hear
+) -> None:
+    """However far the chunk went on: the same receipt at any pace."""
+    later = above(13, 1.5, "low")  # from prompt token 6 on
+    edits = edit(3, "add", 1.0), edit(9, "add", 1.0, when=later)
+    request = ask(TEXT, steering=Steering(edits, aborts=(RARE, above(9, 1.5, "low"))))
+    for chunk in (3, 5, 64):
+        [heard] = await hear(make_engine(dictionaries=three, chunk=chunk), request)
+        assert heard.end.reason is FinishReason.ABORT
+        assert heard.end.tokens_edited == 2
+        assert [met.at for met in heard.end.conditions] == [None, 2 - START, None]
+
+
 def test_what_is_left_of_a_steering_watches_the_features_it_names(make_engine) -> None:
     """Also where an abort was an edit's condition, and comes elsewhere in line without it."""
     preparer = make_engine()._runner.steerer

@@ -14,6 +14,7 @@ from prefix_engines import SPACE, TEXT, turn, whole
 from server.engine.prefix import BLOCK
 from server.engine.runner import Runner
 from server.engine.types import Finish, FinishReason, Steering
+from server.errors import SteerdeckError
 
 warm, cold, same = prefix_engines.warm, prefix_engines.cold, prefix_engines.same  # fixtures
 
@@ -151,3 +152,8 @@ async def test_memory_is_bounded_and_the_last_used_stays(make_engine, ask, hear)
     assert isinstance(long.end, Finish)
     [again] = await hear(engine, ask(TEXT * 3, max_tokens=1))
     assert again.end.cached_tokens == told.prefix_tokens, "a prompt larger than it fills it"
+
+
+def test_a_prefix_cache_that_does_not_fit_the_memory_is_told_by_its_option(make_engine) -> None:
+    with pytest.raises(SteerdeckError, match=r"^the prefix cache.* GB .*lower --prefix-cache"):
+        make_engine(prefix_cache=2**60)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from runner_passes import prefill, runner
 from tiny import SMALL
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +17,8 @@ from transformers import (
     Qwen2MoeConfig,
 )
 
+from server.engine import attention
+from server.engine.runner import Runner
 from server.engine.sites import longest_context
 from server.errors import SteerdeckError
 
@@ -95,3 +98,55 @@ def test_other_families_run_over_slots_too(family, extra) -> None:
         if parameter.dim() > 1 or "sinks" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     assert prefill(runner(model), 0).isfinite().all()
+
+
+def test_a_proof_that_is_not_finite_is_none(make_model, monkeypatch) -> None:
+    """Of either prompt: nothing compares with nan."""
+    slotted = Runner._slotted
+
+    def broken(self: Runner, one: list[int], two: list[int]) -> list[Tensor]:
+        first, second = slotted(self, one, two)
+        return [first, second * torch.nan]
+
+    monkeypatch.setattr(Runner, "_slotted", broken)
+    with pytest.raises(SteerdeckError, match="differs from its own forward pass by nan"):
+        runner(make_model())
+
+
+def test_a_model_too_large_for_float16_is_told_what_to_run_in(make_model) -> None:
+    """Gemma 3 is one."""
+    model = make_model().half()
+    model.model.layers[1].mlp.down_proj.weight.fill_(60_000.0)
+    with pytest.raises(SteerdeckError, match=r"not finite in float16.*--dtype bfloat16"):
+        runner(model)
+
+
+def test_a_deep_model_that_rounds_is_not_taken_for_another_but_a_broken_one_is(monkeypatch) -> None:
+    """In bfloat16 experts fall to either side, and of many logits some are always far off."""
+
+    def model() -> Any:
+        config = AutoConfig.for_model(
+            "gpt_oss",
+            vocab_size=9000,
+            hidden_size=128,
+            num_hidden_layers=16,
+            intermediate_size=128,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            num_local_experts=16,
+            num_experts_per_tok=4,
+        )
+        torch.manual_seed(0)
+        made = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        for name, parameter in made.requires_grad_(False).named_parameters():
+            if parameter.dim() > 1 or "sinks" in name:
+                std = 1.0 if "sinks" in name or "embed" in name else 0.06
+                torch.nn.init.normal_(parameter, std=std)
+        return made
+
+    assert prefill(runner(model()), 0).isfinite().all()
+    attend = attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda *given: attend(*given[:-1], None))
+    with pytest.raises(SteerdeckError, match="differs from its own forward pass"):
+        runner(model())

@@ -33,7 +33,7 @@ class SlotCache:
         if pair is None:
             try:
                 pair = self._zeros(key), self._zeros(value)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:  # a Mac's GPU has no type of its own
                 raise self._too_large(index, key, value) from error
             self._layers[index] = pair
         return pair

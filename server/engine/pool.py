@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import SteerdeckError
 from .cache import SlotCache
 from .prefix import BLOCK
 
@@ -14,7 +15,8 @@ from .prefix import BLOCK
 class Pool:
     """As many blocks as fit `budget` bytes. Every layer of `cache` must have been written once.
 
-    On a CPU the memory is taken as it is used, on a GPU at the start.
+    On a CPU the memory is taken as it is used, on a GPU at the start. Raises SteerdeckError where
+    there is none left.
     """
 
     def __init__(self, cache: SlotCache, budget: int) -> None:
@@ -22,9 +24,17 @@ class Pool:
         position = sum(t.shape[1] * t.shape[3] * t.element_size() for t in rows)
         self.blocks = budget // (BLOCK * position)
         self.bytes = self.blocks * BLOCK * position
-        self._pairs = [
-            (t, t.new_empty(self.blocks, t.shape[1], BLOCK, t.shape[3])) for t in rows if self.bytes
-        ]
+        try:
+            self._pairs = [
+                (t, t.new_empty(self.blocks, t.shape[1], BLOCK, t.shape[3]))
+                for t in rows
+                if self.bytes
+            ]
+        except (RuntimeError, MemoryError) as error:
+            raise SteerdeckError(
+                f"the prefix cache of {self.bytes / 1e9:.2g} GB does not fit into the memory of "
+                f"{rows[0].device}: lower --prefix-cache, --max-rows or --max-context."
+            ) from error
 
     @property
     def positions(self) -> int:

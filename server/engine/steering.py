@@ -30,6 +30,7 @@ from .sites import attach, decoder_layers, depth, place, text_config
 from .tables import Phase
 from .types import Reading
 from .value_bias import unseen
+from .watch import NEVER
 
 
 class Seen(NamedTuple):
@@ -37,6 +38,7 @@ class Seen(NamedTuple):
 
     touched: the pass' tokens at which an edit acted. since: the position at which each of
     `Steering.conditions` first held, NEVER (watch.py) or later for those that did not yet.
+    Behind the token that aborts the reply nothing counts: how far a chunk goes on is chance.
     """
 
     touched: int
@@ -180,7 +182,12 @@ class Steerer:
                 prepared = self._rows[row]
                 if prepared is not None and prepared.timed:
                     slots = enumerate(prepared.steering.conditions)
-                    own = tuple(since[c.dictionary][i][slot] for slot, c in slots)
+                    held = {c: since[c.dictionary][i][slot] for slot, c in slots}
+                    end = min((held[c] for c in prepared.steering.aborts), default=NEVER)
+                    if end < NEVER:
+                        before_end = part.clock.touched[i] & (part.clock.positions[i] <= end)
+                        touched[i] = int(before_end.sum())
+                    own = tuple(at if at <= end else NEVER for at in held.values())
                     found[row] = Seen(touched[i], own)
         return found
 

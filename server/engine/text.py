@@ -21,7 +21,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from dictionaries.contents import contents
+from dictionaries.contents import Render, contents
 
 from ..errors import BadRequest, TooLong
 from .decoding import specials
@@ -44,25 +44,26 @@ def render(
     """By the tokenizer's chat template, ending where the assistant's reply begins; without one, the
     contents in lines, of which the reply is the next part.
 
-    A template that knows no system role (Gemma 2's) gets the system's text at the head of the first
-    user message.
+    A template that knows no system role, and refuses one (Gemma 2's) or passes it over (Phi-3's),
+    gets the system's text at the head of the first user message.
 
     thinking: what the template is told of `enable_thinking`; None: nothing. Many know no such word.
-    Raises BadRequest if the template refuses these messages, and TooLong where pieces are left to
-    tokenize for which `most` tokens have no room.
+    Raises BadRequest if the template refuses these messages or leaves a system's out, and TooLong
+    where pieces are left to tokenize for which `most` tokens have no room.
     """
     plain = not tokenizer.chat_template
     templated = partial(_templated, tokenizer, thinking)
     try:
-        whole, spans = contents(_in_lines if plain else templated, messages)
+        whole, spans = _heard(_in_lines if plain else templated, messages)
     except BadRequest:
         if not (folded := _folded(messages)):
             raise
         messages = folded
-        whole, spans = contents(templated, messages)
+        whole, spans = _heard(templated, messages)
     if len(spans) == len(messages):
         own = zip(messages, spans, strict=True)
         spans = [part for one in own for part in _without_calls(tokenizer, whole, *one)]
+    spans = sorted(filter(None, spans), key=lambda span: span.start)
     cuts = _forged(tokenizer, whole, spans)
     return _encode(tokenizer, whole, spans, cuts=cuts, add_special_tokens=plain, most=most)
 
@@ -89,6 +90,20 @@ def _templated(tokenizer: Any, thinking: bool | None, messages: Sequence[Mapping
             "in turn, a user first and last, and a system message only before them.",
             param="messages",
         ) from error
+
+
+def _heard(render: Render, messages: Sequence[Mapping[str, str]]) -> tuple[str, list[range]]:
+    """`contents`; raises BadRequest where nothing is left of what a system message says."""
+    whole, spans = contents(render, messages)
+    if len(spans) == len(messages):
+        for message, span in zip(messages, spans, strict=True):
+            if message["role"] == "system" and message["content"].strip() and not span:
+                raise BadRequest(
+                    "The model's chat template passes this system message over. Send it before all "
+                    "others and a user's next, or say it in a user's.",
+                    param="messages",
+                )
+    return whole, spans
 
 
 def _folded(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
@@ -139,7 +154,10 @@ def _encode(
     add_special_tokens: bool = False,
     most: int = sys.maxsize,
 ) -> Prompt:
-    """Encoded piece by piece, where there are cuts: no token reaches over one. spans: in order."""
+    """Encoded piece by piece, where there are cuts: no token reaches over one.
+
+    spans: in order, and none is empty.
+    """
     ids: list[int] = []
     said: list[bool] = []
     rest = deque(spans)
@@ -156,9 +174,10 @@ def _encode(
             return_offsets_mapping=True,
         )
         for token, (start, stop) in zip(piece["input_ids"], piece["offset_mapping"], strict=True):
+            start = min(start, stop - 1)  # of a token of blanks some tokenizers tell the end only
             while rest and rest[0].stop <= begin + start:
                 rest.popleft()
-            said.append(start < stop and bool(rest) and rest[0].start < begin + stop)
+            said.append(bool(rest) and rest[0].start < begin + stop)
             ids.append(token)
     return flagged(tokenizer, ids, said)
 
