@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from dictionaries.making.label import CutOff
+from dictionaries.making.label import CutOff, Declined
 from dictionaries.making.subject import Message
 
 from .errors import SteerdeckError
@@ -21,8 +21,9 @@ class Endpoint:
     """Call it with messages and a temperature, get the reply's text.
 
     Busy and failing servers are asked again, `tries` times in all, after 1, 2, 4 … seconds or
-    what Retry-After says. Raises SteerdeckError when that is not enough, or for a refusal, and
-    CutOff for a reply that `max_tokens` cut short.
+    what Retry-After says. Raises SteerdeckError when that is not enough, or for a refusal; CutOff
+    for a reply that `max_tokens` cut short, and Declined for a 400, which may be of this
+    conversation alone.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class Endpoint:
                 self._settings = {k: v for k, v in settings.items() if k != "temperature"}
             else:
                 break
+        if response.status_code == 400:
+            raise Declined(f"was refused with 400: {said[:300]}")
         return self._json(response)
 
     def _first_model(self) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dictionaries.edits import Norm, Op
+from dictionaries.errors import DictionaryError
 from dictionaries.making.calibrate import Calibrated, calibrated
 from dictionaries.making.forced import Teacher
 from dictionaries.making.gauge import Gauge, Trial
@@ -176,3 +177,8 @@ def test_fluency_is_one_for_the_models_own_replies_and_falls_with_surprise(gauge
     values = [scale.fluency(scale.own + x) for x in (0.0, 0.5, 1.0, 2.0, 50.0)]
     assert values == sorted(values, reverse=True)
     assert scale.fluency(0.0) == 1.0
+
+
+def test_a_model_that_says_nothing_is_refused_with_a_sentence(planted, subject) -> None:
+    with pytest.raises(DictionaryError, match="the 6 neutral messages with nothing"):
+        Gauge(subject, lambda asks: [""] * len(asks), planted.dictionary, PROMPTS)

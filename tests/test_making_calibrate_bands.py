@@ -173,3 +173,17 @@ def test_generators_are_run_side_by_side_and_answered_in_order() -> None:
     told = together(Counting(1.0, 2.0), [steps(a) for a in asked])  # type: ignore[arg-type]
     assert told == [(a, a[0]) for a in asked]
     assert seen[0] == 6
+
+
+def test_where_text_is_lost_at_the_weakest_push_there_is_no_strength_to_try() -> None:
+    """Nothing lies between it and 0, which is no strength: replies there show things by chance."""
+    gauge = Known(1e-9, 4.0)
+    gauge._replies = lambda trial: Replies(  # type: ignore[method-assign]
+        trial.op, trial.strength, (Heard("a", True, 0.0, Nats(10, 10)),), Scale(1.0, 5.0, 1.0)
+    )
+    gauge.pushes = lambda trials: [  # type: ignore[method-assign]
+        Push(t.op, t.strength, 0.9, 100.0) for t in trials
+    ]
+    (result,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
+    assert (result.band, result.why) == (None, "the text is lost before its tokens rise")
+    assert not result.replies

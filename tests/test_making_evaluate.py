@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ def unwatched(what: str, total: float, unit: str) -> Iterator[Callable[[float, s
     yield lambda done, note: None
 
 
+def watching(dones: list[float]) -> Callable[..., Any]:
+    """Hears how many are done."""
+    return lambda *_: nullcontext(lambda done, note: dones.append(done))
+
+
 @pytest.fixture(scope="module")
 def run(planted, subject, speaker, cards, corpus) -> Callable[..., dict[str, Any]]:
     def run(
@@ -40,6 +45,7 @@ def run(planted, subject, speaker, cards, corpus) -> Callable[..., dict[str, Any
         speak: Any = speaker,
         plan: Plan = PLAN,
         corpus: Corpus = corpus,
+        watched: Any = unwatched,
         **more: Any,
     ) -> dict[str, Any]:
         return evaluate(
@@ -50,7 +56,7 @@ def run(planted, subject, speaker, cards, corpus) -> Callable[..., dict[str, Any
             corpus,
             out,
             plan=plan,
-            watched=unwatched,
+            watched=watched,
             **more,
         )
 
@@ -156,6 +162,16 @@ def test_an_evaluation_goes_on_and_is_made_anew_for_another_edit(
         run(tmp_path, plan=replace(small, tokens=9), only=[SPANS])
     with pytest.raises(DictionaryError, match="no sheet for moon"):
         run(tmp_path, plan=small, only=["moon"])
+
+
+def test_what_an_earlier_evaluation_did_is_told_at_once(run, tmp_path: Path) -> None:
+    """The time left is by what is done after the first report."""
+    first: list[float] = []
+    again: list[float] = []
+    for dones in (first, again):
+        run(tmp_path, plan=Plan(prompts=2, seeds=1, tokens=8), watched=watching(dones))
+    assert first == [0, 1, 2]
+    assert again == [2]
 
 
 def test_an_evaluation_is_made_anew_for_another_sheet_and_not_mixed_with_other_calm(

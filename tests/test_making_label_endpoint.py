@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import label_stub
 import pytest
-from label_stub import FOG, Answer, says
+from label_stub import FOG, Answer, labels, says
 
-from dictionaries.making.label import prompt
+from dictionaries.errors import DictionaryError
+from dictionaries.making.label import label_cards, prompt
 from server.endpoint import Endpoint
 from server.errors import SteerdeckError
 
-stub, endpoint = label_stub.stub, label_stub.endpoint  # fixtures
+stub, cards, endpoint = label_stub.stub, label_stub.cards, label_stub.endpoint  # fixtures
 
 
 def test_a_key_is_sent_without_its_line_end_and_never_told(endpoint):
@@ -86,3 +88,24 @@ def test_models_that_refuse_a_temperature_and_max_tokens_are_humoured(stub, endp
     assert asked(prompt(FOG)) == "fog"
     assert len(stub.bodies) == 4, "it remembers"
     assert stub.bodies[-1]["max_completion_tokens"] == 99
+
+
+def test_a_card_that_a_content_filter_refuses_does_not_keep_the_others_from_their_labels(
+    stub, cards, endpoint, caplog
+):
+    """It would be asked about first whenever the command is started again."""
+    cards.put([replace(FOG, feature=2, label="fires on 2", promoted=((" gore", 1.0),))])
+    filtered: Answer = (400, {}, {"error": {"message": "blocked by the content filter"}})
+    stub.answer = lambda _, body: filtered if " gore" in str(body["messages"]) else says("fog")
+    done = label_cards(cards, endpoint(), by="m")
+    assert (done.labelled, done.refused, len(stub.bodies)) == (11, 1, 12)
+    assert labels(cards)[2] == ("fires on 2", "tokens")
+    assert "feature 2 was refused with 400" in caplog.text
+    assert "content filter" in caplog.text
+
+
+def test_an_endpoint_that_refuses_every_card_ends_the_run_with_its_reason(stub, cards, endpoint):
+    stub.answer = lambda *_: (400, {}, "no such model")
+    with pytest.raises(DictionaryError, match=r"12 features in a row.*with 400: no such model"):
+        label_cards(cards, endpoint(), by="m")
+    assert len(stub.bodies) == 12

@@ -103,6 +103,9 @@ def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
     onset, limit = _span(pushes, mass, gauge)
     if onset is None:
         return Calibrated(handle, mass, None, "its tokens never rise", tuple(pushes), ())
+    lost = "the text is lost before its tokens rise"
+    if not limit:
+        return Calibrated(handle, mass, None, lost, tuple(pushes), ())
     table, usual = Table(), gauge.shows(handle)
     grid = (
         [onset * (limit / onset) ** (k / GRID) for k in range(GRID)] if onset < limit else [limit]
@@ -111,8 +114,7 @@ def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
     table.add((yield [Trial(handle, op, s, 1) for s in (*low, *grid)]))
     turned = table.first_turned(op, usual)
     if turned is None and onset >= limit:
-        why = "the text is lost before its tokens rise"
-        return Calibrated(handle, mass, None, why, tuple(pushes), table.told())
+        return Calibrated(handle, mass, None, lost, tuple(pushes), table.told())
     onset = min(onset, turned or onset)
     yield from _edge(handle, op, table, onset, limit)
     if handle.reads and (clamped := table.best(op)):

@@ -70,8 +70,11 @@ def evaluate(
     means = Means(subject, teacher, corpus, seed=plan.seed)
     judge = Judge(corpus)
     evaluation = Evaluation(exam, gauge, means, judge, cards, ledger, seed=plan.seed)
+    todo = [sheet for sheet in wanted if not evaluation.known(sheet)]
+    earlier = len(wanted) - len(todo)
     with watched("evaluated", len(wanted), "concepts") as advance:
-        for done, record in enumerate(evaluation.run(wanted), 1):
+        advance(earlier, "")
+        for done, record in enumerate(evaluation.run(todo), earlier + 1):
             steered = record["arms"].get(STEERED)
             rate = f"{steered['scores']['concept']:.2f}" if steered else "not steered"
             advance(done, f"{record['key']} {rate}")

@@ -72,14 +72,17 @@ class Evaluation:
         )
         return self._ledger.records[UNSTEERED]
 
+    def known(self, sheet: Sheet) -> bool:
+        """Whether there is a record of the same sheet and edit."""
+        record = self._ledger.records.get(sheet.slug, {})
+        given = {"edit": edit_of(self._cards.by_slug(sheet.slug)), "sheet": self._digest(sheet)}
+        same: bool = {key: record.get(key) for key in given} == short(given)
+        return same
+
     def run(self, sheets: Sequence[Sheet]) -> Iterator[Record]:
-        """The record of every sheet, made now unless there is one of the same sheet and edit."""
+        """The record of every sheet, made now."""
         for sheet in sheets:
-            card = self._cards.by_slug(sheet.slug)
-            known = self._ledger.records.get(sheet.slug, {})
-            given = {"edit": edit_of(card), "sheet": self._digest(sheet)}
-            if {key: known.get(key) for key in given} != short(given):
-                self._ledger.add(self._measured(sheet, card))
+            self._ledger.add(self._measured(sheet, self._cards.by_slug(sheet.slug)))
             yield self._ledger.records[sheet.slug]
 
     def _digest(self, sheet: Sheet) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..dictionary import Dictionary
 from ..edits import EditTable, FeatureRows, Op, frame, read
+from ..errors import DictionaryError
 from .feed import limit_of, usual
 from .fluency import Scale, pooled
 from .forced import Teacher, garbled
@@ -92,7 +93,7 @@ class Gauge:
     scale: of fluency. unlike: mean KL between the model's own predictions at unrelated places.
     length: of a typical residual, on content tokens that are no sinks (see `feed.usual`). back:
     what the dictionary's norm multiplies a change by, on those tokens. All four come from the
-    unsteered replies.
+    unsteered replies. Raises DictionaryError where the model says nothing to all prompts.
     """
 
     def __init__(
@@ -110,6 +111,11 @@ class Gauge:
         self._prompts, self._tokens, self._seed = tuple(prompts), tokens, seed
         asks = [self._ask(prompt, 0) for prompt in self._prompts]
         self.own = speaker(asks)
+        if not any(self.own):
+            raise DictionaryError(
+                f"the model answered the {len(self.own)} neutral messages with nothing, so there "
+                "is nothing to tell steering by: give more prompts, or a model that answers."
+            )
         pairs = list(zip(self._prompts, self.own, strict=True))
         spoken = [self.teacher.spoken(said(prompt), reply) for prompt, reply in pairs]
         own = mark(self.teacher, [Said(said(prompt), reply, _never) for prompt, reply in pairs])

@@ -6,6 +6,7 @@ The model is handed in as a function: this room speaks to no network.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,7 +20,10 @@ from ..errors import DictionaryError
 from .subject import Message
 
 Complete = Callable[[Sequence[Message], float], str]
-"""A conversation and a temperature -> the model's reply. Raises CutOff for one without an end."""
+"""A conversation and a temperature -> the model's reply. Raises CutOff for one without an end, and
+Declined for a conversation that is not answered, whoever asks again."""
+
+log = logging.getLogger("steerdeck.making")
 
 BY_TOKENS = "tokens"  # `labelled_by` of labels that were built, not written
 _SHOWN = 8  # examples
@@ -51,6 +55,10 @@ _EMPTY = {
 
 class CutOff(Exception):
     """A reply came to its limit of tokens before its end; the message says how to raise it."""
+
+
+class Declined(Exception):
+    """This conversation is refused (a content filter reads examples, too); the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ class _Answer(NamedTuple):
 
 
 def _ask(complete: Complete, card: Card, stop: Event) -> _Answer:
-    """One that was cut off is not tried again: the others would be."""
+    """One that was cut off is not tried again: the others would be; nor one that was declined."""
     asked = prompt(card)
     reply = ""
     for temperature in _TRIES:
@@ -204,6 +212,9 @@ def _ask(complete: Complete, card: Card, stop: Event) -> _Answer:
             reply = complete(asked, temperature)
         except CutOff as error:
             return _Answer(None, str(error), cut=True)
+        except Declined as error:
+            log.warning("feature %d %s", card.feature, error)
+            return _Answer(None, str(error))
         label = parse(reply)
         if label is not None:
             return _Answer(label)
