@@ -207,7 +207,9 @@ class Cards:
             self._db.execute("VACUUM")
 
     def close(self) -> None:
-        self._db.close()
+        """Waits for who reads: where a query loses its connection, SQLite ends the process."""
+        with self._lock:
+            self._db.close()
 
     def __enter__(self) -> Self:
         return self

@@ -95,8 +95,10 @@ class Number:
 
     def __getitem__(self, ids: Tensor) -> Tensor:
         wanted = tuple(ids.tolist())
-        read = self.records._read(wanted)[:, self.at : self.at + 4].contiguous()
-        values = read.view(torch.float32).flatten()
+        read = self.records._read(wanted)[:, self.at : self.at + 4]
+        # Copied: of one record they are contiguous where they lie, and that is at any byte.
+        aligned = read.clone(memory_format=torch.contiguous_format)
+        values = aligned.view(torch.float32).flatten()
         bad = ~values.isfinite()
         if bad.any():
             raise DictionaryError(

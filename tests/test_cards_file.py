@@ -6,7 +6,9 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import four_cards
@@ -15,6 +17,7 @@ from four_cards import ALL, TEA, found
 
 from dictionaries import cards_schema
 from dictionaries.cards import Card, Cards, Example
+from dictionaries.cards_file import fetch
 from dictionaries.errors import DictionaryError
 
 cards = four_cards.cards  # fixture
@@ -207,3 +210,26 @@ def test_a_file_of_a_later_version_is_refused(cards):
     db.close()
     with pytest.raises(DictionaryError, match="3, not 0x53444b43, 1 to 2"):
         Cards.open(cards.path)
+
+
+def test_closing_waits_for_who_reads(cards, monkeypatch):
+    """The process would die of a query whose connection is closed under it."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(*query):
+        reading.set()
+        assert go_on.wait(20)
+        return fetch(*query)
+
+    monkeypatch.setattr("dictionaries.cards.fetch", slow)
+    with ThreadPoolExecutor(2) as pool:
+        card = pool.submit(cards.get, 3)
+        assert reading.wait(20)
+        closing = pool.submit(cards.close)
+        try:
+            with pytest.raises(TimeoutError):
+                closing.result(0.1)
+        finally:
+            go_on.set()
+        assert card.result(20) == TEA
+        closing.result(20)

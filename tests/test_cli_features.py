@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import cli_runner
 import pytest
 
-from server.cli.common import Api
+from server import __main__
+from server.cli.common import Api, show
 
 _clean = cli_runner._clean  # fixture
 run = cli_runner.run  # fixture
@@ -89,3 +91,25 @@ class TestPresets:
         said = run("presets", "import", str(file))
         assert said.exit_code == 1
         assert names in said.stderr
+
+
+def narrowed(monkeypatch):
+    """A pipe of Windows as stdout."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", stream)
+    return stream
+
+
+def test_json_is_json_where_the_terminal_is_not_utf_8(monkeypatch):
+    narrow = narrowed(monkeypatch)
+    show({"promoted": ["▁橋é"]})
+    narrow.flush()
+    assert json.loads(narrow.buffer.getvalue()) == {"promoted": ["▁橋é"]}
+
+
+def test_what_a_terminal_cannot_show_ends_nothing(monkeypatch):
+    narrow = narrowed(monkeypatch)
+    monkeypatch.setattr(__main__, "app", lambda: narrow.write("▁bridge"))
+    __main__.main()
+    narrow.flush()
+    assert narrow.buffer.getvalue() == b"?bridge"

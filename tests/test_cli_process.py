@@ -100,6 +100,31 @@ def test_a_process_ends_on_a_signal_while_its_loader_is_in_the_middle_of_somethi
         end(process)
 
 
+SLOW = """
+import sys, time
+from server import mount
+from server.cli import app
+
+def build_page(url):
+    print("building", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+mount.build_page = build_page
+app(["serve", "--port", "0"])
+"""
+
+
+def test_ctrl_c_ends_a_process_while_it_is_still_importing():
+    process = start(how=("-c", SLOW))
+    try:
+        heard(process, "building")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        end(process)
+    assert "Traceback" not in "".join(process.said)
+
+
 def test_a_process_serves_from_disk_and_ends_mid_stream_on_a_signal(on_disk, tmp_path):
     model, sae = on_disk
     process = start(

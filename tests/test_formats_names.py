@@ -77,12 +77,18 @@ def test_scales_that_only_the_registry_has_are_known_by_the_repository(tmp_path)
         open_dictionary(shutil.copytree(folder, hub / "gemma_2b_blocks.10.hook_resid_post_16384"))
 
 
-@pytest.mark.parametrize("where", ["models--jbloom--GPT2-Small-SAEs-Reformatted", "jbloom"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "models--jbloom--GPT2-Small-SAEs-Reformatted/snapshots/abc",
+        "jbloom/GPT2-Small-SAEs-Reformatted",
+        "GPT2-Small-SAEs-Reformatted",  # as `git clone` calls it
+    ],
+)
 def test_centred_writing_weights_are_known_by_the_repository(where, tmp_path):
     """gpt2-small-res-jb's configs do not say that its model's residual stream had mean zero."""
     name = "saelens_v5_standard"
-    below = "snapshots" if where.startswith("models") else "GPT2-Small-SAEs-Reformatted"
-    folder = shutil.copytree(place(name), tmp_path / where / below / "blocks.8.hook_resid_post")
+    folder = shutil.copytree(place(name), tmp_path / where / "blocks.8.hook_resid_post")
     x = expected(name)["x"] + 3.0
     plain = opened(name).encode(x - x.mean(-1, keepdim=True))
     torch.testing.assert_close(open_dictionary(folder).encode(x), plain)

@@ -84,6 +84,15 @@ def test_rows_of_every_type_stay_what_they_are_in_tiles_of_any_size(
     assert records["decoder"].shape == (D_SAE, D_IN * size)
 
 
+def test_a_single_feature_is_read_where_rows_end_between_whole_numbers(tmp_path):
+    """15 numbers of two bytes: the float32 behind them lies at no multiple of four."""
+    odd = {"W_enc": torch.randn(15, D_SAE).half(), "W_dec": torch.randn(D_SAE, 15).half()}
+    dictionary = write_sae(tmp_path / "sae", **odd, b_dec=torch.randn(15))
+    pack(dictionary, tmp_path / "packed")
+    for ids in IDS:
+        assert same(open_dictionary(tmp_path / "packed").rows(ids), dictionary.rows(ids))
+
+
 def test_a_feature_is_two_contiguous_reads(source, tmp_path, monkeypatch):
     pack(source, tmp_path / "packed")
     dictionary, reads, real = open_dictionary(tmp_path / "packed"), [], os.preadv

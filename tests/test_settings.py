@@ -58,6 +58,13 @@ def test_a_home_that_is_nobodys_is_told_in_a_sentence():
         read_settings(data_dir="~nobody-here/x")
 
 
+def test_so_is_that_there_is_none(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # raises KeyError, as for a uid unknown
+    with pytest.raises(ValueError, match=r"STEERDECK_DATA_DIR: .*the home of somebody unknown"):
+        read_settings()
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(ValueError, match="prot"):
         read_settings(prot=9000)

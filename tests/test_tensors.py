@@ -45,6 +45,15 @@ def test_rows_columns_and_blocks_are_those_of_the_whole(kind, dtype, tmp_path):
         assert torch.equal(stored.block(axis, 4, 31), oriented[4:31])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_whole_numbers_without_a_sign_are_read(dtype, tmp_path):
+    ids = torch.tensor([[1, 2, 60000], [4, 5, 6]])
+    save_file({"tokens": ids.to(dtype)}, tmp_path / "examples.safetensors")
+    stored = open_tensors(tmp_path / "examples.safetensors")["tokens"]
+    assert torch.equal(stored.gather(0, [1, 0]), ids[[1, 0]].float())
+    assert torch.equal(stored.load(), ids.float())
+
+
 def test_a_torch_file_is_read_like_any_other_and_not_through_its_map(tmp_path, counted):
     whole = torch.randn(40, 30)
     saved = {f"v{i}": torch.randn(30) for i in range(40)}  # many of one size: which is which?

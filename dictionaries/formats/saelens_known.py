@@ -9,7 +9,6 @@ scaled by a number that was not saved with them.
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,13 @@ SCALES: dict[str, dict[int, float]] = {
 
 def overrides(folder: Path) -> dict[str, Any]:
     """Config keys for a folder of a known repository, told by its path: in the hub's cache, or
-    under owner/name. Nothing for others.
+    under the repository's name, as a clone of it is. Nothing for others.
     """
     parts = folder.absolute().parts
     layer = re.search(r"blocks\.(\d+)\.", folder.absolute().name)
     facts: dict[str, Any] = {}
     for repo in (*KNOWN, *SCALES):
-        owner, name = repo.split("/")
-        if f"models--{owner}--{name}" in parts or (owner, name) in pairwise(parts):
+        if f"models--{repo.replace('/', '--')}" in parts or repo.partition("/")[2] in parts:
             facts |= KNOWN.get(repo, {})
             scale = SCALES.get(repo, {}).get(int(layer[1]) if layer else -1)
             facts |= {} if scale is None else {"norm_scaling_factor": scale}
