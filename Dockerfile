@@ -47,7 +47,8 @@ USER 1000:1000
 WORKDIR /home/steerdeck
 VOLUME /data
 EXPOSE 8000
-STOPSIGNAL SIGTERM
+# Not SIGTERM, which the first process of a container does not hear while it is still importing.
+STOPSIGNAL SIGINT
 # Ready means the weights are in memory; a first start may have to download them.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10m --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=2)"]

@@ -227,7 +227,7 @@ class Service:
         if self._deck is not None:
             await asyncio.to_thread(self._deck.engine.close)
             for cards in self._deck.cards.values():
-                cards.close()
+                await asyncio.to_thread(cards.close)  # waits for who still reads
 
     def stats(self) -> Stats | None:
         """The engine's, None while there is none."""

@@ -69,7 +69,8 @@ class Settings(BaseSettings):
     )
     ui: bool = Field(True, description="serve the page at /")
     data_dir: Path = Field(
-        default_factory=lambda: Path.home() / ".steerdeck",
+        Path("~/.steerdeck"),
+        validate_default=True,  # a user without a home is told it as of any other folder
         description="folder for what users save (presets.json) and for compiled layers",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")

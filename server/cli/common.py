@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,9 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def show(value: Any, err: bool = False) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False), err=err)
+    stream = sys.stderr if err else sys.stdout
+    plain = (stream.encoding or "").lower() not in ("utf-8", "utf8")  # JSON is UTF-8: else ASCII
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=plain), err=err)
 
 
 def harmless(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,15 @@ def bind(host: str, port: int) -> socket.socket:
             fail(f"port {port} is taken by another program: choose another with --port, or 0")
         fail(f"cannot listen on {host}:{port}: {exc.strerror or exc}")
     return listening
+
+
+def end_at_once() -> None:
+    """Ctrl-C raises where it comes: asyncio would cancel the task, which imports for seconds yet.
+
+    Within a running loop. An ignored Ctrl-C stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.default_int_handler):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def url_of(host: str, port: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import fail, say
-from .machine import bind, set_threads, unix_only, url_of
+from .machine import bind, end_at_once, set_threads, unix_only, url_of
 
 if TYPE_CHECKING:
     from ..deck import Deck
@@ -134,7 +134,9 @@ def ui(
 
       steerdeck ui --url http://gpu-box:8000
     """
-    settings = _checked(host=host, port=port, allow_open=allow_open or None)
+    settings = _checked(  # it saves nothing, and may be run by a user without a home
+        host=host, port=port, allow_open=allow_open or None, data_dir=Path()
+    )
     if not (settings.loopback or settings.allow_open):
         fail(
             f"{host} is reachable from other machines, and who reaches the page steers {url} by it "
@@ -181,6 +183,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], url: str) -> 
     """Until told to end; returns whether loading failed. Everything heavy is imported here, after
     the thread counts are set.
     """
+    end_at_once()
     try:
         from .. import loading, logs, middleware, mount
         from ..app import create_app
@@ -205,13 +208,16 @@ async def _serve(settings: Settings, sockets: list[socket.socket], url: str) -> 
     app = create_app(service, settings, page=page, on_failure=lambda: servers[0].give_up())
     servers.append(mount.make_server(app, service))
     typer.echo(_hint(settings, url), err=True)
-    await servers[0].serve(sockets=sockets)
-    if service.loading:  # maybe in a pool of threads, which Python would wait for at exit
-        os._exit(INTERRUPTED)
+    try:
+        await servers[0].serve(sockets=sockets)
+    finally:
+        if service.loading:  # maybe in a pool of threads, which Python would wait for at exit
+            os._exit(INTERRUPTED)
     return servers[0].failed
 
 
 async def _serve_page(api_url: str, settings: Settings, sockets: list[socket.socket]) -> None:
+    end_at_once()
     try:
         from .. import logs, mount
         from ..errors import SteerdeckError
