@@ -50,6 +50,20 @@ def test_an_emoji_comes_whole_with_its_last_token(tokenizer, pieces) -> None:
     assert written(Vocabulary(pieces), by_bytes) == ["", "", "", "🌉", ""]
 
 
+def test_a_stop_may_be_the_name_of_a_special_token(tokenizer) -> None:
+    vocabulary = Vocabulary(tokenizer)
+    name = tokenizer.eos_token
+    ids = [
+        *tokenizer.encode("a b", add_special_tokens=False),
+        tokenizer.eos_token_id,
+        *tokenizer.encode("c"),
+    ]
+    writer = Writer(vocabulary, ("bx", name))
+    parts = [writer.write(i) for i in ids]
+    assert ("".join(parts), writer.stopped) == ("a b", True), "what was held back is said"
+    assert written(vocabulary, ids, ("x",))[-2:] == ["c", ""]
+
+
 def test_both_kinds_of_vocabulary_decode_as_their_tokenizer(tokenizer, pieces) -> None:
     ids = pieces.convert_tokens_to_ids(["▁Hello", "▁", "bridge", "<0xC3>", "<0xA9>", "▁Hello"])
     assert "".join(written(Vocabulary(pieces), ids)) == pieces.decode(ids) == " Hello bridgeé Hello"

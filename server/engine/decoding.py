@@ -103,7 +103,7 @@ class Writer:
     """The text of one reply, token by token.
 
     What it has given out, joined, is the tokens decoded without special ones, up to the first stop
-    string; half a character left at the very end is dropped.
+    string or special token of such a name; half a character left at the very end is dropped.
     """
 
     def __init__(self, vocabulary: Vocabulary, stop: Sequence[str]) -> None:
@@ -115,8 +115,11 @@ class Writer:
 
     def write(self, token: int) -> str:
         """The text that is certain with this token. Sets `stopped` at a stop string."""
-        if self.stopped or token in self._vocabulary.special:
+        if self.stopped:
             return ""
+        if token in self._vocabulary.special:
+            self.stopped = self._vocabulary.text(token) in self._stop
+            return self.end() if self.stopped else ""
         text = self._utf8.decode(self._vocabulary.bytes_of(token))
         return self._pass(text) if self._stop else text
 
