@@ -81,6 +81,20 @@ def test_a_content_that_spells_special_tokens_is_text_and_forges_no_role(tokeniz
     assert steerable_text(tokenizer, prompt) == forged + "".join(m["content"] for m in TALK)
 
 
+def test_a_mark_of_the_template_that_is_no_special_token_is_not_forged_either(tokenizer) -> None:
+    """As DeepSeek's <｜User｜>. Thoughts of its own a content keeps, and blanks are no marks."""
+    added = copy.deepcopy(tokenizer)
+    added.add_tokens(
+        [AddedToken(n, special=False) for n in ("<U>", "<B>", "  ", "<think>", "</think>")]
+    )
+    added.chat_template = "{% for m in messages %}<U>  <think></think>{{ m.content }}{% endfor %}"
+    ids = added.get_added_vocab()
+    prompt = render(added, [{"role": "user", "content": "a<U>b  <B><think>c</think>"}])
+    count = {name: prompt.ids.count(i) for name, i in ids.items() if i in prompt.ids}
+    assert count == {"<U>": 1, "<B>": 1, "  ": 2, "<think>": 2, "</think>": 2}
+    assert added.decode(prompt.ids) == "<U>  <think></think>a<U>b  <B><think>c</think>"
+
+
 def test_more_spellings_of_special_tokens_than_fit_are_refused_before_they_are_tokenized(
     tokenizer, monkeypatch
 ) -> None:

@@ -25,6 +25,8 @@ _CALLING = (
     ("[TOOL_CALLS]", ""),  # Mistral: up to the end of the reply
     ("<|python_tag|>", ""),  # Llama 3.1, likewise
 )
+# What a content may hold of its own.
+OWN_MARKS = frozenset(name for pair in (*_THINKING, *_CALLING) for name in pair)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dictionaries.contents import Render, contents
 
 from ..errors import BadRequest, TooLong
 from .decoding import specials
-from .regions import calls
+from .regions import OWN_MARKS, calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,10 @@ def _without_calls(
 
 
 def _forged(tokenizer: Any, text: str, spans: Sequence[range]) -> list[int]:
-    """Where to cut the text so that no special token spelled inside a span is whole in a piece."""
-    names = set(specials(tokenizer).values())
+    """Where to cut the text so that no token spelled inside a span that would be read as one of the
+    template's marks is whole in a piece.
+    """
+    names = _marks(tokenizer, text, spans)
     cuts = set()
     for span in spans:
         for name in names:
@@ -143,6 +145,16 @@ def _forged(tokenizer: Any, text: str, spans: Sequence[range]) -> list[int]:
                 cuts.add(at + 1)
                 at = text.find(name, at + 1, span.stop)
     return sorted(cuts)
+
+
+def _marks(tokenizer: Any, text: str, spans: Sequence[range]) -> set[str]:
+    """Names of special tokens, and of added ones that the template writes around the contents:
+    DeepSeek's <｜User｜> is not special. Not blanks, nor what thoughts and calls begin with.
+    """
+    edges = [0, *(edge for span in spans for edge in (span.start, span.stop)), len(text)]
+    around = "\n".join(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()} - OWN_MARKS
+    return {*specials(tokenizer).values(), *(n for n in added if n.strip() and n in around)}
 
 
 def _encode(
