@@ -49,6 +49,12 @@ def write(path: Path, text: str) -> Path:
             '{"messages": [{"role": "user", "content": "hi"}, {"role": "tool", "content": null}]}',
             [({"role": "user", "content": "hi"}, {"role": "tool", "content": ""})],
         ),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, '
+            '{"type": "image_url"}, {"type": "text", "text": "b"}]}]}',
+            [({"role": "user", "content": "a\nb"},)],
+        ),
         ("a.jsonl", r'{"text": "a \ud83d\ude00 \ud83d"}', ["a \U0001f600 \ufffd"]),
         (
             "a.jsonl",

@@ -188,6 +188,10 @@ def _message(turn: Any, where: str) -> Message:
     elif isinstance(turn, list | tuple) and len(turn) == 2:
         role, content = turn
     content = "" if content is None else content  # of a turn that only calls a tool
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        # Parts, of which only text is text: as the service reads them, each begins a line.
+        texts = (part.get("text") for part in content)
+        content = "\n".join(text for text in texts if isinstance(text, str))
     if not isinstance(role, str) or not isinstance(content, str):
         raise DictionaryError(
             f"{where} holds a turn that is no message: {str(turn)[:80]}. A message has a role and "
