@@ -76,6 +76,9 @@ def test_a_strength_that_was_mistyped_leaves_the_slider_as_it_was(
     strength.fill("3")
     strength.press("Enter")
     expect(slider).to_have_attribute("max", "8")
+    strength.fill("1e999")
+    strength.press("Enter")
+    expect(strength).to_have_value("3")
     expect(page).to_have_url(re.compile(r"steer=foghorn/0:c:3$"))
 
 

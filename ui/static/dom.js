@@ -24,7 +24,8 @@ const colour = (number) => `var(--f${number % 8})`;
 // What was typed as a number, null where it is none. A comma is a point: half the world writes 1,5.
 const decimal = (typed) => {
   const text = typed.trim().replace(",", ".").replace("\u2212", "-");
-  return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : null;
+  const value = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
+  return Number.isFinite(value) ? value : null; // of infinity JSON would make nothing at all
 };
 // What this tab keeps over a reload. An earlier version of the page may have kept it in another form.
 const stored = {
