@@ -48,6 +48,9 @@ async def test_the_page_is_below_its_path_not_beside_it() -> None:
         for path in ("/", "/steer/"):
             page = await client.get(path)
             assert '"root":"http://localhost/steer"' in page.text
+        told = {"x-forwarded-host": "deck.example:8443", "x-forwarded-proto": "https"}
+        page = await client.get("/steer/", headers=told)
+        assert '"root":"https://deck.example:8443/steer"' in page.text
 
 
 @pytest.mark.parametrize(

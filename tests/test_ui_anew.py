@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 from typing import Any
 
 import pytest
 import ui_service
-from ui_service import SHORT, Service, handlers
+from ui_service import SHORT, Service, deafened, handlers
 
-from ui import chat, rack, talking
-from ui.client import Api
+from ui import rack, talking
 from ui.session import Session
 
 CHOSEN = SHORT.model_dump()
@@ -28,15 +26,8 @@ async def test_nothing_of_a_reply_that_would_not_stop_stands_in_the_new_conversa
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first line would be of no turn, and the page could not take it away again."""
-
-    async def deaf(self: Api, generation: str) -> None:
-        await asyncio.sleep(60)
-
-    monkeypatch.setattr(Api, "stop", deaf)
-    monkeypatch.setattr(chat, "GRACE", 0.05)
-    do, reply = handlers(service.api), asyncio.create_task(service.logs("Hello"))
-    while service.session.live is None:
-        await asyncio.sleep(0.01)
+    reply = await deafened(service, monkeypatch)
+    do = handlers(service.api)
     old = service.session.transcript.turns[-1].replies["steered"]
     cleared = (await do.fresh(service.session))[do.parts.thread]
     assert (await reply)[-1] == cleared

@@ -12,7 +12,7 @@ import gradio as gr
 import httpx2
 import pytest
 import ui_service
-from ui_service import BRIDGE, SHORT, Service, handlers, served
+from ui_service import BRIDGE, SHORT, Service, deafened, handlers, served
 
 from ui import chat, client, rack, status, talking
 from ui.client import Api
@@ -181,14 +181,7 @@ async def test_a_service_that_goes_silent_ends_the_reply(
 async def test_stopping_does_not_wait_for_a_service_that_does_not_answer(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf(self: Api, generation: str) -> None:
-        await asyncio.sleep(60)
-
-    monkeypatch.setattr(Api, "stop", deaf)
-    monkeypatch.setattr(chat, "GRACE", 0.05)
-    reply = asyncio.create_task(service.logs("Hello"))
-    while service.session.live is None:
-        await asyncio.sleep(0.01)
+    reply = await deafened(service, monkeypatch)
     async with asyncio.timeout(4):
         await chat.stop(service.api, service.session)
         await reply

@@ -75,6 +75,20 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
         yield running
 
 
+async def deafened(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Task[list[str]]:
+    """A reply that has begun, of a service that does not answer who stops it."""
+
+    async def deaf(self: Api, generation: str) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Api, "stop", deaf)
+    monkeypatch.setattr(chat, "GRACE", 0.05)
+    reply = asyncio.create_task(service.logs("Hello"))
+    while service.session.live is None:
+        await asyncio.sleep(0.01)
+    return reply
+
+
 def handlers(api: Api) -> Handlers:
     """The page's handlers. Call it inside a running event loop."""
     with gr.Blocks():
