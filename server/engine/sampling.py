@@ -35,11 +35,14 @@ class Sampler:
         self.sampling = sampling
         self.greedy = sampling.temperature < COLDEST
         self.counts: dict[int, int] = {}  # of generated tokens, kept for OpenAI's penalties
-        self.seen: dict[int, None] = {}  # tokens, kept for the repetition penalty
+        # Each token once, for the repetition penalty. Kept as a tensor: to make one of a long prompt's
+        # takes a millisecond.
+        self.seen: Tensor | None = None
+        self._known: set[int] = set()
         self._counting = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
-        self._remembering = sampling.repetition_penalty != 1.0
-        if self._remembering:
-            self.seen.update(dict.fromkeys(prompt))
+        if sampling.repetition_penalty != 1.0:
+            self._known.update(prompt)
+            self.seen = torch.tensor(list(self._known), dtype=torch.long)
         self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
         self._block: list[float] = []
         self._drawn: list[float] = []  # in the step under way
@@ -61,8 +64,9 @@ class Sampler:
         self._drawn = []
         if self._counting:
             self.counts[token] = self.counts.get(token, 0) + 1
-        if self._remembering:
-            self.seen[token] = None
+        if self.seen is not None and token not in self._known:
+            self._known.add(token)
+            self.seen = torch.cat([self.seen, torch.tensor([token])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,12 @@ def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
 
     In float32: near 20, bfloat16 has a number every 0.125 and would lose a small penalty.
     """
-    if not any(sampler.counts or sampler.seen for sampler in samplers):
+    if not any(sampler.counts or sampler.seen is not None for sampler in samplers):
         return logits
     logits = logits.to(torch.float32, copy=True)
     for row, sampler in zip(logits, samplers, strict=True):
-        if sampler.seen:
-            seen = torch.tensor(list(sampler.seen), device=logits.device)
+        if sampler.seen is not None:
+            seen = sampler.seen.to(logits.device)
             had, penalty = row[seen], sampler.sampling.repetition_penalty
             row[seen] = torch.where(had < 0, had * penalty, had / penalty)
         if sampler.counts:
