@@ -35,8 +35,8 @@ class Sampler:
         self.sampling = sampling
         self.greedy = sampling.temperature < COLDEST
         self.counts: dict[int, int] = {}  # of generated tokens, kept for OpenAI's penalties
-        # Each token once, for the repetition penalty. Kept as a tensor: to make one of a long prompt's
-        # takes a millisecond.
+        # Each token once, for the repetition penalty. Kept as a tensor: making one of a long
+        # prompt takes a millisecond.
         self.seen: Tensor | None = None
         self._known: set[int] = set()
         self._counting = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
