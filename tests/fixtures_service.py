@@ -62,8 +62,10 @@ def make_deck(
     """Decks over the tiny Llama: dictionary `tiny` with cards, one built-in preset `loud`.
 
     before_step: called by the engine's thread before every forward pass: it may wait, or raise.
+    endless: the model never writes a special token, so every reply runs to its limit.
     """
-    from tiny import tiny_model
+    import torch
+    from tiny import SPECIALS, tiny_model
 
     from dictionaries.cards import Card, Cards, Example, Histogram
     from server.deck import Deck, Defaults
@@ -78,6 +80,7 @@ def make_deck(
     def make(
         data_dir: Path | None = None,
         before_step: Callable[[], object] | None = None,
+        endless: bool = False,
         **options: Any,
     ) -> Any:
         cards = Cards.create(tmp_path_factory.mktemp("cards") / "cards.sqlite")
@@ -109,6 +112,11 @@ def make_deck(
         if before_step is not None:
             model.get_input_embeddings().register_forward_pre_hook(
                 lambda *_: before_step() and None
+            )
+        if endless:
+            never = torch.tensor(tokenizer.convert_tokens_to_ids(SPECIALS))
+            model.get_output_embeddings().register_forward_hook(
+                lambda _module, _args, logits: logits.index_fill(-1, never, -1e4)
             )
         engine = SlotEngine(model, tokenizer, {"tiny": dictionary}, model_name="tiny", **options)
         engines.append(engine)

@@ -17,10 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
 
 
 def levels(page: Any) -> list[float]:
-    """What the first feature was set to, at the tokens of the strip where it was edited.
-
-    A random model also writes special tokens, which no edit touches.
-    """
+    """What the first feature was set to, at the tokens of the strip where it was edited."""
     script = """bars => bars.map(bar => ["--before", "--after"].map(
         name => Number(bar.style.getPropertyValue(name))))"""
     bars = page.locator(".sd-exchange.sd-last .sd-token .sd-bars i:first-child")
@@ -33,13 +30,6 @@ def test_one_click_on_the_first_screen_steers_a_reply(site: Site, visit: Any, ex
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
     expect(page.locator(".sd-chip")).to_contain_text("4×")
     finished(page, expect)
-    for _ in range(5):  # the seed is random here, and the model may end its reply early
-        if len(levels(page)) > 5:
-            break
-        short = page.locator(".sd-reply").get_attribute("data-reply")
-        page.get_by_role("button", name="Answer again").click()
-        expect(page.locator(f".sd-reply[data-reply='{short}']")).to_have_count(0)
-        finished(page, expect)
     assert set(levels(page)) == {10.0}  # 4 times the maximum of 2.5
     assert len(levels(page)) > 5
     expect(page.locator(".sd-stats")).to_contain_text(re.compile(r"\b\d{1,3} tokens"))

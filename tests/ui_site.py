@@ -1,4 +1,7 @@
-"""The page in a browser, on the real service with a tiny real model whose pace the tests set."""
+"""The page in a browser, on the real service with a tiny real model whose pace the tests set.
+
+Seeds are random there, so the model is one that never ends a reply before its limit.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,11 @@ def site(make_deck: Callable[..., Any], tmp_path_factory: Any) -> Iterator[Site]
 
     site = Site()
     deck = make_deck(
-        tmp_path_factory.mktemp("data"), lambda: time.sleep(site.step), max_rows=4, max_waiting=3
+        tmp_path_factory.mktemp("data"),
+        lambda: time.sleep(site.step),
+        endless=True,
+        max_rows=4,
+        max_waiting=3,
     )
 
     def make() -> Any:
