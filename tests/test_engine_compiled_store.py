@@ -42,6 +42,18 @@ def test_what_a_killed_server_left_of_a_compilation_goes_with_the_next(
     assert list(tmp_path.iterdir()) == [new]
 
 
+def test_what_another_server_sweeps_at_the_same_time_is_no_trouble(
+    make_model, tmp_path, monkeypatch
+) -> None:
+    names = [tmp_path / f"making-{i}" for i in range(2)]
+    names[1].mkdir()
+    os.utime(names[1], (0, 0))
+    kept = Store(tmp_path, make_model())
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(names))  # the first has just gone
+    kept._sweep()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("family", "kinds"), [("llama", 1), ("gpt2", 1), ("gemma2", 2)])
 def test_layers_with_the_same_code_are_compiled_once(
     make_model, family, kinds, tmp_path, monkeypatch

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
 
 from server.engine.pace import LEAST, SLOWER, Pace
+from server.engine.passes import Job
+from server.engine.scheduler import Chunk, Scheduler, Ticket
+from server.engine.steps import Steps
 
 
 def run(pace: Pace, steps: int, alone: float, token: float, decoding: int = 8) -> list[float]:
@@ -93,3 +100,33 @@ def test_a_step_that_a_busy_moment_made_long_is_forgotten() -> None:
     assert pace.chunk(8) < before
     run(pace, 25, 0.05, 0.0005)
     assert pace.chunk(8) >= 0.9 * before
+
+
+def test_a_step_lasts_until_the_device_has_computed_it(monkeypatch) -> None:
+    """Of one that computes part of a prompt nothing is read, and its pass returns at once."""
+    now, queued = [0.0], [0.0]
+
+    def forward(batch: Any) -> torch.Tensor:
+        queued[0] += 0.001 * sum(len(span.tokens) for span in batch.spans)
+        return torch.zeros(0, 8)
+
+    def synchronize(device: torch.device) -> None:
+        assert device.type == "cuda"
+        now[0], queued[0] = now[0] + queued[0], 0.0
+
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("server.engine.steps.time", clock)
+    monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
+    runner: Any = SimpleNamespace(
+        device=torch.device("cuda"),
+        arithmetic="eager",
+        pool=SimpleNamespace(blocks=0),
+        steerer=SimpleNamespace(seen=dict),
+        forward=forward,
+    )
+    prompt: Any = Ticket(length=64)
+    prompt.request = SimpleNamespace(trace=False, prompt=(1,) * 64, steerable=(True,) * 64)
+    steps = Steps(runner, Scheduler(2, 2, 256), frozenset())
+    steps.compute([Job(prompt, Chunk(0, 0, 32))])
+    steps._pace.took(8, 0, 0.04)
+    assert steps._pace.chunk(8) == pytest.approx((SLOWER - 1) * 0.04 / 0.001, abs=1)

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A chunk of one prompt. `last`: the prompt ends with it, so a token is sampled from it."""
+    """A chunk of one prompt. `last`: the prompt ends with it, so a token is sampled from it.
+
+    observed: the dictionary whose reading of these tokens is kept; empty for none.
+    """
 
     row: int
     start: int  # position of its first token
     tokens: tuple[int, ...]
     steerable: tuple[bool, ...]
     last: bool
+    observed: str = ""
 
     @property
     def stop(self) -> int:

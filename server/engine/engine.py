@@ -60,7 +60,6 @@ class SlotEngine:
         max_waiting: int = 64,
         max_context: int | None = None,
         max_edits: int = 16,
-        model_name: str = "model",
         chunk: int = 256,
         threads: int | None = None,
         prefix_cache: int = 0,
@@ -84,7 +83,6 @@ class SlotEngine:
             weights=weights,
         )
         self._capabilities = Capabilities(
-            model=model_name,
             device=str(model.device),
             dtype=weights or str(model.dtype).removeprefix("torch."),
             max_rows=max_rows,

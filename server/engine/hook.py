@@ -23,6 +23,10 @@ class SiteHook:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Where no row is steered nothing is computed: it would be adding exact zeros."""
+        for mount in self.mounts:
+            for part in self.parts:
+                if part.observed == mount.info.id:
+                    mount.observe(x[0, part.tokens], part)
         if not any(mount.busy for mount in self.mounts):
             return x
         if len(self.parts) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,16 @@ from ..errors import SteerdeckError
 log = logging.getLogger("steerdeck.load")
 
 
-def load_model(
-    path: Path,
-    *,
-    device: str = "cpu",
-    dtype: str | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
-) -> tuple[Any, Any]:
+def load_model(path: Path, *, device: str = "cpu", dtype: str | None = None) -> tuple[Any, Any]:
     """Load a Hugging Face folder for inference; returns (model, tokenizer).
 
     dtype: "float32", "bfloat16", ...; by default float32 on a CPU, where half precision is slower,
-    and what the weights are stored in elsewhere. progress: told what is being loaded.
+    and what the weights are stored in elsewhere.
     Raises SteerdeckError for a folder that holds no whole causal language model and fast tokenizer.
     """
     chosen = dtype or ("float32" if device == "cpu" else "auto")
     try:
-        progress("loading the tokenizer")
         tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        progress("loading the model")
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=chosen if chosen == "auto" else getattr(torch, chosen),

@@ -38,6 +38,7 @@ class Mount:
         self.watch = Watch(dictionary, rows, device)
         # row -> (before, after) of its entries at the last token of the pass; only when traced
         self.readings: dict[int, tuple[list[float], list[float]]] = {}
+        self.observed: dict[int, Tensor] = {}  # row -> its chunk [tokens, d_in], where wanted
         self._device = device
         self._unseen = unseen
         # A slider's changes edit the same features again and again: they share the rows.
@@ -75,8 +76,16 @@ class Mount:
         """See which conditions hold at the tokens of a part. x: [rows, tokens, d], unedited."""
         self.watch.look(self._frame(x).h, part)
 
+    def observe(self, x: Tensor, part: Part) -> None:
+        """Keep what the dictionary is given to read of a chunk. x: [tokens, d_in], unedited."""
+        self.observed[part.rows.start] = self._own(x).float().cpu()
+
+    def _own(self, x: Tensor) -> Tensor:
+        """What the dictionary was trained to see of x."""
+        return x if self._unseen is None else x.float() - self._unseen
+
     def _frame(self, x: Tensor) -> Frame:
-        return frame(x if self._unseen is None else x.float() - self._unseen, self.info.norm)
+        return frame(self._own(x), self.info.norm)
 
     def delta(self, x: Tensor, part: Part) -> Tensor:
         """What the edits of a part's rows add to x [rows, tokens, d]; float32."""

@@ -32,6 +32,7 @@ class Part:
 
     rows: those of the tables. steerable: bool [rows, tokens, 1], None for all.
     keep_norm: bool [rows, 1, 1], None for none. clock: None where every edit always acts.
+    observed: the dictionary whose reading of a chunk is kept; empty for none.
     """
 
     tokens: slice
@@ -41,6 +42,7 @@ class Part:
     keep_norm: Tensor | None
     traced: bool
     clock: Clock | None = None
+    observed: str = ""
 
 
 def clock(

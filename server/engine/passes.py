@@ -65,6 +65,7 @@ class Made(NamedTuple):
     logits: Tensor | None = None
     difference: Difference | None = None
     seen: Seen | None = None
+    observed: Tensor | None = None
     verdict: Verdict | None = None
     error: str | None = None
 
@@ -81,7 +82,9 @@ class Passes:
 
     def _attempt(self, jobs: list[Job]) -> list[Made]:
         try:
-            return self._forward(jobs)
+            made = self._forward(jobs)
+            self._wait()  # so that its errors and its time are of this step
+            return made
         except Exception as error:
             if len(jobs) == 1:
                 log.exception("a step of generation %s failed", jobs[0].reply.request.id)
@@ -90,10 +93,16 @@ class Passes:
                 job.reply.sampler.take_back()
             return [made for job in jobs for made in self._attempt([job])]
 
+    def _wait(self) -> None:
+        """A pass that nothing is read from returns before the device has computed it."""
+        if self._runner.device.type != "cpu":
+            torch.accelerator.synchronize(self._runner.device)
+
     def _forward(self, jobs: list[Job]) -> list[Made]:
         computed = [job for job in jobs if not job.heir]
         logits = self._logits(computed)
         seen = self._runner.steerer.seen() if computed else {}
+        observed = self._runner.steerer.observed() if computed else {}
         taken = [job.ticket.origin.ended for job in jobs if job.heir]
         if taken:
             kept = torch.stack([one for one in taken if one is not None])
@@ -110,7 +119,9 @@ class Passes:
         own = iter(logits)
         made = [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
         return [
-            one if job.heir else one._replace(seen=seen.get(job.ticket.row))
+            one
+            if job.heir
+            else one._replace(seen=seen.get(job.ticket.row), observed=observed.get(job.ticket.row))
             for job, one in zip(jobs, made, strict=True)
         ]
 
@@ -124,7 +135,7 @@ class Passes:
             tokens=[job.reply.last for job in decoding],
             positions=[job.ticket.computed for job in decoding],
             steerable=[job.reply.touchable for job in decoding],
-            spans=tuple(_span(job.reply, job.chunk) for job in jobs if job.chunk is not None),
+            spans=tuple(_span(job, job.chunk) for job in jobs if job.chunk is not None),
             traced=any(job.reply.request.trace for job in jobs),
             thinking=tuple(job.reply.region.thinking for job in decoding),
         )
@@ -197,7 +208,8 @@ def _failed(error: Exception) -> str:
     return f"A step of this reply failed: {error or type(error).__name__}"
 
 
-def _span(reply: Reply, chunk: Chunk) -> Span:
-    part = slice(chunk.start, chunk.stop)
-    tokens, steerable = reply.request.prompt[part], reply.request.steerable[part]
-    return Span(chunk.row, chunk.start, tokens, steerable, chunk.stop == reply.length)
+def _span(job: Job, chunk: Chunk) -> Span:
+    part, request = slice(chunk.start, chunk.stop), job.reply.request
+    tokens, steerable = request.prompt[part], request.steerable[part]
+    observed = request.observe if job.leads else ""
+    return Span(chunk.row, chunk.start, tokens, steerable, job.ends, observed)

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .conditions import Condition
@@ -57,6 +58,7 @@ class Reply(Ticket):
         self.aborted = False  # a condition holds that ends it
         self.region = Region(vocabulary.marks, request.prompt, request.steerable, raw=request.raw)
         self.cached = 0  # prompt positions that were not computed but known
+        self.observed: list[Tensor] = []  # chunk by chunk, where that was asked for
         self.trail = Trail()
         self.arithmetic: dict[str, None] = {}  # of all in its rows, in the order it came
         self.in_flight = False  # the step under way makes its next token
@@ -110,11 +112,11 @@ class Reply(Ticket):
 
     def start_over_if_asked(self) -> bool:
         """Whether it was: nothing of its prompt counts as computed now."""
-        asked, self.restart = self.restart, False
-        if asked:
+        if asked := self.restart:
+            self.restart = False
             self.aborted, self.met = False, {}
             self.edited, self.cached, self.trail = 0, 0, Trail()
-            self.arithmetic = {}
+            self.observed, self.arithmetic = [], {}
             for ticket in self.rows:
                 ticket.done = 0
         return asked
@@ -246,5 +248,5 @@ class Reply(Ticket):
             Met(one, self.met[one] - self.length if one in self.met else None) for one in asked
         )
         told = self.length, self.count, self.edited, tuple(self.timeline), met, tuple(self.alarms)
-        how = tuple(self.arithmetic)
-        return Finish(reason, *told, cached_tokens=self.cached, arithmetic=how)
+        how, seen = tuple(self.arithmetic), torch.cat(self.observed) if self.observed else None
+        return Finish(reason, *told, cached_tokens=self.cached, arithmetic=how, observed=seen)

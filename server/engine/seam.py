@@ -23,7 +23,6 @@ class Generation(Protocol):
 class Capabilities:
     """What this engine can do, for /v1/capabilities."""
 
-    model: str
     device: str
     dtype: str
     max_rows: int

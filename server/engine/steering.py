@@ -146,7 +146,7 @@ class Steerer:
             tokens, rows = slice(*offsets[number : number + 2]), slice(span.row, span.row + 1)
             own = tokens, rows, Phase.PROMPT, flags, self._keeping(rows)
             ticking = self._clock(rows, [range(span.start, span.stop)], ())
-            parts.append(Part(*own, batch.traced, ticking))
+            parts.append(Part(*own, batch.traced, ticking, span.observed))
         return parts
 
     def _clock(
@@ -189,6 +189,14 @@ class Steerer:
                         touched[i] = int(before_end.sum())
                     own = tuple(at if at <= end else NEVER for at in held.values())
                     found[row] = Seen(touched[i], own)
+        return found
+
+    def observed(self) -> dict[int, Tensor]:
+        """Of the pass that ran, by row, what was to be kept: [tokens, d_in]. Given once."""
+        found: dict[int, Tensor] = {}
+        for mount in self._mounts.values():
+            found |= mount.observed
+            mount.observed = {}
         return found
 
     def readings(self, row: int) -> tuple[Reading, ...]:

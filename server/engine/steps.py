@@ -137,6 +137,8 @@ class Steps:
         if reply.restart:  # what this chunk was steered by, and showed, does not count any more
             return None, None
         reply.computed_to(job.stop, made.seen)
+        if made.observed is not None:
+            reply.observed.append(made.observed)
         reply.arithmetic[self.runner.arithmetic] = None
         if made.choice is not None and made.choice.token < 0:
             return None, Failure(NOT_FINITE)  # even if aborted: what the row holds is not finite

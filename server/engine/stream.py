@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from .types import Delta, Event
 
-log = logging.getLogger("steerdeck.engine")
-
 
 class Stream:
-    """One reply as its reader sees it (`types.Generation`)."""
+    """One reply as its reader sees it (`seam.Generation`)."""
 
     def __init__(self, id: str, cancel: Callable[[], None]) -> None:
         self.id = id

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from dictionaries.edits import Edit, Op
 
 from .conditions import ALWAYS, Condition, Timing
 from .guard import Alarm, Guard
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Where(StrEnum):
@@ -85,6 +89,7 @@ class Request:
     steerable: one flag a prompt token; no edit touches the others: the first, the template's and
     special ones.
     raw: the prompt is no chat's, so whatever marks of thinking are in it count.
+    observe: a dictionary; what it is given to read at the prompt's tokens is told at the end.
     changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
     that was steered live is replayed.
     trace: report each edit's activation before and after with every token.
@@ -103,6 +108,7 @@ class Request:
     top: int = 0
     guard: Guard | None = None
     raw: bool = False
+    observe: str = ""
 
     @property
     def shadowed(self) -> bool:
@@ -204,6 +210,8 @@ class Finish:
     conditions: every one that was watched.
     cached_tokens: prompt tokens whose keys and values were known; all else is as if they were not.
     arithmetic: what its steps ran on: eager, compiled, or one after the other.
+    observed: float32 [prompt tokens, d_in] on the CPU, as `Dictionary.encode` takes it: before any
+    edit at this very site. Only where it was asked for.
     """
 
     reason: FinishReason
@@ -215,6 +223,7 @@ class Finish:
     alarms: tuple[Alarm, ...] = ()
     cached_tokens: int = 0
     arithmetic: tuple[str, ...] = ()
+    observed: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

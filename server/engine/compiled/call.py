@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_INDEX = "layer_idx"
 _PLAIN = (bool, int, float, str, type(None))
 
 

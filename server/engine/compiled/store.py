@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ class Store:
     def _sweep(self) -> None:
         """What a server left that was killed while it compiled."""
         for left in self._folder.glob("making-*"):
-            if time.time() - left.stat().st_mtime > _LEFT:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another server has just removed it
+                if time.time() - left.stat().st_mtime > _LEFT:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _run(self, scratch: Path) -> None:
         own = {
