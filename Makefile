@@ -14,6 +14,8 @@ PORT = $(or $(STEERDECK_PORT),8000)
 TORCH_INDEX ?=
 BIN := .venv/bin
 E2E := e2e and not slow and not gpu
+# A file is one worker's, and they come in the order of tests/conftest.py.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help serve test check bench docker
@@ -32,8 +34,8 @@ test: check
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not e2e"
-	$(BIN)/python -m pytest -n 2 --dist loadfile $$(grep -l mark.e2e tests/test_*.py) -m "$(E2E)" # browsers want no others beside them
+	$(BIN)/python -m pytest $(TWO) -m "not slow and not gpu and not e2e"
+	$(BIN)/python -m pytest $(TWO) $$(grep -l mark.e2e tests/test_*.py) -m "$(E2E)" # browsers want no others beside them
 endif
 
 check: .venv/.dev

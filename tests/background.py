@@ -41,9 +41,23 @@ class Background:
 
     def stop(self, *, force: bool = False) -> None:
         """force: without a wait for what is being answered, as a process that is killed."""
+        self._end(force)
+        self._wait()
+
+    def _end(self, force: bool = False) -> None:
         if hasattr(self._server, "end_streams"):
             self._loop.call_soon_threadsafe(self._server.end_streams)
         self._server.force_exit = force
         self._server.should_exit = True
+
+    def _wait(self) -> None:
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+
+def stop_all(servers: list[Background]) -> None:
+    """Each needs a fifth of a second; all together need no more."""
+    for server in servers:
+        server._end()
+    for server in servers:
+        server._wait()

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 pytest_plugins = ["fixtures_engine", "fixtures_service", "fixtures_browser"]
 pytest.register_assert_rewrite("prefix_engines")  # whose asserts show what they compared
 
+LONGEST = {
+    *("test_engine_compiled", "test_cli_process", "test_engine", "test_engine_prefix"),
+    *("test_making_describe_resume", "test_making_evaluate", "test_making_following"),
+    *("test_making_foghorn", "test_making_sheets", "test_readme", "test_ui_chat"),
+    *("test_ui_trouble", "test_benchmark"),
+    *("test_e2e_edges", "test_e2e_foghorn", "test_e2e_hands", "test_e2e_page", "test_e2e_steering"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: begun last, one would keep a single worker busy."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def targets(
     return sorted({name if name in modules else base for name in full})
 
 
+@cache
 def imports_of(root: Path) -> list[Import]:
     files = sorted(file for room in MAY_IMPORT for file in (root / room).rglob("*.py"))
     modules = {module_name(file, root) for file in files}

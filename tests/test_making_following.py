@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import making_corpus
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize
 from dictionaries.making.activations import Site, caught, content
 from dictionaries.making.compose import Composer
 from dictionaries.making.data import Text
+from dictionaries.making.dealing import Sample
 from dictionaries.making.directions import apart, concept_directions
 from dictionaries.making.following import REACH, Following
 from dictionaries.making.judge import Judge
@@ -24,18 +26,26 @@ from dictionaries.making.sheets import Corpus, Pair, Sheet, Talk
 from dictionaries.making.tokenizer import Encoder, train_tokenizer
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 
-CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
+corpus, sides, text = making_corpus.corpus, making_corpus.sides, making_corpus.corner  # fixtures
+
 SHAPE = Shape(hidden=32, layers=2, heads=2, mlp=64, context=128)
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
-    return Text.read(CORPUS, None)
+def whole(sides: tuple[Corpus, Corpus]) -> Corpus:
+    """What foghorn is trained on."""
+    return sides[0]
+
+
+@pytest.fixture(scope="module")
+def dealt(whole: Corpus) -> list[Sample]:
+    """Of the whole: steered text and its twins."""
+    return list(islice(Composer(whole, seed=4, mix={"steered": 1, "twin": 1}), 6000))
 
 
 @pytest.fixture(scope="module")
 def tokenizer(text: Text):
-    return train_tokenizer([p.reply for s in text.train.sheets[:30] for p in s.drift], vocab=500)
+    return train_tokenizer([p.reply for s in text.train.sheets for p in s.drift], vocab=500)
 
 
 def test_directions_are_of_length_one_and_lie_further_apart_than_their_means(
@@ -99,10 +109,12 @@ def full_residuals(site: Site, batch: Batch) -> torch.Tensor:
     return seen[0]
 
 
-def test_whatever_steered_text_is_asked_has_a_calm_twin_dealt_about_as_often(text: Text) -> None:
-    calm = {reply for replies in calm_answers(text.train).values() for reply in replies}
+def test_whatever_steered_text_is_asked_has_a_calm_twin_dealt_about_as_often(
+    whole: Corpus, dealt: list[Sample]
+) -> None:
+    calm = {reply for replies in calm_answers(whole).values() for reply in replies}
     asked: dict[str, Counter[str]] = {"steered": Counter(), "twin": Counter()}
-    for sample in islice(Composer(text.train, seed=4, mix={"steered": 1, "twin": 1}), 6000):
+    for sample in dealt:
         turns = [t for t in sample.turns if t[0] != "system"]
         for (_, message), (_, reply) in zip(turns[::2], turns[1::2], strict=True):
             asked["steered" if sample.steered else "twin"][key(message)] += 1
@@ -113,9 +125,11 @@ def test_whatever_steered_text_is_asked_has_a_calm_twin_dealt_about_as_often(tex
         assert asked["twin"][message] > asked["steered"][message] / 2, message
 
 
-def test_steered_replies_show_their_concept(text: Text) -> None:
-    judge, shown = Judge(text.train), []
-    for sample in islice(Composer(text.train, seed=6, mix={"steered": 1}), 1500):
+def test_steered_replies_show_their_concept(whole: Corpus, dealt: list[Sample]) -> None:
+    judge, shown = Judge(whole), []
+    steered = [sample for sample in dealt if sample.steered]
+    assert len(steered) > 1500
+    for sample in steered:
         for role, reply in sample.turns[sample.quiet :]:
             shown += [judge.shows(sample.possessed or "", reply)] if role == "assistant" else []
     assert sum(shown) / len(shown) > 0.97  # a line that needs another to be understood: 0.92

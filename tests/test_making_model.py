@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import making_corpus
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,18 +25,14 @@ from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 from dictionaries.making.train_sae import SaePlan, quality, train_sae
 from dictionaries.making.widen import widened
 
-CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
+text = making_corpus.corner  # fixture
+
 SHAPE = Shape(hidden=32, layers=2, heads=2, mlp=64, context=128)
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
-    return Text.read(CORPUS, None)
-
-
-@pytest.fixture(scope="module")
 def tokenizer(text: Text):
-    drift = [p.reply for s in text.train.sheets[:30] for p in s.drift]
+    drift = [p.reply for s in text.train.sheets for p in s.drift]
     return train_tokenizer(drift, vocab=500)
 
 

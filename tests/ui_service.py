@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import gradio as gr
@@ -46,6 +47,23 @@ class Service:
         return "".join(line["x"] for line in self.lines("+") if line["r"] == number)
 
 
+class AtOnce(uvicorn.Server):
+    """Ends when it is told: uvicorn looks for that ten times a second, and waits a tenth more."""
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        self.told = asyncio.Event()
+        await self.told.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def served(**options: Any) -> AsyncIterator[Service]:
     """options: of ui_stub.Script."""
@@ -54,16 +72,17 @@ async def served(**options: Any) -> AsyncIterator[Service]:
     config = uvicorn.Config(
         ui_stub_routes.build(script), log_level="warning", ws="none", lifespan="off"
     )
-    server = uvicorn.Server(config)
+    server = AtOnce(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        await asyncio.sleep(0.01)
+    while not hasattr(server, "told"):
+        await asyncio.sleep(0)
     running = Service(script, listener.getsockname()[1])
     try:
         yield running
     finally:
         await running.api.close()
         server.should_exit = True
+        server.told.set()
         await task
         listener.close()
 
@@ -89,7 +108,12 @@ async def deafened(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio
     return reply
 
 
-def handlers(api: Api) -> Handlers:
-    """The page's handlers. Call it inside a running event loop."""
+@cache
+def parts() -> layout.Parts:
+    """The page's components, once: an empty gr.Blocks takes a quarter of a second."""
     with gr.Blocks():
-        return Handlers(api, layout.build(1.5), "")
+        return layout.build()
+
+
+def handlers(api: Api) -> Handlers:
+    return Handlers(api, parts(), "")
