@@ -20,6 +20,7 @@ _LOCAL = 2  # elsewhere: what lies further up is another project's
 def about(coder: Coder, *, licence: str | None = None) -> dict[str, Any]:
     """Plain JSON values. licence: if its files do not state one; else theirs is told.
 
+    source: the name with its commit of what came from the hub, else None.
     revision: None if the weights are not here. steering.ops: what can be done with a feature;
     steering.why_not: why not more ("" if all can).
     """
@@ -29,6 +30,7 @@ def about(coder: Coder, *, licence: str | None = None) -> dict[str, Any]:
     return {
         "id": info.id,
         "path": str(coder.path),
+        "source": origin(coder.path),
         "format": info.format,
         "architecture": info.architecture,
         "model": info.model,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from .catalog import Pairing, pairing
 from .dictionary import Dictionary
 from .errors import DictionaryError
 from .formats import Coder, open_coder, open_dictionary
@@ -70,6 +71,12 @@ def asked(name: str) -> Asked:
         norm_scaling_factor=None if scale is None else _positive(scale, name),
         id=words.get("id"),
     )
+
+
+def paired(want: Asked) -> tuple[Asked, Pairing | None]:
+    """Where it is a name of the catalog: that entry's dictionary, and the entry."""
+    found = pairing(want.name)
+    return replace(want, name=found.dictionary) if found else want, found
 
 
 def _positive(text: str, name: str) -> float:

@@ -20,7 +20,7 @@ class Pairing:
     """What `steerdeck serve <name>` serves. model and dictionary are names for `hub.find_files`.
 
     A name on the hub that holds no commit ("org/repo@<40 hex digits>") is not pinned: none could be
-    established, and it is what the repository holds on the day.
+    established, and it is kept at that of its first download (`hub_pins`).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Pairing:
 
     @property
     def unpinned(self) -> tuple[str, ...]:
-        """Which of "model" and "dictionary" come as the hub has them on the day."""
+        """Which of "model" and "dictionary" come as the hub has them on the first day."""
         parts = {"model": self.model, "dictionary": self.dictionary}
         return tuple(
             part

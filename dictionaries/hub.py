@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from .errors import DictionaryError
 from .hub_help import WEIGHTS, explained, listing, refuse_many, some
+from .hub_pins import COMMIT, moving_on, pin, pinned
 from .hub_progress import Tally, Told
 from .hub_resume import fetch_large
 
@@ -28,7 +29,6 @@ _NAME = re.compile(
     r"(@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[\w./-]+?))?"  # what the hub calls so has slashes
     r"(/(?P<sub>[^@]+?))?/?"
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _FILE = re.compile(r"[^/]+\.(pt|pth|safetensors)")  # a dictionary that is one file of a folder
 NEVER = [
@@ -43,13 +43,15 @@ NEVER = [
 
 class Place(NamedTuple):
     """What a hub's name means. sub: a folder or file of the repository, "" for all of it.
-    patterns: of the files that belong to it.
+    patterns: of the files that belong to it. kept: the name says no revision, and `revision` is the
+    commit of the first download (`hub_pins`); None before that.
     """
 
     repo: str
     revision: str | None
     sub: str
     patterns: list[str]
+    kept: bool = False
 
 
 def find_files(
@@ -64,10 +66,11 @@ def find_files(
 
     name: an existing path, or "org/repo", "org/repo/sub/folder", "org/repo/file.pt", each with
     "@revision" after the repo. revision: a commit, tag, branch or refs/pr/N; pin a commit and the
-    files never change (and the hub need not be asked again). Of a dictionary's repository only its
-    folder, or its file and the configs beside it, is fetched, and the README; the weights of a
-    folder stand for it. progress: draw bars on stderr. told: called with the bytes that are there
-    of large files and all that are wanted, as they come.
+    files never change (and the hub need not be asked again). Where none is said, the repository is
+    kept at the commit of its first download. Of a dictionary's repository only its folder, or its
+    file and the configs beside it, is fetched, and the README; the weights of a folder stand for
+    it. progress: draw bars on stderr. told: called with the bytes that are there of large files and
+    all that are wanted, as they come.
 
     Raises DictionaryError: no such repo or folder, gated, unreachable and not cached.
     """
@@ -85,8 +88,12 @@ def find_files(
         folders = sorted({file.rpartition("/")[0] for file in inside} - {""})
         raise DictionaryError(
             f"the repository {repo} has no {sub!r}; it has {some(folders or inside)}."
+            + _of_pin(place)
         )
-    log.info("%s is %s at commit %s", name, repo, snapshot.name)
+    if place.kept and place.revision is None:
+        pin(repo, snapshot.name)
+    kept = f", {moving_on(repo)}" if place.kept else ""
+    log.info("%s is %s at commit %s%s", name, repo, snapshot.name, kept)
     return path
 
 
@@ -101,7 +108,15 @@ def placed(name: str, kind: Kind, revision: str | None = None) -> Place:
     sub = (found["sub"] or "").strip("/")
     if kind == "dictionary" and (weights := WEIGHTS.search(sub)):
         sub = sub[: weights.start()] or sub  # the folder: its configs are needed, too
-    return Place(found["repo"], revision or found["revision"], sub, _patterns(kind, sub))
+    repo, said = found["repo"], revision or found["revision"]
+    return Place(repo, said or pinned(repo), sub, _patterns(kind, sub), kept=said is None)
+
+
+def _of_pin(place: Place) -> str:
+    """Of a commit that the name did not say, for who misses something there."""
+    if not place.kept or place.revision is None:
+        return ""
+    return f" It is at commit {place.revision}, {moving_on(place.repo)}."
 
 
 def origin(path: Path) -> str | None:
@@ -130,7 +145,7 @@ def other_commits(path: Path) -> list[Path]:
 def _cached_at(parts: Sequence[str]) -> int | None:
     """Where a path in the hub's cache has its models--org--repo/snapshots/commit."""
     for at, (repo, word, commit) in enumerate(zip(parts, parts[1:], parts[2:], strict=False)):
-        if repo.startswith("models--") and word == "snapshots" and _COMMIT.match(commit):
+        if repo.startswith("models--") and word == "snapshots" and COMMIT.match(commit):
             return at
     return None
 
@@ -171,8 +186,8 @@ def cached(place: Place) -> Path | None:
     """
     from huggingface_hub import constants, errors, get_cached_repo_tree, snapshot_download
 
-    repo, revision, _, patterns = place
-    if not _COMMIT.fullmatch(revision or ""):
+    repo, revision, _, patterns, _ = place
+    if not COMMIT.fullmatch(revision or ""):
         return None
     options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": NEVER}
     try:
@@ -183,9 +198,9 @@ def cached(place: Place) -> Path | None:
 
 
 def _download(place: Place, kind: Kind, progress: bool, tally: Tally) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
-    repo, revision, sub, patterns = place
+    repo, revision, sub, patterns, _ = place
     options = {
         "revision": revision,
         "allow_patterns": patterns,
@@ -208,4 +223,5 @@ def _download(place: Place, kind: Kind, progress: bool, tally: Tally) -> Path:
     except DictionaryError:
         raise
     except Exception as error:  # its own errors and its network library's share no base
-        raise explained(error, repo, revision) from error
+        kept = _of_pin(place) if isinstance(error, errors.RevisionNotFoundError) else ""
+        raise DictionaryError(f"{explained(error, repo, revision)}{kept}") from error

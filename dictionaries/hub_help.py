@@ -14,7 +14,7 @@ log = logging.getLogger("steerdeck.hub")
 WEIGHTS = re.compile(
     r"(^|/)(sae_weights\.(?:safetensors|pt|dcp(?:/\.metadata|/\w+\.distcp)?)|sae\.safetensors"
     r"|params\.npz|params\.safetensors|ae\.pt|latest_ckpt\.safetensors"
-    r"|checkpoints/final\.safetensors|packed\.safetensors"
+    r"|checkpoints/final\.safetensors|packed\.safetensors|directions\.safetensors"
     r"|params_layer_\d+\.safetensors|W_(?:enc|dec)_\d+\.safetensors)$"
 )
 PATIENCE = 10.0  # seconds that the hub may take to say whether it is there

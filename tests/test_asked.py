@@ -113,11 +113,9 @@ def test_labels_are_imported_for_a_dictionary_that_lacks_its_k(tmp_path):
 
 def test_a_name_of_the_catalog_keeps_what_is_said_behind_it():
     want = wanted(Settings(model="./mine", dictionary="qwen3-8b?k=50,gpt2-small?id=own"))
-    assert want.dictionaries[0] == (
-        "qwen3-8b",
-        "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer18.sae.pt?k=50",
-    )
-    assert want.dictionaries[1][0] == "own"
+    there = "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer18.sae.pt"
+    assert want.dictionaries[0] == Asked(there, k=50, id="qwen3-8b")
+    assert want.dictionaries[1].id == "own"
 
 
 def test_inspect_takes_it_too():

@@ -15,6 +15,7 @@ import pytest
 from hub_stub import point_at, running
 
 from dictionaries.about import stated_licence
+from dictionaries.asked import Asked
 from dictionaries.catalog import Pairing, names, pairing
 from dictionaries.dictionary import Site
 from dictionaries.formats import open_dictionary
@@ -148,7 +149,7 @@ def test_what_is_served_by_name_knows_its_commits_and_its_name(
 def test_a_name_of_the_catalog_names_a_dictionary_too() -> None:
     found = pairing("gemma-2-2b-it")
     want = wanted(Settings(model="/my/gemma", dictionary="gemma-2-2b-it"))
-    assert want.dictionaries == (("gemma-2-2b-it", found.dictionary),)
+    assert want.dictionaries == (Asked(found.dictionary, id="gemma-2-2b-it"),)
     assert want.presets == (), "they were published for its own model"
     presets = wanted(Settings(model="gemma-2-2b-it")).presets
     beside = Settings(model="gemma-2-2b-it", dictionary="gemma-2-2b-it,/my/sae")

@@ -63,6 +63,7 @@ def test_a_repository_is_found_under_its_old_name(way, hub, monkeypatch):
             "path": new["path"]
             .replace("org/saes", name)
             .replace("org--saes", name.replace("/", "--")),
+            "source": new["source"].replace("org/saes", name),
         }
 
 

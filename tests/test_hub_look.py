@@ -169,4 +169,5 @@ def test_the_command_says_what_was_left_unread_and_json_keeps_its_shape(saes):
     on_disk = json.loads(run(str(place("saelens_v6_topk")), "--json").stdout)
     assert [*found] == [*on_disk]
     assert found["revision"] is None
-    assert {key for key in found if found[key] != on_disk[key]} == {"path", "revision"}
+    differ = {key for key in found if found[key] != on_disk[key]}
+    assert differ == {"path", "revision", "source"}

@@ -59,6 +59,18 @@ def _table(entries: list[Pairing]) -> None:
     console.print("steerdeck catalog NAME tells more, steerdeck serve --model NAME serves it")
 
 
+def _kept(entry: Pairing) -> str:
+    """What is here of the parts whose commit the catalog does not say."""
+    from dictionaries.hub import placed
+
+    told = []
+    for part in entry.unpinned:
+        commit = placed(getattr(entry, part), "dictionary").revision
+        at = f"kept at {commit}" if commit else "not downloaded yet, then kept at the day's commit"
+        told.append(f"{part} ({at})")
+    return ", ".join(told)
+
+
 def _details(entry: Pairing) -> None:
     lines = {
         "about": entry.about,
@@ -68,7 +80,7 @@ def _details(entry: Pairing) -> None:
         + (f", L0 {entry.l0:g}" if entry.l0 else ""),
         "download": entry.size,
         "licence": entry.licence + (" (gated: needs HF_TOKEN)" if entry.gated else ""),
-        "not pinned": ", ".join(entry.unpinned),
+        "not pinned": _kept(entry),
         "neuronpedia": f"https://neuronpedia.org/{entry.neuronpedia}" if entry.neuronpedia else "",
     }
     for preset in entry.presets:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from . import dictionaries_pack
+from . import dictionaries_pack, dictionaries_update
 from .common import fail, show
 from .machine import unix_only
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     "server."
 )
 app.command("pack")(dictionaries_pack.pack)
+app.command("update")(dictionaries_update.update)
 app.callback()(unix_only)
 
 NameArgument = Annotated[
@@ -65,11 +66,11 @@ def inspect(
     with _sentences():
         from dictionaries.hub_parts import look
 
-        want, paired = _wanted(name, norm_scaling_factor, k)
+        want, entry = _wanted(name, norm_scaling_factor, k)
         found = look(
             want.name,
             want.open_coder,
-            licence=paired.licence if paired else None,
+            licence=entry.licence if entry else None,
             instead=lambda why: typer.echo(why, err=True),
         )
     if as_json:
@@ -121,16 +122,14 @@ def encode(
 
 def _wanted(name: str, scale: float | None, k: int | None) -> tuple[Asked, Pairing | None]:
     """(where its files are and what they do not say, the catalog's entry if it is a name of it)."""
-    from dictionaries.asked import asked
-    from dictionaries.catalog import pairing
+    from dictionaries.asked import asked, paired
 
     want = asked(name)
     if scale is not None:
         want = replace(want, norm_scaling_factor=scale)
     if k is not None:
         want = replace(want, k=k)
-    paired = pairing(want.name)
-    return replace(want, name=paired.dictionary) if paired else want, paired
+    return paired(want)
 
 
 @contextmanager
@@ -138,14 +137,13 @@ def _sentences() -> Iterator[None]:
     """What is wrong with a dictionary comes out as one sentence."""
     try:
         from dictionaries.errors import DictionaryError
+
+        try:
+            yield
+        except DictionaryError as exc:
+            fail(str(exc))
     except ModuleNotFoundError as exc:
         fail(f"this needs the package {exc.name}: pip install '.[dictionaries]' in a clone")
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        fail(f"this needs the package {exc.name}: pip install '.[dictionaries]' in a clone")
-    except DictionaryError as exc:
-        fail(str(exc))
     except OSError as exc:  # such as a folder that may not be searched
         fail(f"{exc.filename or 'a file'} cannot be used: {exc.strerror or exc}")
 
@@ -167,6 +165,7 @@ def _facts(found: dict[str, Any]) -> list[str]:
         f"activation     {found['architecture']}" + (f", k {found['k']}" if found["k"] else ""),
         f"normalisation  {found['normalisation']}",
         f"licence        {found['licence'] or 'not stated in its files'}",
+        *([f"source         {found['source']}"] if found["source"] else []),
         f"revision       {found['revision'] or 'unknown: its weights were not downloaded'}",
         f"steering       {', '.join(ops) or 'none'}" + (f": {why_not}" if why_not else ""),
     ]
