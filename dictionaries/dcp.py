@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from .errors import DictionaryError
 from .pickles import IndexRecord, SavedTensor, TensorRecord, read_metadata, read_tensor, whole
-from .sharded import ShardedTensor
+from .sharded import Piece, joined
 from .streams import Stream, data_start
 from .tensors import File, FileTensor, Stored
 
@@ -26,7 +26,7 @@ _METADATA = ".metadata"
 _LONGEST = 64 * 2**20  # bytes of a pickle; those of the largest models' checkpoints are smaller
 
 
-class _Piece(NamedTuple):
+class _Place(NamedTuple):
     """Where a piece of a tensor begins in it, and where its zip lies."""
 
     start: tuple[int, ...]
@@ -62,16 +62,16 @@ def _opened(folder: Path) -> dict[str, Stored]:
     if said.size > _LONGEST:
         raise ValueError(f"its {_METADATA} has {said.size} bytes; at most {_LONGEST} are read")
     metadata = read_metadata(said.read(0, said.size))
-    pieces = _pieces(metadata["storage_data"], folder)
+    places = _places(metadata["storage_data"], folder)
     opened: dict[str, File] = {}
     return {
-        str(name): _tensor(name, whole(*about["size"]), sorted(pieces[name]), folder, opened)
+        str(name): _tensor(name, whole(*about["size"]), sorted(places[name]), folder, opened)
         for name, about in metadata["state_dict_metadata"].items()
         if isinstance(about, TensorRecord)  # the others are plain objects
     }
 
 
-def _pieces(stored: Mapping[Any, Any], folder: Path) -> dict[str, list[_Piece]]:
+def _places(stored: Mapping[Any, Any], folder: Path) -> dict[str, list[_Place]]:
     found = defaultdict(list)
     for index, place in stored.items():
         if not isinstance(index, IndexRecord) or index["offset"] is None:
@@ -84,7 +84,7 @@ def _pieces(stored: Mapping[Any, Any], folder: Path) -> dict[str, list[_Piece]]:
                 f"{folder} is compressed, so single rows cannot be read from it. {_convert(folder)}"
             )
         offset, length = whole(place["offset"], place["length"])
-        found[index["fqn"]].append(_Piece(whole(*index["offset"]), file, offset, length))
+        found[index["fqn"]].append(_Place(whole(*index["offset"]), file, offset, length))
     return found
 
 
@@ -98,46 +98,29 @@ def _convert(folder: Path) -> str:
 def _tensor(
     name: str,
     shape: tuple[int, ...],
-    pieces: Sequence[_Piece],
+    places: Sequence[_Place],
     folder: Path,
     opened: dict[str, File],
 ) -> Stored:
-    """pieces: by where they begin. opened: files, by their names."""
-    parts: list[FileTensor] = []
-    for piece in pieces:
-        if piece.file not in opened:
-            opened[piece.file] = File(folder / piece.file)
-        parts.append(_part(name, opened[piece.file], piece))
-    if len(parts) == 1 and parts[0].shape == shape:
-        return parts[0]
-    axis = next((a for a in range(len(shape)) if _along(a, shape, pieces, parts)), None)
-    if axis is None:
+    """places: of its pieces. opened: files, by their names."""
+    parts: list[Piece] = []
+    for place in places:
+        if place.file not in opened:
+            opened[place.file] = File(folder / place.file)
+        parts.append(Piece(place.start, _part(name, opened[place.file], place)))
+    whole = joined(name, shape, parts)
+    if whole is None:
         raise DictionaryError(
-            f"tensor {name!r} of {folder} has shape {list(shape)}, but its pieces are not one "
-            f"range of its rows or columns each: they begin at "
-            f"{[list(piece.start) for piece in pieces][:4]} and have shapes "
-            f"{[list(part.shape) for part in parts][:4]}. {_convert(folder)}"
+            f"tensor {name!r} of {folder} has shape {list(shape)}, but its pieces do not make it "
+            f"up: they begin at {[list(part.start) for part in parts][:4]} and have shapes "
+            f"{[list(part.stored.shape) for part in parts][:4]}. {_convert(folder)}"
         )
-    return ShardedTensor(name, parts, axis)
+    return whole
 
 
-def _along(
-    axis: int, shape: tuple[int, ...], pieces: Sequence[_Piece], parts: Sequence[FileTensor]
-) -> bool:
-    """Whether the pieces, in their order, are the tensor cut along that axis alone."""
-    at = 0
-    for piece, part in zip(pieces, parts, strict=True):
-        cut = shape[:axis] + part.shape[axis : axis + 1] + shape[axis + 1 :]
-        begin = tuple(at if a == axis else 0 for a in range(len(shape)))
-        if part.shape != cut or piece.start != begin or part.dtype != parts[0].dtype:
-            return False
-        at += part.shape[axis]
-    return bool(parts) and at == shape[axis]
-
-
-def _part(name: str, file: File, piece: _Piece) -> FileTensor:
+def _part(name: str, file: File, place: _Place) -> FileTensor:
     """One piece: a zip of a pickle that describes a tensor and of its storage's numbers."""
-    with zipfile.ZipFile(Stream(file, piece.offset, piece.offset + piece.length)) as archive:
+    with zipfile.ZipFile(Stream(file, place.offset, place.offset + place.length)) as archive:
         members = {m.filename.partition("/")[2]: m for m in archive.infolist()}
         if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
             raise ValueError(f"a piece of {name!r} is compressed")
@@ -151,7 +134,7 @@ def _part(name: str, file: File, piece: _Piece) -> FileTensor:
     size = saved.dtype.itemsize
     if saved.offset < 0 or (saved.offset + math.prod(saved.shape)) * size > numbers.file_size:
         raise ValueError(f"a piece of {name!r} is longer than its storage")
-    start = data_start(file, piece.offset + numbers.header_offset) + saved.offset * size
+    start = data_start(file, place.offset + numbers.header_offset) + saved.offset * size
     return FileTensor(name, saved.shape, saved.dtype, file, start, _turned(name, saved))
 
 

@@ -1,8 +1,10 @@
-"""One tensor that lies in several pieces, each a range of its rows or of its columns."""
+"""One tensor that lies in several pieces, each a range of its rows, of its columns, or of both."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,3 +68,56 @@ class ShardedTensor(Stored):
             if begin < end:
                 found.append(read(part, begin, end))
         return torch.cat(found) if found else read(self._parts[0], 0, 0)
+
+
+class Piece(NamedTuple):
+    """start: where it begins in the tensor, by axis."""
+
+    start: tuple[int, ...]
+    stored: Stored
+
+
+def joined(name: str, shape: tuple[int, ...], pieces: Sequence[Piece]) -> Stored | None:
+    """The tensor that the pieces make up, whatever their order: cut along one axis, or into strips
+    and each of those along another, as processes of a mesh do. None where they make up no tensor of
+    that shape, or are not all of one type.
+    """
+    if len({piece.stored.dtype for piece in pieces}) != 1:
+        return None
+    return _joined(name, (0,) * len(shape), shape, pieces, range(len(shape)))
+
+
+def _joined(
+    name: str,
+    start: tuple[int, ...],
+    shape: tuple[int, ...],
+    pieces: Sequence[Piece],
+    axes: Sequence[int],
+) -> Stored | None:
+    """What the pieces, cut along `axes`, make of the part of it with that start and shape."""
+    if len(pieces) == 1:
+        at, stored = pieces[0]
+        return stored if at == start and stored.shape == shape else None
+    for axis in axes:
+        strips = defaultdict(list)
+        for piece in pieces:
+            strips[piece.start[axis]].append(piece)
+        begins = sorted(strips)
+        if len(begins) == 1 or begins[0] != start[axis]:
+            continue
+        ends = [*begins[1:], start[axis] + shape[axis]]
+        others = [other for other in axes if other != axis]
+        parts = []
+        for begin, end in zip(begins, ends, strict=True):
+            from_, size = _with(start, axis, begin), _with(shape, axis, end - begin)
+            part = _joined(name, from_, size, strips[begin], others)
+            if part is None:
+                break
+            parts.append(part)
+        else:
+            return ShardedTensor(name, parts, axis)
+    return None
+
+
+def _with(numbers: tuple[int, ...], axis: int, number: int) -> tuple[int, ...]:
+    return (*numbers[:axis], number, *numbers[axis + 1 :])

@@ -125,7 +125,7 @@ def negative(metadata):
     [
         (
             without_a_piece,
-            r"W_D.* has shape \[64, 16\], but its pieces are not .*dcp_to_torch_save",
+            r"W_D.* has shape \[64, 16\], but its pieces do not .*dcp_to_torch_save",
         ),
         (longer_than_its_pieces, r"W_D.* has shape \[65, 16\], but its pieces"),
         (elsewhere, "outside of its folder"),

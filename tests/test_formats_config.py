@@ -27,6 +27,28 @@ def test_sae_lens_scale_is_demanded_and_may_stand_in_the_config(tmp_path):
     torch.testing.assert_close(unscaled, expected["acts_unscaled"])
 
 
+def test_before_v3_the_scale_was_a_yes_or_no(tmp_path):
+    name = "saelens_v2_legacy"
+    folder = changed(name, tmp_path, "cfg.json", normalize_activations=True)
+    with pytest.raises(DictionaryError, match="expected_average_only_in"):
+        open_dictionary(folder)
+    for said in (False, None):
+        changed(name, tmp_path, "cfg.json", normalize_activations=said)
+        acts = open_dictionary(folder).encode(expected(name)["x"])
+        torch.testing.assert_close(acts, expected(name)["acts"])
+
+
+def test_dictionary_learnings_saes_of_a_modules_input_are_refused(tmp_path):
+    folder = changed("dl_topk", tmp_path, "config.json")
+    config = json.loads((folder / "config.json").read_text())
+    config["buffer"]["io"] = "in"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        DictionaryError, match="buffer's io is 'in'; only SAEs of a module's output"
+    ):
+        open_dictionary(folder)
+
+
 def test_the_publishers_rule_decides_for_llama_scope():
     expected = load_file(FIXTURES / "llama_scope" / "expected.safetensors")
     f = opened("llama_scope").encode(expected["x"])
@@ -93,6 +115,16 @@ def test_centred_writing_weights_take_the_mean_out_of_what_is_read(tmp_path):
             "no dataset_average_activation_norm",
         ),
         ("llamascopium_topk", "config.json", {"act_fn": "swish"}, "'swish' is not"),
+        *(
+            (
+                "llamascopium_topk",
+                "config.json",
+                {"sae_type": kind},
+                f"'{kind}', which is not opened",
+            )
+            for kind in ("clt", "crosscoder", "lorsa", "molt")
+        ),
+        ("llamascopium_topk", "config.json", {"use_glu_encoder": True}, "use_glu_encoder is not"),
         ("sparsify_sae_v1", "cfg.json", {"num_latents": 128}, "declares num_latents 128"),
         ("sparsify_sae_v1", "cfg.json", {"activation": "softmax"}, "'softmax' is not"),
         ("dl_topk", "config.json", {"dict_class": "CrossCoder"}, "'CrossCoder' is not opened"),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from dictionaries.dictionary import Site
 from dictionaries.edits import Norm, topk_cutoff
 from dictionaries.errors import DictionaryError
-from dictionaries.formats import open_dictionary
+from dictionaries.formats import open_coder, open_dictionary
 
 
 def test_gemma_scope_without_its_repositorys_name_is_refused(tmp_path):
@@ -109,6 +109,39 @@ def test_gemma_scope_2_spells_models_in_its_own_way(tmp_path):
             shutil.move(folder, tmp_path / "resid_post" / folder.name)
             folder = tmp_path / "resid_post" / folder.name
         assert open_dictionary(folder).info.model == meant
+
+
+@pytest.mark.parametrize(
+    ("repo", "model"),
+    [
+        ("gemma-scope-2-4b-it", "google/gemma-3-4b-it"),
+        ("gemma-scope-2-270m-pt", "google/gemma-3-270m"),
+    ],
+)
+def test_gemma_scope_2_without_a_config_is_of_its_repositorys_model(repo, model, tmp_path):
+    folder = tmp_path / f"models--google--{repo}/snapshots/{'a' * 40}/resid_post/layer_7_width_16k"
+    shutil.copytree(place("gemma_scope_2_resid_post"), folder)
+    (folder / "config.json").unlink()
+    assert open_dictionary(folder).info.model == model
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("qwen_scope", "some-saes-layer5"),
+        ("circuit_tracer_relu", "some-saes-layer_0"),
+        ("circuit_tracer_clt", "some-saes"),
+        ("saelens_v6_standard", "some-saes"),
+        ("llamascopium_jumprelu", "some-saes"),
+        ("dl_topk", "org-some-saes"),
+    ],
+)
+def test_what_lies_at_the_root_of_a_cached_repository_is_called_by_it_and_not_by_the_commit(
+    name, id, tmp_path
+):
+    """The name stands in requests, presets and receipts: it may not change with the commit."""
+    path = copied(name, tmp_path / "models--org--some-saes" / "snapshots" / ("a" * 40))
+    assert open_coder(path).info.id == id
 
 
 def test_a_folder_of_single_file_dictionaries_asks_which(tmp_path):

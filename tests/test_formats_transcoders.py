@@ -143,6 +143,21 @@ def test_sparsify_of_a_module_that_may_be_a_transcoder_is_only_added(tmp_path):
         assert (info.reads, info.reads_exactly) == (reads, not reads)
 
 
+def test_a_cross_layer_transcoder_with_thresholds_is_a_jumprelu(tmp_path):
+    """`threshold_i`, in the file of the encoder; strictly above it."""
+    name = "circuit_tracer_clt"
+    folder = shutil.copytree(place(name), tmp_path / "clt")
+    for i in range(3):
+        file = folder / f"W_enc_{i}.safetensors"
+        tensors = load_file(file)
+        save_file({**tensors, f"threshold_{i}": torch.full_like(tensors[f"b_enc_{i}"], 0.7)}, file)
+    coder = open_coder(folder)
+    assert coder.info.architecture == "jumprelu_clt"
+    plain, (acts, _) = expected(name)["acts"], coder.coded(expected(name)["x"])
+    assert ((plain > 0) & (plain <= 0.7)).any()
+    torch.testing.assert_close(acts, torch.where(plain > 0.7, plain, 0))
+
+
 def test_the_revision_of_a_cross_layer_transcoder_is_of_its_decoders_too(tmp_path):
     folder = shutil.copytree(place("circuit_tracer_clt"), tmp_path / "clt")
     before = open_coder(folder).info.revision

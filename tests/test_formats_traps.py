@@ -76,6 +76,22 @@ def test_sparsify_signed_keeps_the_largest_of_either_sign(tmp_path):
     assert "signed" in open_dictionary(folder).info.why_not
 
 
+@pytest.mark.parametrize(
+    ("module", "site"),
+    [
+        ("embed_tokens", Site(0, "resid_pre")),
+        ("embed_in", Site(0, "resid_pre")),
+        ("layers.3", Site(3, "resid_post")),
+        ("gpt_neox.layers.4.attention", Site(4, "attn_out")),
+        ("h.5.attn", Site(5, "attn_out")),
+        ("h.6.mlp", Site(6, "mlp_out")),
+    ],
+)
+def test_sparsify_names_the_module_whose_output_it_read(module, site, tmp_path):
+    """source: its README zips hidden_states with [embed_tokens, layers.0, …]."""
+    assert open_dictionary(copied("sparsify_sae_v1", tmp_path / module)).info.site == site
+
+
 def test_openai_layer_norm_goes_with_topk_alone(tmp_path):
     for name, norm in (("openai_v1_relu", "none"), ("openai_v5_topk", "layer_norm")):
         assert str(opened(name).info.norm) == norm

@@ -16,6 +16,7 @@ from . import (
     circuit_tracer,
     cross_layer,
     dictionary_learning,
+    directions,
     gemma_scope_1,
     gemma_scope_2,
     goodfire,
@@ -47,6 +48,7 @@ class _Family(Protocol):
 # A folder is one dictionary.
 _FOLDERS: tuple[_Family, ...] = (
     packed,
+    directions,
     saelens,
     sparsify,
     gemma_scope_1,
@@ -67,7 +69,8 @@ _LOOKED_FOR = (
     "(llamascopium), hyperparams.json with checkpoints/final.safetensors (Llama Scope), conf.yaml "
     "with latest_ckpt.safetensors (temporal), W_enc_<n>.safetensors or layer_<n>.safetensors "
     "(circuit-tracer), layer<n>.sae.pt (Qwen-Scope), a .pt or .pth file of Goodfire's, OpenAI's, "
-    "qresearch's or with a _cfg.json beside it (hook_z)"
+    "qresearch's or with a _cfg.json beside it (hook_z), directions.json with "
+    "directions.safetensors (vectors of your own)"
 )
 
 

@@ -29,6 +29,7 @@ from .common import (
     text,
     whole_number,
 )
+from .path_names import named
 from .tensor_file import Tensors
 
 FORMAT = "circuit_tracer"
@@ -68,7 +69,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         path,
         [path],
         weights,
-        id=name_of(id, path.absolute().parent.name, path.stem),
+        id=name_of(id, named(path)[-2], path.stem),
         format=FORMAT,
         architecture=f"{kind}{'skip_' if skip else ''}transcoder",
         site=Site(layer, written),

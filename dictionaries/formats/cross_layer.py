@@ -15,6 +15,7 @@ from ..layered import Layered, Part
 from ..weights import Weights
 from .circuit_tracer import OUTPUTS, described
 from .common import NOTHING, Given, name_of, text
+from .path_names import named
 from .revision import revision
 from .tensor_file import Tensors
 
@@ -40,7 +41,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Layered:
     ((d_sae, d_model),) = shapes
     written = text(config.get("feature_output_hook")) or "hook_mlp_out"
     info = Info(
-        id=name_of(id, path.absolute().name),
+        id=name_of(id, named(path)[-1]),
         format=FORMAT,
         architecture="clt" if parts[0].weights.threshold is None else "jumprelu_clt",
         site=Site(0, OUTPUTS.get(written, written)),

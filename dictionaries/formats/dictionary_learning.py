@@ -32,6 +32,7 @@ from .common import (
     text,
     whole_number,
 )
+from .path_names import named
 from .tensor_file import Tensors
 
 FORMAT = "dictionary_learning"
@@ -104,7 +105,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         folder,
         [path, tensors.path],
         weights,
-        id=name_of(id, *folder.absolute().parts[-2:]),
+        id=name_of(id, *named(folder)[-2:]),
         format=FORMAT,
         architecture=kind.architecture,
         site=site,

@@ -29,6 +29,7 @@ from .common import (
     reading,
     text,
 )
+from .path_names import named
 from .tensor_file import Tensors
 
 FORMAT = "gemma_scope_2"
@@ -44,6 +45,7 @@ _FOLDERS = {
     "mlp_out": "mlp_out",
     "transcoder": "mlp_out",
 }
+_REPO = re.compile(r"gemma-scope-2-(\d+[mb]-(?:pt|it))")
 _WORDS = "|".join((*_FOLDERS, "crosscoder", "clt"))
 
 
@@ -59,9 +61,10 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
             f"{path}: the architecture {config['architecture']!r} is not jump_relu."
         )
     kind = config.get("type", _word(folder))
-    id = name_of(id, *folder.absolute().parts[-2:])
+    id = name_of(id, *named(folder)[-2:])
+    model = _model(config) or _told_by_path(folder)
     if several.files(folder):
-        return several.open(folder, config, kind, id, _model(config))
+        return several.open(folder, config, kind, id, model)
     if kind in ("crosscoder", "clt"):
         raise DictionaryError(f"{folder} is a {kind}, but holds no params_layer_<n>.safetensors.")
     transcoder = kind == "transcoder"
@@ -79,7 +82,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         format=FORMAT,
         architecture=f"jumprelu{'_skip' if skip else ''}{'_transcoder' if transcoder else ''}",
         site=site,
-        model=_model(config),
+        model=model,
         reads=reads if transcoder else "",
         why_not=reading(reads) if transcoder else "",
         whole=Dense(weights, skip=skip) if transcoder else None,
@@ -107,8 +110,18 @@ def _model(config: Config) -> str | None:
     model = text(config.get("model_name"))
     if model is None:
         return None
-    model = model.replace("-v3", "-3").replace("-270m-pt", "-270m")
+    model = _as_published(model.replace("-v3", "-3"))
     return model if "/" in model else f"google/{model}"
+
+
+def _told_by_path(folder: Path) -> str | None:
+    """By the repository's name, where there is no config."""
+    found = [m for part in named(folder) if (m := _REPO.search(part))]
+    return _as_published(f"google/gemma-3-{found[-1][1]}") if found else None
+
+
+def _as_published(model: str) -> str:
+    return model.replace("-270m-pt", "-270m")
 
 
 def _word(folder: Path) -> str | None:

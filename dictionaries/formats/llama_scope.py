@@ -38,6 +38,7 @@ from .common import (
     text,
     whole_number,
 )
+from .path_names import named
 from .tensor_file import Tensors
 
 FORMAT = "llama_scope"
@@ -64,6 +65,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     first = (folder / "hyperparams.json").is_file()
     path = folder / ("hyperparams.json" if first else "config.json")
     config = read_config(path)
+    config = {"hook_point_out": config.get("hook_point_in"), **config}  # SAEs may say one only
     _only_plain(config, path)
     tensors = Tensors(_first_weights(folder) if first else _later_weights(folder))
     parts = _first(config, tensors, path) if first else _later(config, tensors, path)
@@ -80,7 +82,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     return assemble(
         folder,
         [path, *(files(tensors.path) if tensors.path.is_dir() else [tensors.path])],
-        id=name_of(id, folder.absolute().name),
+        id=name_of(id, named(folder)[-1]),
         format=FORMAT,
         site=site,
         refused=refused,

@@ -61,7 +61,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         id=name_of(id or text(config.get("id")), folder.absolute().name),
         format=FORMAT,
         architecture=text(config.get("architecture")) or "standard",
-        site=_site(section(config, "site"), path),
+        site=stated_site(section(config, "site"), path),
         model=text(config.get("model")),
         norm=_enum(Norm, config.get("norm"), path),
         k=None if config.get("k") is None else whole_number(config, "k", path),
@@ -119,7 +119,8 @@ def _weights(
     )
 
 
-def _site(config: Config, path: Path) -> Site:
+def stated_site(config: Config, path: Path) -> Site:
+    """The `layer` and `hook` of a config of ours."""
     layer, hook = config.get("layer"), config.get("hook")
     if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0 or hook not in HOOKS:
         raise DictionaryError(

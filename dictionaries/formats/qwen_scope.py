@@ -25,6 +25,7 @@ from .common import (
     text,
     whole_number,
 )
+from .path_names import named
 from .tensor_file import Tensors
 
 FORMAT = "qwen_scope"
@@ -49,7 +50,7 @@ def open(path: Path, id: str | None = None, given: Given = NOTHING) -> Dictionar
         )
     layer = _NAME.fullmatch(path.name)
     assert layer is not None
-    repository = path.absolute().parent.name
+    repository = named(path)[-2]
     weights = Weights(
         enc=tensors.matrix("W_enc", d_sae, d_in, axis=0),
         dec=tensors.matrix("W_dec", d_sae, d_in, axis=1),

@@ -36,6 +36,7 @@ from .common import (
     text,
     whole_number,
 )
+from .path_names import named
 from .saelens_known import overrides
 from .saelens_norm import norm_and_scale
 from .tensor_file import Tensors
@@ -64,7 +65,7 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
     config = {**config, **overrides(folder)}
     tensors = Tensors(folder / "sae_weights.safetensors")
     architecture = _architecture(config, path)
-    id = name_of(id, folder.absolute().name)
+    id = name_of(id, named(folder)[-1])
     site, refused = _site(config, path)
     if architecture == "temporal":
         return temporal.open_saelens(folder, config, tensors, id, site, refused)
