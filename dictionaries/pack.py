@@ -110,14 +110,14 @@ def _gone_on(file: BinaryIO, folder: Path, said: dict[str, Any], total: int) -> 
     """Cut the rows' file to where the journal says that it is written, and say where that is."""
     journal = folder / JOURNAL
     written = int(_read(journal).get("written", 0)) if journal.is_file() else 0
-    if os.fstat(file.fileno()).st_size < written:
+    size = os.fstat(file.fileno()).st_size
+    if size < written:
         written = 0  # somebody cut it
-    free = shutil.disk_usage(folder).free
-    if free < total - written:
+    free, more = shutil.disk_usage(folder).free, total - size  # cutting it gives its room back
+    if free < more:
         raise DictionaryError(
-            f"packing takes {1e-9 * total:.1f} GB in {folder}, of which "
-            f"{1e-9 * (total - written):.1f} GB are still to be written, and the disk has "
-            f"{1e-9 * free:.1f} GB left."
+            f"packing takes {1e-9 * total:.1f} GB in {folder}, {1e-9 * more:.1f} GB more than are "
+            f"there, and the disk has {1e-9 * free:.1f} GB left."
         )
     _write(journal, {"manifest": said, "written": written})
     file.truncate(written)

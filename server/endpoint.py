@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,17 +14,25 @@ from dictionaries.making.subject import Message
 
 from .errors import SteerdeckError
 
-_PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another try
+log = logging.getLogger("steerdeck.endpoint")
+
+_BUSY = {429, 503, 529}  # it is there, and says to come back
+_PASSING = {408, 409, 425, 500, 502, 504}  # worth another try, too
+_NO_CREDIT = "insufficient_quota"  # what a 429 says that no waiting helps
 _LONGEST_WAIT = 60.0
+_PATIENCE = {"busy": 600.0, "failing": 31.0}  # seconds of pauses for one reply
 
 
 class Endpoint:
     """Call it with messages and a temperature, get the reply's text.
 
-    Busy and failing servers are asked again, `tries` times in all, after 1, 2, 4 … seconds or
-    what Retry-After says. Raises SteerdeckError when that is not enough, or for a refusal; CutOff
-    for a reply that `max_tokens` cut short, and Declined for a 400, which may be of this
-    conversation alone.
+    Busy and failing servers are asked again after 1, 2, 4 … seconds, a minute at most, or what
+    Retry-After says: for ten minutes where they say that they are busy (a 429 without that header
+    often means "in the next minute"), and for half a minute where they fail or are not there.
+    Raises SteerdeckError when that is not enough, or for a refusal; CutOff for a reply that
+    `max_tokens` cut short, and Declined for a 400, which may be of this conversation alone.
+
+    told: hears of every pause, in words, from the thread that waits.
     """
 
     def __init__(
@@ -34,12 +43,12 @@ class Endpoint:
         key: str | None = None,
         max_tokens: int = 200,
         timeout: float = 120.0,
-        tries: int = 6,
         sleep: Callable[[float], object] = time.sleep,
+        told: Callable[[str], object] = log.warning,
     ) -> None:
         """base_url: up to and with /v1. model None: the first that the server lists."""
         self._url = base_url.rstrip("/")
-        self._tries, self._sleep = tries, sleep
+        self._sleep, self.told = sleep, told
         # Bytes: of a text httpx2 takes ASCII only. An .env file of Windows ends its lines in \r\n.
         bearer = {b"authorization": f"Bearer {(key or '').strip()}".encode(errors="replace")}
         headers = bearer if key else {}
@@ -97,8 +106,10 @@ class Endpoint:
             raise SteerdeckError(f"{self._url} lists no models: name one with --model") from None
 
     def _patiently(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        for attempt in range(self._tries):
-            wait = 2.0**attempt
+        waited = dict.fromkeys(_PATIENCE, 0.0)
+        while True:
+            kind = "failing"
+            asked: float | None = None
             try:
                 response = self._http.request(method, self._url + path, **more)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
@@ -108,15 +119,28 @@ class Endpoint:
                     "the key holds what no header may, such as a line break"
                 ) from None
             except httpx2.TransportError as exc:
-                trouble: str = f"{type(exc).__name__}: {exc}"
+                short, said = type(exc).__name__, str(exc)
             else:
-                if response.status_code not in _PASSING:
+                status = response.status_code
+                if status not in _BUSY | _PASSING or _NO_CREDIT in response.text:
                     return response
-                trouble = f"{response.status_code}: {response.text[:200]}"
-                wait = _retry_after(response) or wait
-            if attempt + 1 < self._tries:
-                self._sleep(min(wait, _LONGEST_WAIT))
-        raise SteerdeckError(f"{self._url} did not answer in {self._tries} tries ({trouble})")
+                kind, asked = "busy" if status in _BUSY else "failing", _retry_after(response)
+                short, said = str(status), response.text[:200]
+            wait = min(asked or waited[kind] + 1, _LONGEST_WAIT)
+            if waited[kind] + wait > _PATIENCE[kind]:
+                raise SteerdeckError(self._given_up(kind, waited[kind], f"{short}: {said}"))
+            self.told(f"the endpoint is {kind} ({short}), asked again in {wait:.0f} s")
+            self._sleep(wait)
+            waited[kind] += wait
+
+    def _given_up(self, kind: str, waited: float, trouble: str) -> str:
+        if kind == "busy":
+            what = f"was busy for {waited / 60:.0f} minutes of pauses ({trouble})"
+            remedy = "later, or with a smaller --concurrency"
+        else:
+            what = f"did not answer, asked again for {waited:.0f} s ({trouble})"
+            remedy = "once it does"
+        return f"{self._url} {what}: what came is kept, start the same command again {remedy}"
 
     def _json(self, response: httpx2.Response) -> Any:
         if response.status_code >= 400:

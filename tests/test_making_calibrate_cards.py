@@ -118,6 +118,28 @@ def test_a_stopped_calibration_goes_on_and_a_finished_one_measures_nothing(
         )
 
 
+def test_before_it_begins_each_card_is_read_once_and_without_its_examples(
+    cards: Cards, planted, subject, speaker, judge, monkeypatch
+) -> None:
+    """A file may have millions."""
+    calibrate_cards(subject, speaker, planted.dictionary, cards, [5, 9], judge=judge, plan=QUICK)
+    read: list[tuple[int, bool]] = []
+    plain = Cards.get
+
+    def counted(self: Cards, feature: int, *, examples: bool = True) -> Card | None:
+        read.append((feature, examples))
+        return plain(self, feature, examples=examples)
+
+    monkeypatch.setattr(Cards, "get", counted)
+    chosen(cards, "all", judge)
+    assert read == [], "their pages say it all"
+    again = calibrate_cards(
+        subject, speaker, planted.dictionary, cards, [5, 9], judge=judge, plan=QUICK
+    )
+    assert again.fresh == 0
+    assert read == [(5, False), (9, False)]
+
+
 def test_a_ledger_forgets_a_line_cut_short_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "new" / "log.jsonl"
     first = Ledger(path, {"a": (1, 2)})

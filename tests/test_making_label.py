@@ -195,8 +195,9 @@ def test_the_command_labels_and_says_so(cards, stub, monkeypatch):
 def test_the_command_stops_at_once_while_the_server_is_busy(cards, stub, monkeypatch):
     @contextmanager
     def interrupting(*_: object) -> Iterator[Callable[..., None]]:
-        def advance(*_: object) -> None:
-            raise KeyboardInterrupt
+        def advance(done: float, note: str) -> None:
+            if done:
+                raise KeyboardInterrupt
 
         yield advance
 
@@ -207,6 +208,21 @@ def test_the_command_stops_at_once_while_the_server_is_busy(cards, stub, monkeyp
     done = command(cards, stub, "--concurrency", "4")
     assert done.exit_code == 130
     assert time.monotonic() - began < 15
+
+
+def test_the_command_tells_with_its_progress_that_it_waits(cards, stub, monkeypatch):
+    told: list[tuple[float, str]] = []
+
+    @contextmanager
+    def listening(*_: object) -> Iterator[Callable[..., None]]:
+        yield lambda done, note: told.append((done, note))
+
+    busy = (429, {"retry-after": "0.01"}, "slow down")
+    stub.answer = lambda n, _: busy if n == 2 else says("fog")
+    monkeypatch.setattr("server.cli.make_label.advancing", listening)
+    assert command(cards, stub, "--concurrency", "1").exit_code == 0
+    assert told[2] == (2, "0 refused; the endpoint is busy (429), asked again in 0 s")
+    assert [done for done, _ in told] == [1, 2, 2, *range(3, 13)]
 
 
 def test_the_commands_refusals_are_sentences(cards, stub, monkeypatch, tmp_path):

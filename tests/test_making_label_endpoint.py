@@ -25,25 +25,56 @@ def test_a_key_is_sent_without_its_line_end_and_never_told(endpoint):
     assert "secret" not in str(refused.value)
 
 
-def test_a_busy_and_a_failing_server_are_asked_again(stub):
+def test_a_busy_and_a_failing_server_are_asked_again_each_by_its_own_patience(stub):
     slept: list[float] = []
+    told: list[str] = []
     answers: list[Answer] = [
         (429, {"retry-after": "7"}, "slow down"),
         (503, {}, "loading"),
         None,
         (429, {"retry-after": "9999"}, "much slower"),
+        (502, {}, "bad gateway"),
         says("fog"),
     ]
     stub.answer = lambda n, _: answers[n]
-    endpoint = Endpoint(stub.url, model="m", sleep=slept.append)
+    endpoint = Endpoint(stub.url, model="m", sleep=slept.append, told=told.append)
     assert endpoint(prompt(FOG)) == "fog"
-    assert slept == [7.0, 2.0, 4.0, 60.0]
-    stub.answer = lambda *_: (500, {}, "broken")
-    slept.clear()
-    with pytest.raises(SteerdeckError, match=r"did not answer in 6 tries \(500: broken\)"):
-        endpoint(prompt(FOG))
-    assert slept == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert slept == [7.0, 8.0, 1.0, 60.0, 2.0]
+    assert told[1] == "the endpoint is busy (503), asked again in 8 s"
+    assert told[-1] == "the endpoint is failing (502), asked again in 2 s"
     endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "pauses", "said"),
+    [
+        (
+            429,
+            [1, 2, 4, 8, 16, 32, *[60] * 8],
+            r"busy for 9 minutes of pauses \(429: .*smaller --c",
+        ),
+        (500, [1, 2, 4, 8, 16], r"asked again for 31 s \(500: no\): what came is kept, start"),
+    ],
+)
+def test_a_server_that_stays_busy_is_given_minutes_and_one_that_fails_half_of_one(
+    stub, status, pauses, said
+):
+    """Free tiers answer 429 for the rest of a minute, without saying how long that is."""
+    slept: list[float] = []
+    stub.answer = lambda *_: (status, {}, "no")
+    endpoint = Endpoint(stub.url, model="m", sleep=slept.append)
+    with pytest.raises(SteerdeckError, match=said):
+        endpoint(prompt(FOG))
+    assert slept == pauses
+    endpoint.close()
+
+
+def test_an_account_without_credit_is_not_waited_for(stub, endpoint):
+    error = {"message": "You exceeded your current quota", "code": "insufficient_quota"}
+    stub.answer = lambda *_: (429, {}, {"error": error})
+    with pytest.raises(SteerdeckError, match=r"refused with 429: .*exceeded your current quota"):
+        endpoint()(prompt(FOG))
+    assert len(stub.bodies) == 1
 
 
 @pytest.mark.parametrize(
@@ -64,11 +95,11 @@ def test_an_answer_that_is_none_ends_in_a_sentence(stub, endpoint, answer, messa
 
 def test_a_server_that_is_not_there_ends_in_a_sentence():
     for url, message in (
-        ("http://127.0.0.1:9/v1", "2 tries"),
+        ("http://127.0.0.1:9/v1", "did not answer, asked again for 31 s .*same command again"),
         ("http://127.0.0.1:x/v1", "no http:// URL"),
         ("localhost:8000/v1", "no http:// URL"),
     ):
-        endpoint = Endpoint(url, model="m", tries=2, sleep=lambda _: None)
+        endpoint = Endpoint(url, model="m", sleep=lambda _: None)
         with pytest.raises(SteerdeckError, match=message):
             endpoint(prompt(FOG))
         endpoint.close()

@@ -200,7 +200,7 @@ def test_a_packed_dictionary_of_the_catalog_keeps_the_catalogs_presets(
 ):
     """Served by its folder it is no entry of the catalog's any more."""
     entry = replace(catalog.pairing("gpt2-small-jb"), dictionary=str(source.path))
-    monkeypatch.setattr(catalog, "pairing", {"gpt2-small-jb": entry}.get)
+    monkeypatch.setattr("dictionaries.asked.pairing", {"gpt2-small-jb": entry}.get)
     ask = ["dictionaries", "pack", "gpt2-small-jb", "--out", str(tmp_path / "out")]
     packed = CliRunner().invoke(app, ask)
     assert packed.exit_code == 0, packed.output

@@ -18,6 +18,7 @@ from dictionaries import pack as packing
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 from dictionaries.pack import pack
+from dictionaries.packed_layout import beginning, sides
 
 source = small_sae.source  # fixture
 
@@ -134,6 +135,28 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(source, tmp
     with pytest.raises(DictionaryError, match=r"the disk has 0\.0 GB left"):
         pack(source, tmp_path / "out")
     assert (tmp_path / "out" / "packed.safetensors").stat().st_size == 0
+
+
+@pytest.mark.parametrize("free", [-1, 0])
+def test_going_on_asks_the_disk_only_for_what_is_not_there(free, source, tmp_path, monkeypatch):
+    """What was written behind the journal's last entry is written again, into the same room."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    pack(source, whole)
+    rows, said = (whole / "packed.safetensors").read_bytes(), (whole / "packed.json").read_text()
+    written = len(beginning(source.weights)[0]) + 3 * sides(source.weights)[0].record
+    out.mkdir()
+    (out / "packed.safetensors").write_bytes(rows[:5000])
+    journal = {"manifest": json.loads(said), "written": written}
+    (out / "packing.json").write_text(json.dumps(journal))
+    usage = type("Usage", (), {"free": len(rows) - 5000 + free})
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda folder: usage)
+    if free < 0:
+        with pytest.raises(DictionaryError, match=r"more than are there, and the disk has"):
+            pack(source, out)
+        assert (out / "packed.safetensors").stat().st_size == 5000, "nothing is lost by asking"
+    else:
+        assert pack(source, out)
+        assert (out / "packed.safetensors").read_bytes() == rows
 
 
 def test_two_packers_do_not_write_one_file(source, tmp_path):

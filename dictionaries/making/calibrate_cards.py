@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,29 +64,31 @@ def chosen(cards: Cards, which: str, judge: Judge | None = None) -> list[int]:
     """
     top = re.fullmatch(r"top:(\d+)", which)
     by_id = re.fullmatch(r"\d+(,\d+)*", which)
+    named: Iterable[Card]
     if which == "all":
-        found = [c.feature for c in _pages(cards, sort="feature")]
+        named = _pages(cards, sort="feature")
     elif which == "concepts":
-        slugs = judge.slugs if judge else ()
-        found = [card.feature for slug in slugs if (card := cards.by_slug(slug))]
+        by_slug = (cards.by_slug(s, examples=False) for s in (judge.slugs if judge else ()))
+        named = (card for card in by_slug if card is not None)
     elif top:
         best = _pages(cards, sort="output_score", most=int(top[1]))
-        found = [c.feature for c in best if c.output_score is not None]
+        named = (card for card in best if card.output_score is not None)
     elif by_id:
-        found = [int(i) for i in which.split(",")]
+        ids = map(int, which.split(","))
+        named = (cards.get(i, examples=False) or Card(i, "") for i in ids)
     else:
         raise DictionaryError(
             f"{which!r} names no features: say concepts, all, top:N, or ids such as 3,17."
         )
-    found = list(dict.fromkeys(found))
-    measured = [f for f in found if (cards.get(f) or Card(f, "")).maximum]
+    found = {card.feature: bool(card.maximum) for card in named}
+    measured = [feature for feature, usable in found.items() if usable]
     if not measured:
         raise DictionaryError(
             f"{cards.path} has no card with a maximum among the features {which!r}: "
             "`steerdeck make describe` makes them; concepts also need their sheets."
         )
     if by_id and len(measured) < len(found):
-        without = ", ".join(str(f) for f in found if f not in measured)
+        without = ", ".join(str(f) for f, usable in found.items() if not usable)
         raise DictionaryError(
             f"{cards.path} has no card with a maximum for {without}: leave them out, or let "
             "`steerdeck make describe` read more text; features that fire on none have no card."
@@ -129,9 +131,18 @@ def calibrate_cards(
         "bounds": BOUNDS,
     }
     ledger = Ledger(curves_file(cards.path), settings)
-    todo = [f for f in features if not _known(ledger, cards, f, judge)]
-    done = [f for f in features if _known(ledger, cards, f, judge)]
-    _put(cards, ledger, done)
+    todo: list[int] = []
+    done: list[int] = []
+    unsaid: list[int] = []  # measured by a run that was stopped before the card had its band
+    for feature in features:
+        card = _summary(cards, feature)
+        if not _known(ledger, card, judge):
+            todo.append(feature)
+            continue
+        done.append(feature)
+        if _banded(ledger, card) != card:
+            unsaid.append(feature)
+    _put(cards, ledger, unsaid)
     if todo:
         gauge = Gauge(
             subject, speaker, dictionary, plan.messages(), tokens=plan.tokens, seed=plan.seed
@@ -141,8 +152,10 @@ def calibrate_cards(
     for start in range(0, len(todo), _CHUNK):
         told(len(done), _steerable(ledger, done))
         now = todo[start : start + _CHUNK]
-        for result in _measured(gauge, subject, dictionary, cards, now, judge):
-            ledger.add({**result.told(), **_judged(cards, result.handle.feature, judge)})
+        known = [_summary(cards, feature) for feature in now]
+        results = _measured(gauge, subject, dictionary, known, judge)
+        for card, result in zip(known, results, strict=True):
+            ledger.add({**result.told(), **_judged(card, judge)})
         _put(cards, ledger, now)
         done += now
     told(len(done), _steerable(ledger, done))
@@ -153,56 +166,62 @@ def _measured(
     gauge: Gauge,
     subject: Subject,
     dictionary: Dictionary,
-    cards: Cards,
-    features: Sequence[int],
+    known: Sequence[Card],
     judge: Judge | None,
 ) -> list[Calibrated]:
-    handles = []
-    for feature in features:
-        card = cards.get(feature)
-        assert card is not None
-        slug, maximum = _watched(cards, feature, judge), card.maximum or 0.0
-        handles.append(
-            feature_handle(
-                subject, dictionary, feature, maximum, back=gauge.back, judge=judge, slug=slug
-            )
+    """In the order of the cards."""
+    handles = [
+        feature_handle(
+            subject,
+            dictionary,
+            card.feature,
+            card.maximum or 0.0,
+            back=gauge.back,
+            judge=judge,
+            slug=_watched(card, judge),
         )
+        for card in known
+    ]
     return calibrated(gauge, handles)
 
 
-def _watched(cards: Cards, feature: int, judge: Judge | None) -> str | None:
+def _summary(cards: Cards, feature: int) -> Card:
+    card = cards.get(feature, examples=False)
+    assert card is not None
+    return card
+
+
+def _watched(card: Card, judge: Judge | None) -> str | None:
     """The concept by whose words the feature is watched, if any."""
-    card = cards.get(feature)
-    slug = card.slug if card else None
+    slug = card.slug
     return slug if judge is not None and slug is not None and slug in judge else None
 
 
-def _known(ledger: Ledger, cards: Cards, feature: int, judge: Judge | None) -> bool:
-    record, card = ledger.records.get(str(feature)), cards.get(feature)
-    if record is None or card is None:
+def _known(ledger: Ledger, card: Card, judge: Judge | None) -> bool:
+    record = ledger.records.get(str(card.feature))
+    if record is None:
         return False
     same = math.isclose(record["maximum"], card.maximum or 0.0, rel_tol=1e-4)
-    judged = _judged(cards, feature, judge)
+    judged = _judged(card, judge)
     return same and {key: record.get(key) for key in judged} == judged
 
 
-def _judged(cards: Cards, feature: int, judge: Judge | None) -> dict[str, str | None]:
-    slug = _watched(cards, feature, judge)
+def _judged(card: Card, judge: Judge | None) -> dict[str, str | None]:
+    slug = _watched(card, judge)
     return {"concept": slug, "words": judge.digest(slug) if judge and slug else None}
 
 
 def _put(cards: Cards, ledger: Ledger, features: Sequence[int]) -> None:
-    fresh = []
-    for feature in features:
-        card = cards.get(feature)
-        assert card is not None
-        band = ledger.records[str(feature)]["band"] or {}
-        onset, breakdown, strength = map(_four, map(band.get, ("onset", "breakdown", "strength")))
-        now = replace(card, onset=onset, breakdown=breakdown, op=band.get("op"), strength=strength)
-        if now != card:
-            fresh.append(now)
-    if fresh:
-        cards.put(fresh)
+    """Whole cards, as they are by now: a label may have come meanwhile."""
+    if whole := [card for feature in features if (card := cards.get(feature)) is not None]:
+        cards.put([_banded(ledger, card) for card in whole])
+
+
+def _banded(ledger: Ledger, card: Card) -> Card:
+    """The card with what the ledger says of its feature."""
+    band = ledger.records[str(card.feature)]["band"] or {}
+    onset, breakdown, strength = map(_four, map(band.get, ("onset", "breakdown", "strength")))
+    return replace(card, onset=onset, breakdown=breakdown, op=band.get("op"), strength=strength)
 
 
 def _four(value: float | None) -> float | None:

@@ -41,17 +41,16 @@ def pack(
       steerdeck dictionaries pack gemma-2-2b-it --out ./gemma-packed
     """
     with making():
-        from dictionaries.asked import asked
-        from dictionaries.catalog import pairing
+        from dictionaries.asked import asked, paired
         from dictionaries.hub import find_files
         from dictionaries.pack import pack as write
 
         want = asked(name)
         if norm_scaling_factor is not None:
             want = replace(want, norm_scaling_factor=norm_scaling_factor)
-        paired = pairing(want.name)
-        path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
-        dictionary = want.open(path, paired.name if paired else None)
+        want, entry = paired(want)
+        path = find_files(want.name, kind="dictionary")
+        dictionary = want.open(path, entry.name if entry else None)
         info = dictionary.info
         with advancing("packed", 1.0, "of the file") as advance:
             fresh = write(
@@ -59,7 +58,7 @@ def pack(
                 out,
                 lambda done, total: advance(done / total, f"{done / 1e9:,.1f} GB"),
             )
-        brought = [*_copy_beside(dictionary, out), *_presets(paired.presets if paired else (), out)]
+        brought = [*_copy_beside(dictionary, out), *_presets(entry.presets if entry else (), out)]
     typer.echo(
         f"{out}: {info.d_sae:,} features of {info.d_in} numbers, from {info.format}"
         + ("" if fresh else "; it was packed already")

@@ -7,12 +7,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import fail
-from .make_options import advancing, making
+from .make_options import Advance, advancing, making
+
+if TYPE_CHECKING:
+    from dictionaries.making.label import Labelled
 
 
 def label(
@@ -43,7 +46,8 @@ def label(
 
     Each label is saved at once and signed with the model's name. Stopped, the same command goes
     on: what that model has labelled already is left alone. One request a feature, and up to two
-    more, at a higher temperature, where the reply is no label.
+    more, at a higher temperature, where the reply is no label. An endpoint that is busy is waited
+    for, ten minutes at most.
 
     [bold]Example[/bold]
 
@@ -73,6 +77,8 @@ def label(
             by = endpoint.model
             todo = waiting(opened, by=by, only_unlabelled=only_unlabelled)
             with advancing("labels", min(todo, limit or todo), "features") as advance:
+                shown = _Shown(advance)
+                endpoint.told = shown.waits
                 done = label_cards(
                     opened,
                     endpoint,
@@ -81,9 +87,7 @@ def label(
                     most=limit,
                     concurrency=concurrency,
                     stop=stop,
-                    told=lambda so_far: advance(
-                        so_far.labelled + so_far.refused, f"{so_far.refused} refused"
-                    ),
+                    told=shown.comes,
                 )
     if not todo:
         spared = ", or another's that --only-unlabelled spares" if only_unlabelled else ""
@@ -93,6 +97,22 @@ def label(
         f"{done.labelled:,} features labelled by {by}; {done.refused:,} replies were no labels "
         f"and those features keep the label they had{cut}"
     )
+
+
+class _Shown:
+    """How far it is, and that it waits."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._done, self._refused = 0, "0 refused"
+
+    def comes(self, so_far: Labelled) -> None:
+        self._done = so_far.labelled + so_far.refused
+        self._refused = f"{so_far.refused} refused"
+        self._advance(self._done, self._refused)
+
+    def waits(self, why: str) -> None:
+        self._advance(self._done, f"{self._refused}; {why}")
 
 
 def _key(variable: str) -> str | None:
