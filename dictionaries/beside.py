@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .cards import Cards
 from .errors import DictionaryError
+from .formats import directions
 from .hub import other_commits
 from .info import Info
 
@@ -42,6 +43,13 @@ def _say_of(path: Path, info: Info) -> bool:
             return "dictionary_revision" in cards.meta
     except DictionaryError:
         return False
+
+
+def stated_cards(path: Path, info: Info) -> Cards | None:
+    """Cards in memory of what a dictionary's own files call its features; None if they do not."""
+    if info.format != directions.FORMAT:
+        return None
+    return Cards.in_memory(path / directions.MANIFEST, directions.cards(path))
 
 
 def presets_beside(path: Path) -> Path:

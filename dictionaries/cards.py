@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, get_args
 
 from . import cards_schema as schema
 from .card import Card, Example, Histogram
-from .cards_file import connect, fetch
+from .cards_file import connect, fetch, version
 from .cards_schema import utf8
 from .cards_search import COUNTED, find
 from .errors import DictionaryError
@@ -50,7 +50,7 @@ class Cards:
             raise DictionaryError(f"there is no cards file at {path}.")
         cards = cls(path, connect(path, "rw" if writable else "ro"))
         try:
-            if cards._version() == 1:
+            if version(cards._all, path) == 1:
                 cards._db.executescript(schema.TO_VERSION_2 if writable else schema.AS_VERSION_2)
         except sqlite3.Error as error:
             cards.close()
@@ -59,17 +59,6 @@ class Cards:
             cards.close()
             raise
         return cards
-
-    def _version(self) -> int:
-        found = self._all("PRAGMA application_id")[0][0]
-        version = int(self._all("PRAGMA user_version")[0][0])
-        if found != schema.APPLICATION_ID or not 1 <= version <= schema.VERSION:
-            raise DictionaryError(
-                f"{self.path} holds no feature cards that this version reads: its application id "
-                f"and version are {found:#x}, {version}, not {schema.APPLICATION_ID:#x}, 1 to "
-                f"{schema.VERSION}."
-            )
-        return version
 
     @classmethod
     def create(cls, path: Path | str) -> Self:
@@ -90,6 +79,15 @@ class Cards:
                 new.unlink()
             raise DictionaryError(f"no cards file can be made at {path}: {error}.") from error
         return cls(path, connect(path, "rw"))
+
+    @classmethod
+    def in_memory(cls, path: Path, cards: Iterable[Card]) -> Self:
+        """Of what `path` says by itself: nothing is written to disk."""
+        made = cls(path, sqlite3.connect(":memory:", check_same_thread=False))
+        with made._writing():
+            made._db.executescript(schema.SCHEMA)
+        made.put(cards)
+        return made
 
     def put(self, cards: Iterable[Card]) -> None:
         """Add cards, or replace those of the same features: all of them, or on an error none."""
@@ -137,7 +135,9 @@ class Cards:
 
     def _state(self) -> int:
         """Another number whenever the file has changed, whoever changed it."""
-        return int(self._all("PRAGMA data_version")[0][0]) + self._db.total_changes
+        with self._reading():
+            told = fetch(self._db, self.path, "PRAGMA data_version", ())
+            return int(told[0][0]) + self._db.total_changes
 
     def by_slug(self, slug: str, *, examples: bool = True) -> Card | None:
         """The card of the feature with exactly this name."""
@@ -152,12 +152,14 @@ class Cards:
         descending: bool | None = None,
         limit: int = 20,
         offset: int = 0,
+        some: bool = False,
     ) -> tuple[list[Card], int]:
         """(one page, how many match in all). The cards come without their examples.
 
-        q: every word must begin a word of the label, the slug or the promoted tokens; letter case
-        and accents do not matter, and FTS operators are just words. With nothing typed everything
-        matches and relevance means steerability. Cards without the sorted value come last.
+        q: every word (some: at least one) must begin a word of the label, the slug or the promoted
+        tokens; letter case and accents do not matter, and FTS operators are just words. With
+        nothing typed everything matches and relevance means steerability. Cards without the sorted
+        value come last.
         descending None: best first (label and feature: ascending). A query with COUNTED matches
         or more is told as COUNTED, and only so many are ranked and sorted: see `cards_search`.
         """
@@ -170,7 +172,7 @@ class Cards:
         if descending is None:
             descending = sort not in ("label", "feature")
         if q.strip():
-            page, total = find(self._all, q, sort, descending, limit, offset)
+            page, total = find(self._all, q, sort, descending, limit, offset, some=some)
         else:
             found = self._all(schema.page(sort, descending), limit, offset)
             page, total = [feature for (feature,) in found], len(self)
@@ -231,8 +233,14 @@ class Cards:
                 ) from error
 
     def _all(self, sql: str, *parameters: object) -> list[Any]:
+        with self._reading():
+            return fetch(self._db, self.path, sql, parameters)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """For all that asks the connection: another thread may have closed it."""
         with self._lock:
             try:
-                return fetch(self._db, self.path, sql, parameters)
+                yield
             except sqlite3.Error as error:
                 raise DictionaryError(f"{self.path} cannot be read as cards: {error}.") from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
+from . import cards_schema as schema
 from .errors import DictionaryError
 
 
@@ -34,6 +35,18 @@ def fetch(db: sqlite3.Connection, path: Path, sql: str, parameters: Sequence[obj
             raise
         _roll_back(path)
     return db.execute(sql, parameters).fetchall()
+
+
+def version(ask: Callable[[str], list[Any]], path: Path) -> int:
+    """That of the schema. Raises DictionaryError for one that is none of ours, or newer."""
+    ((found,),), ((number,),) = ask("PRAGMA application_id"), ask("PRAGMA user_version")
+    if found != schema.APPLICATION_ID or not 1 <= number <= schema.VERSION:
+        raise DictionaryError(
+            f"{path} holds no feature cards that this version reads: its application id and "
+            f"version are {found:#x}, {number}, not {schema.APPLICATION_ID:#x}, 1 to "
+            f"{schema.VERSION}."
+        )
+    return int(number)
 
 
 def _roll_back(path: Path) -> None:

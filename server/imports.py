@@ -11,16 +11,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from .complaints import sentence
 from .deck import Deck
 from .errors import BadRequest
-from .handlers import sentence
 from .neuronpedia import meant, row_length
+from .schemas.foreign import VECTORS
 from .schemas.steering import MAX_EDITS, PresetBody
 
 GOODFIRE_OPS = {"nudge": "add", "pin": "clamp", "mul": "scale"}
 # Fields that change what is steered, and the values with which they change nothing for us.
 NEURONPEDIA_UNBUILT: dict[str, tuple[Any, ...]] = {
-    "vectors": (None, []),
     "normalize_steering": (None, False),
     "steer_method": (None, "SIMPLE_ADDITIVE"),
     "steer_special_tokens": (None, False),
@@ -54,6 +54,10 @@ def _neuronpedia(deck: Deck, body: dict[str, Any]) -> dict[str, Any]:
     activations of ours, whose rows are as long as in their file.
     """
     body = {_snake(name): value for name, value in body.items()}
+    if body.get("vectors") not in (None, []):
+        raise BadRequest(
+            f"vectors: they are not read here: of each one, {VECTORS}", param="vectors"
+        )
     _refuse_unbuilt(body, NEURONPEDIA_UNBUILT, "Neuronpedia's")
     multiplier = _number(body.get("strength_multiplier", 1.0), "strength_multiplier")
     edits = []
@@ -65,7 +69,7 @@ def _neuronpedia(deck: Deck, body: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(index, int):
             raise BadRequest(f"{where}: an object with an index (a number) is needed")
         if feature.get("steering_vector"):
-            raise BadRequest(f"{where}.steering_vector: raw vectors are not built here")
+            raise BadRequest(f"{where}.steering_vector: a vector is not read here: {VECTORS}")
         source = str(feature.get("source") or feature.get("layer") or "")
         model = feature.get("modelId") or feature.get("model") or body.get("model_id")
         strength = multiplier * _number(feature.get("strength"), f"{where}.strength")

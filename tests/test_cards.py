@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import four_cards
@@ -125,6 +126,27 @@ def test_reads_from_many_threads_agree(cards):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_who_reads_while_the_file_is_closed_is_refused_and_no_more(cards):
+    db = cards._db
+
+    class Closed:
+        """By another thread, between two looks at the connection."""
+
+        def __getattr__(self, name):
+            if name == "total_changes":
+                closing = threading.Thread(target=cards.close)
+                closing.start()
+                closing.join(0.1)
+            return getattr(db, name)
+
+    cards._db = Closed()
+    with suppress(DictionaryError):  # the reader may come first
+        cards.get(12, examples=False)
+    cards.close()
+    with pytest.raises(DictionaryError, match="closed"):
+        len(cards)
 
 
 def test_the_file_is_plain_sqlite_that_any_tool_reads(cards):

@@ -156,7 +156,16 @@ class TestImports:
             (NEURONPEDIA, {"steer_method": "ORTHOGONAL_DECOMP"}, "steer_method"),
             (NEURONPEDIA, {"steerMethod": "PROJECTION_CAP"}, "steer_method"),
             (NEURONPEDIA, {"normalize_steering": True}, "normalize_steering"),
-            (NEURONPEDIA, {"vectors": [{}]}, "vectors"),
+            (
+                NEURONPEDIA,
+                {"vectors": [{}]},
+                "vectors: they are not read here: of each one, put it",
+            ),
+            (
+                NEURONPEDIA,
+                {"features": [{"index": 3, "strength": 1, "steering_vector": [0.1]}]},
+                "steering_vector: a vector is not read here: put it into a folder of directions",
+            ),
             (NEURONPEDIA, {"features": [{"index": 3, "layer": "9-res", "strength": 1}]}, "9-res"),
             (NEURONPEDIA, {"features": [{"strength": 1}]}, "index"),
             (NEURONPEDIA, {"features": [{"index": 3}]}, "strength"),

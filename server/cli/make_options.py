@@ -49,6 +49,7 @@ ThreadsOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 DEFAULT_MODEL = "foghorn"
+_EVERY = 10.0  # seconds between two lines of the log
 
 
 @contextmanager
@@ -94,14 +95,14 @@ Advance = Callable[[float, str], None]
 
 
 @contextmanager
-def advancing(what: str, total: float, unit: str, *, every: float = 10.0) -> Iterator[Advance]:
+def advancing(what: str, total: float, unit: str) -> Iterator[Advance]:
     """Show how far a long job is: `advance(done, note)` with done of `total` units so far.
 
-    A bar with the time left on a terminal, a line in the log every so many seconds elsewhere. What
-    was done in an earlier run does not count for the time left.
+    A bar with the time left on a terminal, a line in the log now and then elsewhere. What was done
+    in an earlier run does not count for the time left.
     """
     from .making_progress import Bar, Lines
 
-    shown = Bar(what, total, unit) if sys.stderr.isatty() else Lines(what, total, unit, every)
+    shown = Bar(what, total, unit) if sys.stderr.isatty() else Lines(what, total, unit, _EVERY)
     with shown:
         yield shown.advance
