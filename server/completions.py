@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .alarms import alarms
+from .echo import Echo, echoed
 from .engine.decoding import specials
 from .engine.types import Delta, Finish, Token
 from .jobs import Job
@@ -24,6 +25,11 @@ class Row:
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
 
+    @property
+    def end(self) -> Finish:
+        assert self.finish is not None  # our own order: what tells of it comes after the finish
+        return self.finish
+
 
 class Writer:
     """Writes one job's reply, whole or in chunks. Subclasses say what a choice looks like."""
@@ -33,9 +39,9 @@ class Writer:
 
     def __init__(self, job: Job) -> None:
         self.job, self.ask = job, job.ask
-        self.rows = [Row() for _ in job.requests]
-        self.logprobs = job.requests[0].sampling.logprobs is not None
-        self.trace = job.ask.trace
+        self.rows = [Row() for _ in self.ask.requests]
+        self.logprobs = self.ask.requests[0].sampling.logprobs is not None
+        self.trace = self.ask.trace
         self._fingerprint = fingerprint(job.deck)
 
     def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
@@ -62,7 +68,7 @@ class Writer:
     def whole(self) -> dict[str, Any]:
         """The reply of a request that did not stream, once every row has finished."""
         choices = [
-            self.choice(i, "".join(row.texts), row.tokens, _reason(row))
+            self.choice(i, "".join(row.texts), row.tokens, str(row.end.reason))
             for i, row in enumerate(self.rows)
         ]
         tokens = [token for row in self.rows for token in row.tokens]
@@ -71,7 +77,7 @@ class Writer:
             "applied": self._applied(),
             **traced(tokens, self.trace),
         }
-        if raised := [a for row in self.rows if row.finish for a in row.finish.alarms]:
+        if raised := [alarm for row in self.rows for alarm in row.end.alarms]:
             told["guard"] = alarms(raised)
         receipts = [self._receipt(i, row) for i, row in enumerate(self.rows)]
         told["receipt"] = receipts[0]
@@ -124,17 +130,14 @@ class Writer:
         return applied(self.ask.requests[0].steering, self.ask.resolved.labels)
 
     def _receipt(self, i: int, row: Row) -> dict[str, Any]:
-        assert row.finish is not None  # our own order: receipts come after the finish
-        return receipt(self.job.deck, self.job.requests[i], row.finish)
+        return receipt(self.job.deck, self.ask.requests[i], row.end)
 
     def _usage(self) -> Usage:
         """The prompt's tokens, and those of its first reply that were known, count once."""
         n = len(self.rows) // self.ask.prompts
-        ends = [row.finish for row in self.rows if row.finish is not None]
         prompt = sum(len(request.prompt) for request in self.ask.requests[::n])
-        firsts = [row.finish for row in self.rows[::n] if row.finish is not None]
-        cached = sum(end.cached_tokens for end in firsts)
-        completion = sum(end.completion_tokens for end in ends)
+        cached = sum(row.end.cached_tokens for row in self.rows[::n])
+        completion = sum(row.end.completion_tokens for row in self.rows)
         return {
             "prompt_tokens": prompt,
             "prompt_tokens_details": {"cached_tokens": cached},
@@ -176,27 +179,32 @@ class TextWriter(Writer):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        silent = frozenset(specials(job.deck.tokenizer)) if self.logprobs else frozenset()
-        self._offsets = [Offsets(silent) for _ in self.rows]
+        told = self.logprobs or self.ask.echo
+        self._silent = frozenset(specials(job.deck.tokenizer)) if told else frozenset()
+        self._offsets = [Offsets(self._silent) for _ in self.rows]
 
     def choice(self, row: int, text: str, tokens: Sequence[Token], reason: str) -> dict[str, Any]:
-        logprobs = self._logprobs(row, tokens)
+        said, logprobs = self._said(row), None
+        if self.logprobs:
+            offsets = Offsets(self._silent, len(said.text)).of(tokens)
+            logprobs = text_logprobs([*said.tokens, *tokens], [*said.starts, *offsets])
+        text = said.text + text
         return {"index": row, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def delta_choice(
         self, row: int, text: str | None, tokens: Sequence[Token], reason: str | None
     ) -> dict[str, Any]:
-        told = self._logprobs(row, tokens) if tokens else None
+        told = None
+        if tokens and self.logprobs:
+            told = text_logprobs(tokens, self._offsets[row].of(tokens))
         return {"index": row, "text": text or "", "logprobs": told, "finish_reason": reason}
 
     def opening_choice(self, row: int) -> dict[str, Any]:
         return self.delta_choice(row, "", (), None)
 
-    def _logprobs(self, row: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        """Of each token once, in their order: the offsets run on."""
-        return text_logprobs(tokens, self._offsets[row].of(tokens)) if self.logprobs else None
-
-
-def _reason(row: Row) -> str:
-    assert row.finish is not None
-    return str(row.finish.reason)
+    def _said(self, row: int) -> Echo:
+        """The prompt, if it is said before the reply."""
+        if not self.ask.echo:
+            return Echo()
+        sent = self.ask.echo[row * self.ask.prompts // len(self.rows)]
+        return echoed(self.job.deck.tokenizer, sent, self.rows[row].end.prompt, self._silent)

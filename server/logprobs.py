@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .engine.types import Likely, Token
@@ -23,13 +23,18 @@ def chat_logprob(token: Token) -> TokenLogprob:
     }
 
 
-def text_logprobs(tokens: Sequence[Token], offsets: list[int]) -> dict[str, Any]:
-    """The older shape. offsets: characters of the reply before each token."""
+def text_logprobs(tokens: Sequence[Token], offsets: Sequence[int]) -> dict[str, Any]:
+    """The older shape. offsets: characters of the text before each token.
+
+    null for a token of a prompt that was not scored, as the first never is.
+    """
+    scored = [token.logprob is not None for token in tokens]
+    both = list(zip(tokens, scored, strict=True))
     return {
         "tokens": [_name(token) for token in tokens],
-        "token_logprobs": [possible(token.logprob) for token in tokens],
-        "top_logprobs": [_by_name(token) for token in tokens],
-        "text_offset": offsets,
+        "token_logprobs": [possible(token.logprob) if known else None for token, known in both],
+        "top_logprobs": [_by_name(token) if known else None for token, known in both],
+        "text_offset": list(offsets),
     }
 
 
@@ -54,20 +59,23 @@ def _name(token: Token | Likely) -> str:
 
 
 class Offsets:
-    """Where in a reply's text its tokens begin. As the engine writes it: by whole characters, and
-    nothing for a special token.
+    """Where in a text its tokens begin. As the engine writes it: by whole characters, and nothing
+    for a special token. at: where the first does.
     """
 
-    def __init__(self, silent: frozenset[int]) -> None:
+    def __init__(self, silent: frozenset[int], at: int = 0) -> None:
         self._silent = silent
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at = 0
+        self._at = at
 
     def of(self, tokens: Sequence[Token]) -> list[int]:
         """Of the next tokens."""
-        found = []
+        return [at for at, _ in self.written(tokens)]
+
+    def written(self, tokens: Sequence[Token]) -> Iterator[tuple[int, str]]:
+        """Of the next tokens, and what each adds to the text."""
         for token in tokens:
-            found.append(self._at)
-            if token.id not in self._silent:
-                self._at += len(self._utf8.decode(token.bytes))
-        return found
+            silent = token.id in self._silent
+            text = "" if silent else self._utf8.decode(token.bytes)
+            yield self._at, text
+            self._at += len(text)

@@ -6,10 +6,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from server.engine.compiled import store
 from server.engine.compiled.store import Store
@@ -76,6 +78,22 @@ async def test_compiled_layers_say_what_eager_ones_say(
     assert [reply.ids for reply in compiled] == [reply.ids for reply in eager]
     assert {reply.end.arithmetic for reply in eager} == {("eager",)}
     assert {reply.end.arithmetic for reply in compiled} == {("compiled",)}
+
+
+async def test_a_text_is_scored_by_what_compiled_layers_put_out(
+    folder, make_engine, ask, hear, steer
+) -> None:
+    one = ask("The fog comes in.", steering=steer((3, "clamp", 12.0)), logprobs=2, max_tokens=0)
+    eager, compiled = [
+        (await hear(make_engine(max_rows=4, chunk=7, **options), replace(one, echo=True)))[0].end
+        for options in ({}, {"compiled": folder})
+    ]
+    assert (eager.arithmetic, compiled.arithmetic) == (("eager",), ("compiled",))
+    told, expected = (
+        [[token.logprob, *(one.logprob for one in token.top)] for token in end.prompt[1:]]
+        for end in (compiled, eager)
+    )
+    torch.testing.assert_close(torch.tensor(told), torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 async def test_the_same_code_serves_in_eight_bits(

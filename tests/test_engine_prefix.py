@@ -154,6 +154,6 @@ async def test_memory_is_bounded_and_the_last_used_stays(make_engine, ask, hear)
     assert again.end.cached_tokens == told.prefix_tokens, "a prompt larger than it fills it"
 
 
-def test_a_prefix_cache_that_does_not_fit_the_memory_is_told_by_its_option(make_engine) -> None:
-    with pytest.raises(SteerdeckError, match=r"^the prefix cache.* GB .*lower --prefix-cache"):
+def test_a_prefix_cache_that_does_not_fit_the_memory_is_told_by_its_variable(make_engine) -> None:
+    with pytest.raises(SteerdeckError, match=r"^the prefix cache.* GB .*STEERDECK_PREFIX_CACHE"):
         make_engine(prefix_cache=2**60)

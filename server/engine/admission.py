@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from ..errors import BadRequest
 from .checks import check_sizes
-from .reply import Turn
+from .preparing import Turn
 from .seam import Capabilities
 from .steering import Steerer
 from .types import Request

@@ -10,6 +10,8 @@ class Span:
     """A chunk of one prompt. `last`: the prompt ends with it, so a token is sampled from it.
 
     observed: the dictionary whose reading of these tokens is kept; empty for none.
+    following: the tokens after each of these whose log probabilities are wanted, with those of the
+    `likely` likeliest; empty for none. The prompt's last token has none after it.
     """
 
     row: int
@@ -18,6 +20,8 @@ class Span:
     steerable: tuple[bool, ...]
     last: bool
     observed: str = ""
+    following: tuple[int, ...] = ()
+    likely: int = 0
 
     @property
     def stop(self) -> int:

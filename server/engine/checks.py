@@ -21,7 +21,7 @@ from .types import FeatureEdit, Request, Steering, Where
 def check_sizes(request: Request, engine: Capabilities) -> None:
     """Raise BadRequest or TooLong for a request that this engine has no room for, ever."""
     prompt, wanted = len(request.prompt), request.sampling.max_tokens
-    if prompt == 0 or wanted < 1:
+    if prompt == 0 or wanted < (0 if request.echo else 1):
         raise BadRequest(
             f"{prompt} prompt tokens and {wanted} to generate came: both must be 1 or more."
         )

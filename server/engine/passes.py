@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,6 +66,7 @@ class Made(NamedTuple):
     difference: Difference | None = None
     seen: Seen | None = None
     observed: Tensor | None = None
+    scores: Sequence[Choice] = ()
     verdict: Verdict | None = None
     error: str | None = None
 
@@ -103,6 +104,7 @@ class Passes:
         logits = self._logits(computed)
         seen = self._runner.steerer.seen() if computed else {}
         observed = self._runner.steerer.observed() if computed else {}
+        scores = self._runner.scorer.scores if computed else {}
         taken = [job.ticket.origin.ended for job in jobs if job.heir]
         if taken:
             kept = torch.stack([one for one in taken if one is not None])
@@ -118,12 +120,13 @@ class Passes:
         choices = iter(choose(rows(logits, leading), samplers) if leading else ())
         own = iter(logits)
         made = [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
-        return [
-            one
-            if job.heir
-            else one._replace(seen=seen.get(job.ticket.row), observed=observed.get(job.ticket.row))
-            for job, one in zip(jobs, made, strict=True)
-        ]
+        for i, job in enumerate(jobs):
+            if not job.heir:
+                row = job.ticket.row
+                made[i] = made[i]._replace(
+                    seen=seen.get(row), observed=observed.get(row), scores=scores.get(row, ())
+                )
+        return made
 
     def _logits(self, jobs: list[Job]) -> Tensor | None:
         """[ending jobs, vocab]: of a forward pass, if there is anything to compute."""
@@ -211,5 +214,8 @@ def _failed(error: Exception) -> str:
 def _span(job: Job, chunk: Chunk) -> Span:
     part, request = slice(chunk.start, chunk.stop), job.reply.request
     tokens, steerable = request.prompt[part], request.steerable[part]
-    observed = request.observe if job.leads else ""
-    return Span(chunk.row, chunk.start, tokens, steerable, job.ends, observed)
+    own = chunk.row, chunk.start, tokens, steerable, job.ends
+    if not job.leads:
+        return Span(*own)
+    following = request.prompt[chunk.start + 1 : chunk.stop + 1] if request.scored else ()
+    return Span(*own, request.observe, following, request.sampling.logprobs or 0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from dictionaries.edits import FeatureRows
 from dictionaries.errors import DictionaryError
@@ -37,6 +38,13 @@ class Prepared:
     marks: tuple[Mark, Mark]
     watched: Mapping[str, FeatureRows]
     timed: bool
+
+
+class Turn(NamedTuple):
+    """From generated token `at` on, steer this way."""
+
+    at: int
+    prepared: Prepared
 
 
 class Preparer:

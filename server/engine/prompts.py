@@ -28,11 +28,11 @@ def _prompt(reply: Reply) -> Hashable | None:
     """All that decides how the prompt is computed; None if the reply must do it for itself.
 
     What an edit sees at the prompt's last token is a reading, and kept for no other reply; so are
-    which conditions held, and what was observed.
+    which conditions held, and what was observed or scored.
     """
     request = reply.request
     prepared = [turn.prepared for turn in reply.turns if turn.at == 0][-1]
-    if request.trace or request.observe or prepared.timed:
+    if request.trace or request.observe or request.scored or prepared.timed:
         return None
     steering = prepared.steering
     edits = tuple(edit for edit in steering.edits if edit.where is not Where.GENERATED)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from .conditions import Condition
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .guard import Alarm, Mode
+from .notes import Notes
 from .prefix import Trail
-from .preparing import Prepared
+from .preparing import Prepared, Turn
 from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
@@ -26,13 +25,6 @@ from .telling import told
 from .types import Change, Delta, Finish, FinishReason, Met, Reading, Request
 from .warden import Verdict, Warden
 from .watch import NEVER
-
-
-class Turn(NamedTuple):
-    """From generated token `at` on, steer this way."""
-
-    at: int
-    prepared: Prepared
 
 
 class Reply(Ticket):
@@ -58,7 +50,7 @@ class Reply(Ticket):
         self.aborted = False  # a condition holds that ends it
         self.region = Region(vocabulary.marks, request.prompt, request.steerable, raw=request.raw)
         self.cached = 0  # prompt positions that were not computed but known
-        self.observed: list[Tensor] = []  # chunk by chunk, where that was asked for
+        self.notes = Notes(request, vocabulary)
         self.trail = Trail()
         self.arithmetic: dict[str, None] = {}  # of all in its rows, in the order it came
         self.in_flight = False  # the step under way makes its next token
@@ -116,7 +108,7 @@ class Reply(Ticket):
             self.restart = False
             self.aborted, self.met = False, {}
             self.edited, self.cached, self.trail = 0, 0, Trail()
-            self.observed, self.arithmetic = [], {}
+            self.notes, self.arithmetic = Notes(self.request, self._vocabulary), {}
             for ticket in self.rows:
                 ticket.done = 0
         return asked
@@ -223,15 +215,18 @@ class Reply(Ticket):
     ) -> tuple[Delta | None, FinishReason | None]:
         """Take the next token: what it adds to the reply, and whether it ends it."""
         sampling = self.request.sampling
-        if choice.token in eos and not sampling.ignore_eos:
+        if sampling.max_tokens == 0:
+            return None, FinishReason.LENGTH
+        ended = choice.token in eos and not sampling.ignore_eos
+        if ended and not self.request.echo:
             return self.rest(), FinishReason.STOP
         self.count += 1
         self.last = choice.token
         self.region.enter(choice.token)
         self.sampler.chose(choice.token)
-        text = self._writer.write(choice.token)
+        text = self._writer.end() if ended else self._writer.write(choice.token)
         reason = None
-        if self._writer.stopped:
+        if ended or self._writer.stopped:
             reason = FinishReason.STOP
         elif self.count == sampling.max_tokens:
             reason, text = FinishReason.LENGTH, text + self._writer.end()
@@ -248,5 +243,6 @@ class Reply(Ticket):
             Met(one, self.met[one] - self.length if one in self.met else None) for one in asked
         )
         told = self.length, self.count, self.edited, tuple(self.timeline), met, tuple(self.alarms)
-        how, seen = tuple(self.arithmetic), torch.cat(self.observed) if self.observed else None
-        return Finish(reason, *told, cached_tokens=self.cached, arithmetic=how, observed=seen)
+        how, seen, said = tuple(self.arithmetic), self.notes.observed, self.notes.prompt
+        cached = self.cached
+        return Finish(reason, *told, cached, arithmetic=how, observed=seen, prompt=said)

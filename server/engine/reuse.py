@@ -42,10 +42,11 @@ class Reuse:
     def begin(self, reply: Reply) -> None:
         """It has its rows and nothing in them: take what is known, in all of them as much."""
         mark = reply.opening.marks[0]
-        if mark is None or reply.request.observe or not self._pool.blocks:
-            return  # what is not computed is not observed
+        request = reply.request
+        if mark is None or request.observe or request.scored or not self._pool.blocks:
+            return  # what is not computed is not observed, and not scored
         self._forget_another_arithmetic()
-        prompt = reply.request.prompt
+        prompt = request.prompt
         found = [self._index.find(prompt, _wanted(ticket, mark)) for ticket in reply.rows]
         blocks = min(map(len, found))
         if blocks:

@@ -18,6 +18,7 @@ from .cache import SlotCache
 from .int8 import quantize
 from .linear import Rounding, halve, pack
 from .pool import Pool
+from .scoring import Scorer
 from .sites import text_config, windowed_context
 from .steering import Steerer
 from .threads import fastest
@@ -75,6 +76,7 @@ class Runner:
             device=self.device,
             run=self._short_pass,
         )
+        self.scorer = Scorer(model)
         self.threads = threads or self._threads()
         self._compilation: Compilation | None = None
         if compiled is not None:
@@ -112,7 +114,8 @@ class Runner:
         """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
         self.swap()
         self.steerer.begin(batch)
-        return self._logits(batch)
+        with self.scorer.hearing(batch):
+            return self._logits(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
         tokens, positions = list(batch.tokens), list(batch.positions)

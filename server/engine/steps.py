@@ -116,7 +116,8 @@ class Steps:
                 job.reply.arithmetic |= job.ticket.source.arithmetic
                 job.ticket.source = None
             delta, end = self._take(job, made)
-            finite = made.choice is not None and made.choice.token >= 0
+            failed = isinstance(end, Failure)
+            finite = made.choice is not None and made.choice.token >= 0 and not failed
             if finite and (end is not None or job.chunk is not None):
                 self.reuse.keep(job.reply)
             if delta is not None:
@@ -137,11 +138,11 @@ class Steps:
         if reply.restart:  # what this chunk was steered by, and showed, does not count any more
             return None, None
         reply.computed_to(job.stop, made.seen)
-        if made.observed is not None:
-            reply.observed.append(made.observed)
         reply.arithmetic[self.runner.arithmetic] = None
-        if made.choice is not None and made.choice.token < 0:
+        found = made.scores if made.choice is None else [*made.scores, made.choice]
+        if any(choice.token < 0 for choice in found):
             return None, Failure(NOT_FINITE)  # even if aborted: what the row holds is not finite
+        reply.notes.take(made.observed, made.scores)
         if reply.aborted:
             return reply.rest(), reply.finish(FinishReason.ABORT)
         if made.choice is None:

@@ -90,6 +90,9 @@ class Request:
     special ones.
     raw: the prompt is no chat's, so whatever marks of thinking are in it count.
     observe: a dictionary; what it is given to read at the prompt's tokens is told at the end.
+    echo: the prompt's tokens are told at the end, with their log probabilities where `sampling`
+    asks for any. Then max_tokens may be 0; and an end-of-text token that ends the reply is told,
+    since who reads prompt and reply in one list takes the last one to be generated.
     changes: steering to switch to at given generated tokens, in order: how a receipt of a reply
     that was steered live is replayed.
     trace: report each edit's activation before and after with every token.
@@ -109,6 +112,12 @@ class Request:
     guard: Guard | None = None
     raw: bool = False
     observe: str = ""
+    echo: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether the log probabilities of the prompt's own tokens are wanted."""
+        return self.echo and self.sampling.logprobs is not None
 
     @property
     def shadowed(self) -> bool:
@@ -212,6 +221,8 @@ class Finish:
     arithmetic: what its steps ran on: eager, compiled, or one after the other.
     observed: float32 [prompt tokens, d_in] on the CPU, as `Dictionary.encode` takes it: before any
     edit at this very site. Only where it was asked for.
+    prompt: its tokens, for `echo`. The first has no log probability, nor has one that was not
+    computed because the reply was stopped before.
     """
 
     reason: FinishReason
@@ -224,6 +235,7 @@ class Finish:
     cached_tokens: int = 0
     arithmetic: tuple[str, ...] = ()
     observed: Tensor | None = None
+    prompt: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

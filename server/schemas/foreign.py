@@ -35,6 +35,11 @@ ELSEWHERE: Mapping[str, str] = {
     "extra_body": "put what it holds at the root itself",
     "variants": "send it to /v1/compare",
 }
+# What stands in a folder here, not in a body.
+VECTORS = (
+    'put it into a folder of directions (dictionaries/README.md, "Directions of your own"), open '
+    "that with --dictionary, and add it by its name"
+)
 # Other servers' words for what can be said here: how, and what of them means nothing.
 RENAMED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     **dict.fromkeys(
@@ -141,6 +146,8 @@ def why_not(name: str) -> str:
     """What to say of a field of UNBUILT that would change the reply."""
     if name in ELSEWHERE:
         return f"{name} is not read at the root of this body: {ELSEWHERE[name]}"
+    if name == "steering_vectors":
+        return f"{name} is not read in a body: of each vector, {VECTORS}"
     if name in RENAMED:
         return f"{name} is another server's word: {RENAMED[name][0]}"
     return f"{name} is not built here and would change the reply: leave it out"

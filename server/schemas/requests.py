@@ -120,7 +120,8 @@ class SamplingFields(Root):
 
     @property
     def limit(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
+        asked = self.max_completion_tokens
+        return self.max_tokens if asked is None else asked
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -178,6 +179,20 @@ class CompletionRequest(SamplingFields):
     logprobs: int | None = Field(
         None, ge=0, le=20, description="report log probabilities of this many likeliest tokens"
     )
+    echo: Switch = Field(
+        False,
+        description="begin with the prompt; with logprobs, its tokens are scored. Not in a stream",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="longest reply, in tokens, but never more than fits; default or -1: 512; 0, "
+        "with echo: the prompt alone",
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=0, lt=2**31, description="OpenAI's newer word for max_tokens"
+    )
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -193,6 +208,21 @@ class CompletionRequest(SamplingFields):
                 f"{len(self.prompts)} prompts x n {self.n or 1} is more than the {MAX_REPLIES} "
                 "replies one request may ask for: send several requests",
                 "n",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _echoes(self) -> CompletionRequest:
+        if self.echo and self.stream:
+            raise refuse(
+                "echo: a stream does not begin with its prompt here: leave stream out, or echo",
+                "echo",
+            )
+        if self.limit == 0 and not self.echo:
+            raise refuse(
+                "max_tokens 0 asks for no reply: send 1 or more, or echo true for the prompt's own "
+                "tokens",
+                "max_tokens",
             )
         return self
 
