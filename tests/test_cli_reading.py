@@ -1,4 +1,4 @@
-"""`steerdeck features find` and `contrast` on a live server: what they ask and how they show it."""
+"""`steerdeck features find`, `contrast` and `compare` on a live server: what is asked and shown."""
 
 from __future__ import annotations
 
@@ -48,3 +48,27 @@ def test_a_file_that_is_no_text_is_told(run, tmp_path) -> None:
     shown = run(*asked)
     assert shown.exit_code == 1
     assert "a.txt cannot be read as text" in shown.stderr
+
+
+def test_compare_steers_by_each_feature_alone_and_by_all(run, live) -> None:
+    asked = ("compare", "hello", "--temperature", "0", "--max-tokens", "6", "--seed", "4")
+    steer = ("--steer", "fog:2", "--steer", "3:4")
+    told = json.loads(run(*asked, *steer, "--preset", "loud", "--json").stdout)
+    edits = [
+        [(e["feature"], e["strength"]) for e in v["steering"]["applied"]] for v in told["variants"]
+    ]
+    fog, bridge = ("tiny/5", 3.0), ("tiny/3", 10.0)  # in activations
+    assert edits == [[], [fog], [bridge], [fog, bridge], [bridge]]
+    shown = run(*asked, *steer).stdout
+    for label in ("unsteered", "fog and mist clamp", "Golden Gate Bridge clamp", "all together"):
+        assert label in shown
+
+
+def test_a_sweep_moves_all_strengths_away_from_what_changes_nothing(run, live) -> None:
+    steer = ("--steer", "fog:2", "--steer", "3:3:scale", "--steer", "7:ablate")
+    told = json.loads(run("compare", "hi", *steer, "--sweep", "--max-tokens", "2", "--json").stdout)
+    assert [v["label"] for v in told["variants"]] == ["unsteered", "0.5 ×", "1 ×", "1.5 ×", "2 ×"]
+    strengths = [[e["strength"] for e in v["steering"]["applied"]] for v in told["variants"][1:]]
+    assert [one[:2] for one in strengths] == [[1.5, 2.0], [3.0, 3.0], [4.5, 4.0], [6.0, 5.0]]
+    refused = run("compare", "hi", "--sweep")
+    assert (refused.exit_code, "nothing to compare" in refused.stderr) == (1, True)

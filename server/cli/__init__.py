@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from . import catalog, chat, dictionaries, features, make, presets, serve
+from . import catalog, chat, compare, dictionaries, features, make, presets, serve
 
 app = typer.Typer(
     name="steerdeck",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("catalog")(catalog.catalog)
 app.command("chat")(chat.chat)
+app.command("compare")(compare.compare)
 app.add_typer(features.app, name="features")
 app.add_typer(presets.app, name="presets")
 app.add_typer(dictionaries.app, name="dictionaries")

@@ -19,21 +19,23 @@ ENDS = {
     "steering_guard": "the reply was ended by the guard of its steering",
 }
 
+SteerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--steer",
+        "-s",
+        metavar="FEATURE[:STRENGTH[:OP[:UNIT]]]",
+        help="A feature by id or slug, and how much: in multiples of its maximum, or with the "
+        "unit raw in activations, which a feature without a card needs; repeatable.",
+    ),
+]
+
 
 def chat(
     message: Annotated[
         str | None, typer.Argument(help="What to say; without it a conversation begins.")
     ] = None,
-    steer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--steer",
-            "-s",
-            metavar="FEATURE[:STRENGTH[:OP[:UNIT]]]",
-            help="A feature by id or slug, and how much: in multiples of its maximum, or with the "
-            "unit raw in activations, which a feature without a card needs; repeatable.",
-        ),
-    ] = None,
+    steer: SteerOption = None,
     preset: Annotated[str | None, typer.Option("--preset", "-p", help="A preset's name.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,

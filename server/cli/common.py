@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -57,6 +58,15 @@ def show(value: Any, err: bool = False) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=plain), err=err)
 
 
+def lines(path: Path) -> list[str]:
+    """The texts of a file, one a line, less the empty ones."""
+    try:
+        found = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        fail(f"{path} cannot be read as text: {exc}")
+    return [line.strip() for line in found if line.strip()]
+
+
 def harmless(text: str) -> str:
     """Without control characters: an escape sequence of a model's, or of strangers' cards, must not
     command the terminal.
@@ -66,7 +76,7 @@ def harmless(text: str) -> str:
 
 def in_path(name: str) -> str:
     """A name as one part of a URL's path (a slash stays: `foghorn/12`)."""
-    return quote(name, safe="/@")
+    return quote(name, safe="/@", errors="replace")
 
 
 class Api:
@@ -79,12 +89,18 @@ class Api:
         key = _key()
         # Bytes: of a text httpx2 takes ASCII only, and a key may be anything.
         bearer = {b"authorization": f"Bearer {key}".encode(errors="replace")}
-        return httpx2.Client(
-            base_url=self.url,
-            headers=bearer if key else {},
-            timeout=httpx2.Timeout(None, connect=5.0),
-            trust_env=not _loopback(self.url),
-        )
+        try:
+            return httpx2.Client(
+                base_url=self.url,
+                headers=bearer if key else {},
+                timeout=httpx2.Timeout(None, connect=5.0),
+                trust_env=not _loopback(self.url),
+            )
+        except (ImportError, ValueError) as exc:
+            raise Refused(
+                f"a proxy of the environment cannot be used ({str(exc).rstrip('.')}): give the "
+                "address of an HTTP proxy in HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or unset them"
+            ) from exc
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """The JSON of a reply; a refusal or an unreachable server ends the command."""
@@ -127,6 +143,8 @@ class Api:
                 f"no server answers at {self.url} ({exc}): start one with `steerdeck serve`, or "
                 "name another with --url"
             ) from exc
+        except UnicodeEncodeError:
+            raise Refused("what was typed holds bytes that are no UTF-8: send text") from None
         except httpx2.LocalProtocolError:  # which quotes the header, and so the key
             raise Refused(f"{KEY} holds what no header may, such as a line break") from None
         except httpx2.SSEError as exc:

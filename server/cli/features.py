@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import features_import
+from . import features_import, features_read
 from .common import DEFAULT_URL, Api, JsonOption, UrlOption, harmless, in_path, show
 
 app = typer.Typer(help="Search and look at the features of a running server; import labels.")
 app.command("import")(features_import.import_)
+app.command("find")(features_read.find)
+app.command("contrast")(features_read.contrast)
 
 
 @app.command("search")
@@ -46,6 +48,8 @@ def search(
     if as_json:
         return show(found)
     console = Console()
+    if found.get("words") == "any" and found["data"]:
+        console.print("No feature has all of these words; these have some of them:")
     console.print(_table(found["data"]))
     more = "" if found.get("total_exact", True) else " or more"
     console.print(f"{len(found['data'])} of {found['total']}{more}", highlight=False)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .common import DEFAULT_URL, Api, JsonOption, UrlOption, fail, harmless, show
+from .common import DEFAULT_URL, Api, JsonOption, UrlOption, harmless, lines, show
 
 DictionaryOption = Annotated[str | None, typer.Option(help="Default: the first one.")]
 LimitOption = Annotated[int, typer.Option(help="Features to list, 1 to 200.")]
@@ -27,7 +27,7 @@ def find(
     as_json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Find the features that fire on a text, those nearest to their maximum first.
+    """Find the features that fire on a text: those near their maximum, rare ones first.
 
     [bold]Example[/bold]
 
@@ -62,7 +62,7 @@ def contrast(
 
       steerdeck features contrast --more polite.txt --less rude.txt
     """
-    body = {"more": _texts(more), "less": _texts(less), "limit": limit, "dictionary": dictionary}
+    body = {"more": lines(more), "less": lines(less), "limit": limit, "dictionary": dictionary}
     found = Api(url).ask("POST", "/v1/features/contrast", json=body)
     if as_json:
         return show(found)
@@ -75,14 +75,6 @@ def contrast(
             means = f"{f['mean_more']:.3g}", f"{f['mean_less']:.3g}"
             table.add_row(f["ref"], _label(f), *means, shares)
         console.print(table)
-
-
-def _texts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        fail(f"{path} cannot be read as text: {exc}")
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _label(f: dict[str, Any]) -> Text:
