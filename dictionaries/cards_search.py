@@ -22,17 +22,21 @@ Ask = Callable[..., list[Any]]  # (SQL, *parameters) -> rows
 
 
 def find(
-    ask: Ask, q: str, sort: str, descending: bool, limit: int, offset: int
+    ask: Ask, q: str, sort: str, descending: bool, limit: int, offset: int, *, some: bool = False
 ) -> tuple[list[int], int]:
     """(the features of one page, how many match: COUNTED means so many or more).
 
-    sort: a column of `features`, "label" or "relevance". q holds more than white space.
+    sort: a column of `features`, "label" or "relevance". q holds more than white space. some: one
+    of its words is enough; frequent ones count only where there is no other.
     """
     # Quoted phrases, each a prefix: operators are just words, and the index's own tokenizer splits
     # them, so that "golden-gate" finds what it would index. An empty phrase matches nothing.
     quoted = schema.utf8(q).replace("\0", " ").replace('"', " ").split()[:_MOST_WORDS]
     words = [f'"{word}"' for word in quoted]
-    whole, begun = " ".join(words) or '""', " ".join(f"{word} *" for word in words) or '""'
+    if some:
+        words = [word for word in words if 0 < _begun(ask, word) < COUNTED] or words
+    joint = " OR " if some else " "
+    whole, begun = joint.join(words) or '""', joint.join(f"{word} *" for word in words) or '""'
     begin = _beginning(ask, q)
     found = _frequent(ask, begin, whole, begun)
     if len(found) < COUNTED and sort == "relevance":
@@ -84,7 +88,11 @@ def _in_label(expression: str) -> str:
 
 def _rare(ask: Ask, words: list[str]) -> bool:
     """Whether bm25 may look at all matches of each word."""
-    return len(words) == 1 or all(len(_matches(ask, f"{word} *")) < COUNTED for word in words)
+    return len(words) == 1 or all(_begun(ask, word) < COUNTED for word in words)
+
+
+def _begun(ask: Ask, word: str) -> int:
+    return len(_matches(ask, f"{word} *"))
 
 
 def _first(*lists: list[int]) -> list[int]:

@@ -15,8 +15,18 @@ from .auth import Keyed, require_key
 from .middleware import METHODS, Answered, BodyLimit, Heads, Hosts, Told
 from .receipt import versions
 from .root_path import Under
-from .routes import astray, compare, features, generate, generations, health, models, presets
-from .routes.common import REFUSALS
+from .routes import (
+    astray,
+    compare,
+    features,
+    generate,
+    generations,
+    health,
+    models,
+    presets,
+    reading,
+)
+from .routes.common import LOOK_UPS, REFUSALS, SCANS
 from .service import Service
 from .settings import Settings
 
@@ -53,6 +63,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.look_ups, app.state.scans = asyncio.Semaphore(LOOK_UPS), asyncio.Semaphore(SCANS)
     handlers.install(app, service.metrics)
     _add_routes(app, settings)
     docs.add(app, settings.root_path, keyed=bool(settings.keys))
@@ -73,7 +84,8 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
         prefix="/v1", dependencies=[Depends(require_key(settings.keys))], responses=REFUSALS
     )
     routers = [
-        module.router for module in (generate, compare, generations, models, features, presets)
+        module.router
+        for module in (generate, compare, generations, models, reading, features, presets)
     ]
     astray.add_slashes(v1)
     for router in routers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from dictionaries.cards import Card, Cards
 from dictionaries.dictionary import Dictionary
+from dictionaries.errors import DictionaryError
 from dictionaries.fit import Fit
 
 from .engine.seam import Engine
@@ -64,6 +66,7 @@ class Deck:
     # Of what came from the hub, "org/repo@commit/sub/folder": of "model" and of dictionaries by id.
     sources: Mapping[str, str] = field(default_factory=dict)
     fits: Mapping[str, Fit] = field(default_factory=dict)  # of dictionaries that were measured
+    lengths: Mapping[str, float] = field(default_factory=dict)  # at their sites: `fit.length`
     stand_in: StandIn | None = None  # for features without a card; None: they stay bare
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -119,6 +122,19 @@ class Deck:
         return [
             replace(name, card=name.card or made[name.dictionary, name.feature]) for name in names
         ]
+
+    def reach(self, name: FeatureName) -> float | None:
+        """The strength, in activations, at which an `add` of the feature is as long as what it is
+        added to; None where that was not measured. One decoder row is read.
+        """
+        length = self.lengths.get(name.dictionary)
+        if length is None:
+            return None
+        try:
+            row = float(self.dictionaries[name.dictionary].rows([name.feature]).dec.norm())
+        except DictionaryError:  # a damaged row: steering by it is refused with what is wrong
+            return None
+        return length / row if 0 < row < math.inf else None
 
     def _by_id(self, dictionary: str, feature: int, examples: bool) -> FeatureName:
         if dictionary not in self.dictionaries:

@@ -31,6 +31,12 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
             {"label": "too much", "edits": [{**_BRIDGE, "strength": 12}]},
         ],
     },
+    "ActivationsBody": {"text": "The fog came in over the old bridge.", "top": 3, "limit": 10},
+    "ContrastBody": {
+        "more": ["Ahoy, matey, hoist the sails!", "Arr, where be me rum?"],
+        "less": ["Hello, please raise the blinds.", "Where is my coffee?"],
+    },
+    "SuggestBody": {"wish": "talk like a pirate"},
     "SteeringChange": {"edits": [{**_BRIDGE, "strength": 0.5}]},
 }
 

@@ -1,7 +1,7 @@
 """Texts -> the features that fire on them: prompts that are computed for what a dictionary reads.
 
 They wait in the engine's queue as any reply does, and their tokens are computed in chunks beside
-the replies that run. Encoding is done afterwards, aside, one request at a time.
+the replies that run. Encoding is done afterwards, aside, in turn with other scans.
 """
 
 from __future__ import annotations
@@ -25,30 +25,25 @@ from .engine.types import Delta, Finish, Request, Sampling, Steering
 from .errors import BadRequest, TooLong
 from .jobs import Job
 from .prepare import Ask, check_bytes, check_tokens, rendered
-from .routes.features import summary
-from .schemas.messages import Message
-from .schemas.reading import ActivationsBody, ContrastBody, ReadingBody, SuggestBody
+from .schemas.reading import ActivationsBody, ContrastBody, ReadingBody
 from .steering import Resolved, split_model
+from .summaries import summary
 
 WORK = 2e12  # multiplications: half a minute of two cores
 CANDIDATES = 1000  # features whose cards are looked at
+_USUAL = 0.01  # the density of features of which it is not known
 Body = TypeVar("Body", bound=ReadingBody)
 
 
 def prepare_activations(deck: Deck, body: ActivationsBody) -> Ask:
     if body.messages is None:
-        return _ask(deck, body, [_raw(deck, body.text or "", "text")])
-    return _ask(deck, body, [rendered(deck, body.messages)])
-
-
-def prepare_suggest(deck: Deck, body: SuggestBody) -> Ask:
-    """As a user's message: of one word that is text itself the first token would not be read."""
-    return _ask(deck, body, [rendered(deck, [Message(role="user", content=body.wish)])])
+        return ask(deck, body, [_raw(deck, body.text or "", "text")])
+    return ask(deck, body, [rendered(deck, body.messages)])
 
 
 def prepare_contrast(deck: Deck, body: ContrastBody) -> Ask:
     texts = [(text, name) for name in ("more", "less") for text in getattr(body, name)]
-    return _ask(deck, body, [_raw(deck, *text) for text in texts])
+    return ask(deck, body, [_raw(deck, *text) for text in texts])
 
 
 def _raw(deck: Deck, text: str, field: str) -> Prompt:
@@ -56,7 +51,7 @@ def _raw(deck: Deck, text: str, field: str) -> Prompt:
     return encode_raw(deck.tokenizer, text)
 
 
-def _ask(deck: Deck, body: ReadingBody, prompts: Sequence[Prompt]) -> Ask:
+def ask(deck: Deck, body: ReadingBody, prompts: Sequence[Prompt]) -> Ask:
     """Raises NotFound, BadRequest or TooLong for what cannot be read."""
     if split_model(deck, body.model):
         raise BadRequest(f"{body.model!r} is a preset: send {deck.model!r}", param="model")
@@ -125,16 +120,18 @@ class Reader(Generic[Body]):
     def _names(self, features: Iterable[int]) -> list[FeatureName]:
         return [self._deck.find(f"{self._dictionary.info.id}/{feature}") for feature in features]
 
-    def _ranked(self, scores: Tensor) -> list[FeatureName]:
+    def _ranked(self, scores: Tensor, *, rare: bool = False) -> list[FeatureName]:
         """The features of the largest scores above 0, in parts of their maxima where these are
-        known: what one feature calls much is nothing to another.
+        known: what one feature calls much is nothing to another. rare: and the more, the fewer
+        tokens of the corpus they fire on, as words are weighed in a search.
         """
         n = min(CANDIDATES, int((scores > 0).sum()))
         names = self._names(scores.topk(n).indices.tolist())
 
         def relative(name: FeatureName) -> float:
             card = name.card or Card(name.feature, "")
-            return float(scores[name.feature]) / (card.maximum or 1.0)
+            part = float(scores[name.feature]) / (card.maximum or 1.0)
+            return part * -math.log(min(card.density or _USUAL, 0.99)) if rare else part
 
         ranked = sorted(names, key=relative, reverse=True)
         return self._deck.shown(ranked[: self.body.limit])
@@ -142,8 +139,7 @@ class Reader(Generic[Body]):
 
 class ActivationsReader(Reader[ActivationsBody]):
     def whole(self) -> dict[str, Any]:
-        with self._deck.reading:
-            found = self._fired(0, max(1, self.body.top))
+        found = self._fired(0, max(1, self.body.top))
         (request,) = self.job.ask.requests
         places = [i for i, flag in enumerate(request.steerable) if flag]
         told = dict(zip(places, self._tokens(found), strict=True))
@@ -155,7 +151,7 @@ class ActivationsReader(Reader[ActivationsBody]):
                 "at": places[int(found.at[name.feature])],
                 "mean": float(found.mean[name.feature]),
             }
-            for name in self._ranked(found.most)
+            for name in self._ranked(found.most, rare=True)
         ]
         tokens = [{"token": text, "features": told.get(i)} for i, text in enumerate(texts)]
         return {**self._head("activations"), "tokens": tokens, "features": features}
@@ -177,8 +173,7 @@ class ActivationsReader(Reader[ActivationsBody]):
 class ContrastReader(Reader[ContrastBody]):
     def whole(self) -> dict[str, Any]:
         more, less = range(len(self.body.more)), range(len(self.body.more), len(self._read))
-        with self._deck.reading:
-            sides = [self._side(more), self._side(less)]
+        sides = [self._side(more), self._side(less)]
         apart = sides[0][0] - sides[1][0]
         told = {"more": self._ranked(apart), "less": self._ranked(-apart)}
 
@@ -204,40 +199,3 @@ class ContrastReader(Reader[ContrastBody]):
             mean += found.mean / len(rows)
             share += (found.most > 0) / len(rows)
         return mean, share
-
-
-class SuggestReader(Reader[SuggestBody]):
-    """Of features with a recommended strength alone: how to turn up others nobody has measured."""
-
-    def whole(self) -> dict[str, Any]:
-        cards = self._deck.cards.get(self._dictionary.info.id)
-        with self._deck.reading:
-            most = self._fired(0, 1).most
-        listed = cards.search(self.body.wish, some=True, limit=CANDIDATES)[0] if cards else []
-        place = {card.feature: i for i, card in enumerate(filter(_measured, listed))}
-        fires = most.topk(min(CANDIDATES, len(most))).indices.tolist()
-        names = [n for n in self._names({*place, *fires}) if _measured(n.card)]
-
-        def score(name: FeatureName) -> float:
-            """Up to 1 for the place among those that the words find, and 1 for firing fully."""
-            assert name.card is not None
-            worded = 1 / (1 + place[name.feature]) if name.feature in place else 0.0
-            return worded + min(float(most[name.feature]) / (name.card.maximum or math.inf), 1.0)
-
-        best = sorted(names, key=score, reverse=True)[: self.body.limit]
-        return self._head("suggestions") | {
-            "data": [
-                {
-                    **(told := summary(self._deck, name)),
-                    "edit": {"feature": name.ref, **(told["recommended"] or {})},
-                    "matched": name.feature in place,
-                    "activation": float(most[name.feature]),
-                }
-                for name in best
-                if score(name) > 0
-            ]
-        }
-
-
-def _measured(card: Card | None) -> bool:
-    return card is not None and card.op is not None and card.strength is not None

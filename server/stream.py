@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from typing import Any, Protocol
 
 import anyio
 from fastapi import Request, Response
@@ -18,8 +18,10 @@ from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from .completions import Writer
+from .engine.types import Delta, Finish
 from .errors import GenerationFailed, SteerdeckError
 from .handlers import error_body
+from .jobs import Job
 
 log = logging.getLogger("steerdeck.stream")
 
@@ -89,8 +91,22 @@ async def events(writer: Writer) -> AsyncIterator[dict[str, str]]:
         job.leave()
 
 
-async def whole(writer: Writer, request: Request) -> Response:
-    """The reply in one piece. If the caller hangs up first, its slot is freed at once."""
+class Whole(Protocol):
+    """What tells a job's outcome in one piece. `whole` is called aside, once every row ended."""
+
+    job: Job
+
+    def add(self, row: int, event: Delta | Finish) -> None: ...
+    def whole(self) -> dict[str, Any]: ...
+
+
+async def whole(
+    writer: Whole, request: Request, turn: AbstractAsyncContextManager[object] | None = None
+) -> Response:
+    """The reply in one piece. If the caller hangs up first, its slot is freed at once.
+
+    turn: what is waited for, and held, while the reply is put together.
+    """
     watcher = asyncio.create_task(_on_hang_up(request, writer))
     try:
         async with aclosing(writer.job.events()) as said:
@@ -100,11 +116,12 @@ async def whole(writer: Writer, request: Request) -> Response:
         watcher.cancel()
         writer.job.leave()
     # Of a long reply this takes as long as many steps of the others.
-    made = await asyncio.to_thread(lambda: dumps(writer.whole()))
+    async with turn or nullcontext():
+        made = await asyncio.to_thread(lambda: dumps(writer.whole()))
     return Response(made, media_type="application/json")
 
 
-async def _on_hang_up(request: Request, writer: Writer) -> None:
+async def _on_hang_up(request: Request, writer: Whole) -> None:
     """Wait for the disconnect message; the body has been read by now."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -60,12 +60,23 @@ def test_search_finds_by_label_slug_and_promoted_token(live):
         "slug": "golden-gate-bridge",
         "density": 0.01,
         "maximum": 2.5,
+        "steerability": 2.5,
         "output_score": 0.75,
         "promoted": [" bridge", " gate"],
         "band": [0.5, 3.0],
         "recommended": {"op": "clamp", "strength": 1.0},
     }
+    assert found["words"] == "all"
     assert get(live, "/v1/features", q="nothing like it")["total"] == 0
+
+
+def test_where_no_feature_has_all_words_those_with_some_are_listed_and_said_to_be(live):
+    found = get(live, "/v1/features", q="golden fog")
+    assert sorted(f["ref"] for f in found["data"]) == ["tiny/3", "tiny/5"]
+    assert (found["words"], found["total"], found["has_more"]) == ("any", 2, False)
+    page = get(live, "/v1/features", q="golden fog", sort="density", limit=1, offset=1)
+    assert [f["ref"] for f in page["data"]] == ["tiny/3"]
+    assert page["words"] == "any"
 
 
 def test_search_says_when_it_stops_counting(live, monkeypatch):

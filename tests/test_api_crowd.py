@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -12,9 +14,13 @@ import pytest
 from api_gate import HUNG_UP, LONG, counts, idle, metric, until
 from api_talk import asgi
 
+from dictionaries import fired
+from dictionaries.dictionary import Dictionary
 from server.app import create_app
 from server.completions import Writer
+from server.deck import Deck
 from server.errors import Busy
+from server.routes.common import LOOK_UPS, SCANS
 from server.service import Service
 from server.settings import Settings
 
@@ -106,6 +112,61 @@ async def test_nobody_waits_for_the_threads_of_slow_look_ups(live):
             assert (await client.delete("/v1/generations/none")).status_code == 404
         finally:
             go.set()
+
+
+async def test_few_look_ups_run_at_a_time_and_none_waits_for_a_scan(live, monkeypatch):
+    """All of them at once would leave the engine's thread hardly a turn."""
+    service = Service("tiny", lambda report: live.service.deck)
+    await service.load()
+    shown, inside, most, go = Deck.shown, Counter(), Counter(), threading.Event()
+
+    def held(kind, wait):
+        inside[kind] += 1
+        most[kind] = max(most[kind], inside[kind])
+        wait()
+        inside[kind] -= 1
+
+    def slowly(deck, names):
+        if names:
+            held("look-up", lambda: time.sleep(0.05))
+        return shown(deck, names)
+
+    def scanned(*_):
+        held("scan", lambda: go.wait(5))
+        return []
+
+    monkeypatch.setattr(Deck, "shown", slowly)
+    monkeypatch.setattr(Dictionary, "neighbours", scanned)
+    async with asgi(create_app(service, Settings(ui=False))) as client, asyncio.timeout(10):
+        scans = [asyncio.create_task(client.get("/v1/features/60/neighbors")) for _ in range(4)]
+        paths = ["/v1/features?limit=1", "/v1/features/9"] * 4
+        found = await asyncio.gather(*map(client.get, paths))
+        assert inside["scan"] == 1
+        go.set()
+        found += await asyncio.gather(*scans)
+    assert {answer.status_code for answer in found} == {200}
+    assert most == {"look-up": LOOK_UPS, "scan": SCANS}
+
+
+async def test_texts_are_encoded_one_after_another_without_a_thread_each(live, monkeypatch):
+    service = Service("tiny", lambda report: live.service.deck)
+    await service.load()
+    inside, most, whole = Counter(), Counter(), fired.fired
+
+    def slowly(*asked):
+        inside["now"] += 1
+        most["now"] = max(most["now"], inside["now"])
+        time.sleep(0.05)
+        inside["now"] -= 1
+        return whole(*asked)
+
+    monkeypatch.setattr("server.reading.fired", slowly)
+    async with asgi(create_app(service, Settings(ui=False))) as client, asyncio.timeout(20):
+        body = {"text": "hello there"}
+        posts = [client.post("/v1/features/activations", json=body) for _ in range(4)]
+        found = await asyncio.gather(*posts)
+    assert {answer.status_code for answer in found} == {200}
+    assert most["now"] == SCANS
 
 
 async def test_one_too_many_to_be_prepared_is_refused_and_the_next_is_not(live):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from api_talk import HELLO, USER
 
 from server.engine.text import encode_raw, render
+from server.suggesting import subjects
 
 ACTIVATIONS, CONTRAST = "/v1/features/activations", "/v1/features/contrast"
 SUGGEST = "/v1/features/suggest"
@@ -51,24 +54,35 @@ def test_each_token_has_its_largest_activations(live, encoded) -> None:
         assert list(got.values()) == sorted(got.values(), reverse=True)
 
 
-def test_the_features_of_a_text_are_ranked_by_their_maxima(live, encoded) -> None:
-    """Card 3 has a maximum of 2.5 and card 5 of 1.5; of the others one activation is one."""
-    told = post(live, ACTIVATIONS, text=HELLO, limit=200, top=0)
-    flags, f = encoded(encode_raw(live.service.deck.tokenizer, HELLO))
-    read = f.masked_fill(~flags[:, None], 0.0)
-    most = read.amax(0)
-    scale = torch.ones(len(most))
-    scale[3], scale[5] = 2.5, 1.5
-    assert all(token["features"] in (None, []) for token in told["tokens"])
-    assert [x["id"] for x in told["features"]] == [
-        i for i in (most / scale).argsort(descending=True).tolist() if most[i] > 0
-    ]
-    for one in told["features"]:
-        assert one["activation"] == pytest.approx(most[one["id"]].item(), abs=1e-4)
-        assert read[one["at"], one["id"]].item() == pytest.approx(one["activation"], abs=1e-4)
-        assert one["mean"] == pytest.approx(f[flags, one["id"]].mean().item(), abs=1e-4)
+def test_the_features_of_a_text_are_ranked_by_their_maxima_and_rarity(live, encoded) -> None:
+    """Card 3 has a maximum of 2.5, and card 5 one of 1.5 at twice the usual density; of the others
+    one activation is one, and they are as rare as card 3.
+    """
+    maxima, rarity = torch.ones(64), torch.ones(64)
+    maxima[3], maxima[5] = 2.5, 1.5
+    rarity[5] = math.log(0.02) / math.log(0.01)
+    differ = [False, False]
+    for text in (HELLO, "a red bridge", "fog and mist and fog", "my cat sat down here, so what"):
+        told = post(live, ACTIVATIONS, text=text, limit=200, top=0)
+        flags, f = encoded(encode_raw(live.service.deck.tokenizer, text))
+        read = f.masked_fill(~flags[:, None], 0.0)
+        most = read.amax(0)
+        assert all(token["features"] in (None, []) for token in told["tokens"])
+        order = ranked(most / maxima * rarity)
+        assert [x["id"] for x in told["features"]] == order
+        differ[0] |= order != ranked(most / maxima)
+        differ[1] |= order != ranked(most * rarity)
+        for one in told["features"]:
+            assert one["activation"] == pytest.approx(most[one["id"]].item(), abs=1e-4)
+            assert read[one["at"], one["id"]].item() == pytest.approx(one["activation"], abs=1e-4)
+            assert one["mean"] == pytest.approx(f[flags, one["id"]].mean().item(), abs=1e-4)
+    assert all(differ)
     bridge = next(x for x in told["features"] if x["id"] == 3)
     assert (bridge["label"], bridge["band"]) == ("Golden Gate Bridge", [0.5, 3.0])
+
+
+def ranked(scores):
+    return [i for i in scores.argsort(descending=True).tolist() if scores[i] > 0]
 
 
 def test_of_a_conversation_only_what_was_said_is_read(live, encoded) -> None:
@@ -121,6 +135,10 @@ def test_a_wish_gives_edits_that_can_be_sent_as_they_are(live) -> None:
     [other] = post(live, SUGGEST, wish=HELLO)["data"]  # no word of a card, but it fires on it
     assert not other["matched"]
     assert other["activation"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_words_that_are_no_subject_find_nothing() -> None:
+    assert subjects("Talk like a PIRATE, please: of fog, and go on about it!") == ["PIRATE", "fog"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,31 @@ def test_hostile_search_syntax_is_harmless(cards, q):
     assert len(cards) == len(ALL)
 
 
+@pytest.mark.parametrize(
+    ("q", "wanted"),
+    [
+        ("golden tea", [12, 4, 3]),
+        ("nothing soder", [12]),
+        ("NOT tea", [3]),
+        ("nothing at-all", []),
+        ('" *', []),
+    ],
+)
+def test_one_word_may_be_enough(cards, q, wanted):
+    assert sorted(found(cards, q, some=True)) == sorted(wanted)
+    assert sorted(found(cards, q, some=True, sort="density")) == sorted(wanted)
+
+
+def test_where_one_word_is_enough_a_rare_one_outweighs_a_frequent_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards_search, "COUNTED", 20)
+    with Cards.create(tmp_path / "many.sqlite") as many:
+        many.put(Card(i, f"the sea {i}") for i in range(100))
+        many.put([Card(200, "a lion"), Card(201, "the lion")])
+        page, total = many.search("the lion tamer", some=True)
+        assert ([c.feature for c in page], total) == ([200, 201], 2)
+        assert many.search("the sea tamer", some=True)[1] == 20
+
+
 def test_punctuation_around_words_is_ignored_and_alone_finds_nothing(cards):
     assert found(cards, '"golden" (gate)') == [12]
     assert found(cards, "!!!") == []

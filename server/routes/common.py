@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -45,3 +45,23 @@ async def deck_of(service: ServiceDep) -> Deck:
 
 
 DeckDep = Annotated[Deck, Depends(deck_of)]
+
+
+# At a time; the others wait without a thread. Most of a look-up is Python, of which one thread does
+# some at a time: forty at once would leave the engine's hardly a turn. A scan reads a whole
+# decoder, and must not make the quick ones wait.
+LOOK_UPS, SCANS = 2, 1
+
+
+async def look_up(request: Request) -> AsyncIterator[None]:
+    async with request.app.state.look_ups:
+        yield
+
+
+async def scan(request: Request) -> AsyncIterator[None]:
+    async with request.app.state.scans:
+        yield
+
+
+# Over before the answer is sent: who reads it slowly keeps nobody waiting.
+LookUp, Scan = Depends(look_up, scope="function"), Depends(scan, scope="function")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NotRequired
+from functools import partial
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 
 from dictionaries.cards import COUNTED, Card, Sort
 
-from ..deck import Deck, FeatureName
-from ..schemas.listings import FeatureDetail, FeatureList, FeatureSummary, NeighbourList
-from .common import DeckDep
+from ..deck import FeatureName
+from ..schemas.listings import FeatureDetail, FeatureList, NeighbourList
+from ..summaries import summary
+from .common import DeckDep, LookUp, Scan
 
 router = APIRouter(prefix="/features", tags=["features"])
 
-PROMOTED = 6  # promoted tokens in a summary
 SCANNED = 2 * 2**30  # bytes of a decoder that are read while somebody waits
 
 Ref = Annotated[
@@ -23,31 +24,7 @@ Ref = Annotated[
 ]
 
 
-def summary(deck: Deck, name: FeatureName) -> FeatureSummary:
-    card = name.card or Card(name.feature, "")
-    band = None
-    if card.onset is not None and card.breakdown is not None:
-        band = [card.onset, card.breakdown]
-    recommended = card.op is not None and card.strength is not None
-    return {
-        "object": "feature",
-        "id": name.feature,
-        "ref": name.ref,
-        "dictionary": name.dictionary,
-        "label": name.label,
-        "slug": card.slug,
-        "density": card.density,
-        "maximum": card.maximum,
-        "output_score": card.output_score,
-        "promoted": [token for token, _ in card.promoted[:PROMOTED]],
-        "band": band,
-        "recommended": {"op": str(card.op), "strength": card.strength or 0.0}
-        if recommended
-        else None,
-    }
-
-
-@router.get("", summary="Search the features")
+@router.get("", dependencies=[LookUp], summary="Search the features")
 def search(
     deck: DeckDep,
     q: Annotated[str, Query(max_length=500, description="beginnings of words")] = "",
@@ -61,7 +38,8 @@ def search(
         str | None, Query(max_length=200, description="default: the first one")
     ] = None,
 ) -> FeatureList:
-    """Every word of `q` must begin a word of the label, the slug or the promoted tokens.
+    """Every word of `q` must begin a word of the label, the slug or the promoted tokens. Where no
+    feature has all of them, those that have any are listed; `words` is then "any".
 
     Of a query with 1000 matches or more, 1000 are ranked, sorted and listed, those first that have
     it in their label; `total_exact` is then false. A dictionary without cards is listed by id, with
@@ -69,16 +47,24 @@ def search(
     """
     opened = deck.dictionary(dictionary)
     cards = deck.cards.get(opened.info.id)
+    some = False
     if cards is None:
         ids, total = _by_id(opened.info.d_sae, q, limit, offset)
         found = [FeatureName(opened.info.id, i, None) for i in ids]
     else:
         descending = None if order is None else order == "desc"
-        page, total = cards.search(q, sort=sort, descending=descending, limit=limit, offset=offset)
+        look = partial(
+            cards.search, q, sort=sort, descending=descending, limit=limit, offset=offset
+        )
+        page, total = look()
+        some = not total and len(q.split()) > 1
+        if some:
+            page, total = look(some=True)
         found = [FeatureName(opened.info.id, card.feature, card) for card in page]
     return {
         "object": "list",
         "data": [summary(deck, name) for name in deck.shown(found)],
+        "words": "any" if some else "all",
         "total": total,
         "total_exact": cards is None or not q.strip() or total < COUNTED,
         "limit": limit,
@@ -95,14 +81,14 @@ def _by_id(d_sae: int, q: str, limit: int, offset: int) -> tuple[list[int], int]
     return ([int(q)] if hit and not offset else []), int(hit)
 
 
-class Nearest(NeighbourList):
-    """reason: why there are fewer than were asked for."""
-
-    reason: NotRequired[str]
-
-
-@router.get("/{ref:path}/neighbors", summary="Features with the most similar decoder rows")
-def neighbors(ref: Ref, deck: DeckDep, n: Annotated[int, Query(ge=1, le=100)] = 10) -> Nearest:
+@router.get(
+    "/{ref:path}/neighbors",
+    dependencies=[Scan],
+    summary="Features with the most similar decoder rows",
+)
+def neighbors(
+    ref: Ref, deck: DeckDep, n: Annotated[int, Query(ge=1, le=100)] = 10
+) -> NeighbourList:
     """Most similar first, by the cosine of the decoder rows.
 
     Where the card has fewer than `n` of them, the decoder is read; of a huge one `reason` says why
@@ -128,7 +114,7 @@ def neighbors(ref: Ref, deck: DeckDep, n: Annotated[int, Query(ge=1, le=100)] = 
     return {"object": "list", "data": data, **told}  # type: ignore[typeddict-item]
 
 
-@router.get("/{ref:path}", summary="Everything known of one feature")
+@router.get("/{ref:path}", dependencies=[LookUp], summary="Everything known of one feature")
 def feature(ref: Ref, deck: DeckDep) -> FeatureDetail:
     (name,) = deck.shown([deck.find(ref, examples=True)])
     card = name.card or Card(name.feature, "")
@@ -136,6 +122,7 @@ def feature(ref: Ref, deck: DeckDep) -> FeatureDetail:
     return {
         **summary(deck, name),
         "labelled_by": card.labelled_by,
+        "reach": deck.reach(name),
         "promoted_logits": [{"token": t, "logit": logit} for t, logit in card.promoted],
         "suppressed": [{"token": t, "logit": logit} for t, logit in card.suppressed],
         "histogram": {"edges": list(bars.edges), "counts": list(bars.counts)} if bars else None,

@@ -10,10 +10,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from ..reading import (
     ActivationsReader,
     ContrastReader,
-    SuggestReader,
     prepare_activations,
     prepare_contrast,
-    prepare_suggest,
 )
 from ..schemas.reading import (
     ActivationsBody,
@@ -24,6 +22,7 @@ from ..schemas.reading import (
     SuggestReply,
 )
 from ..stream import whole
+from ..suggesting import SuggestReader, prepare_suggest
 from .common import ServiceDep
 from .generate import CROWDED, admitted
 
@@ -56,7 +55,7 @@ async def activations(
     """What a text makes fire says what its features are about; what steering one of them does is
     another question (its output score, its band).
     """
-    return await whole(reader, request)
+    return await whole(reader, request, request.app.state.scans)
 
 
 @router.post(
@@ -70,7 +69,7 @@ async def contrast(
     """By the difference of their mean activations. Some dozens of texts a side say more than two;
     texts that differ in nothing else say most.
     """
-    return await whole(reader, request)
+    return await whole(reader, request, request.app.state.scans)
 
 
 @router.post(
@@ -84,4 +83,4 @@ async def suggest(
     """By what features are called and by what fires on the wish; only those whose strength was
     measured. No language model is asked.
     """
-    return await whole(reader, request)
+    return await whole(reader, request, request.app.state.scans)

@@ -90,6 +90,7 @@ class Recommended(TypedDict):
 
 class FeatureSummary(TypedDict):
     """A line of a search result. band: [onset, breakdown] in multiples of the maximum.
+    steerability: the width of the band; 0 where only a recommended strength is known.
 
     output_score: 0 to 1, of the likeliest promoted token right after one neutral beginning, at ten
     times the largest activation there; it says little of a feature that has a band.
@@ -103,6 +104,7 @@ class FeatureSummary(TypedDict):
     slug: str | None
     density: float | None
     maximum: float | None
+    steerability: float | None
     output_score: float | None
     promoted: list[str]
     band: list[float] | None
@@ -110,10 +112,13 @@ class FeatureSummary(TypedDict):
 
 
 class FeatureList(TypedDict):
-    """total_exact: false where more match than are counted (and can be paged through)."""
+    """total_exact: false where more match than are counted (and can be paged through).
+    words: any where no feature has all words that were asked for; these have at least one.
+    """
 
     object: Literal["list"]
     data: list[FeatureSummary]
+    words: Literal["all", "any"]
     total: int
     total_exact: bool
     limit: int
@@ -140,9 +145,14 @@ class LogitReply(TypedDict):
 
 
 class FeatureDetail(FeatureSummary):
-    """Everything known of one feature. labelled_by: concept, tokens, or a language model's name."""
+    """Everything known of one feature. labelled_by: concept, tokens, or a language model's name.
+
+    reach: the strength, in activations, at which `add` moves a token by as much as is there: by the
+    median length of the residual at the dictionary's site. A rule of thumb where no band is known.
+    """
 
     labelled_by: str | None
+    reach: float | None
     promoted_logits: list[LogitReply]
     suppressed: list[LogitReply]
     histogram: HistogramReply | None
@@ -154,8 +164,11 @@ class Neighbour(FeatureSummary):
 
 
 class NeighbourList(TypedDict):
+    """reason: why there are fewer than were asked for."""
+
     object: Literal["list"]
     data: list[Neighbour]
+    reason: NotRequired[str]
 
 
 class Ready(TypedDict):

@@ -78,8 +78,8 @@ class FiringFeature(FeatureSummary):
 
 
 class ActivationsReply(TypedDict):
-    """features: those that come nearest to their maximum first; of a dictionary without cards, the
-    largest activations.
+    """features: first those that come nearest to their maximum and are rare (its share times -ln of
+    the density); of a dictionary without cards, the largest activations.
     """
 
     object: Literal["activations"]
