@@ -13,8 +13,11 @@ from typing import Any
 Render = Callable[[Sequence[Mapping[Any, str]]], str]
 
 
-def contents(render: Render, messages: Sequence[Mapping[Any, str]]) -> tuple[str, list[range]]:
-    """The rendered text, and the characters of it that each message's `content` became.
+def contents(
+    render: Render, messages: Sequence[Mapping[Any, str]]
+) -> tuple[str, list[list[range]]]:
+    """The rendered text, and the characters of it that each message's `content` became, in each
+    place where it stands.
 
     The template is rendered again with a marker for each content, in whatever order it puts them:
     between the same text around stands what they became, stripped ones and those a thought was cut
@@ -29,18 +32,19 @@ def contents(render: Render, messages: Sequence[Mapping[Any, str]]) -> tuple[str
     return whole, _searched(said, whole) if spans is None else spans
 
 
-def _placed(said: Sequence[str], pattern: str, whole: str) -> list[range] | None:
+def _placed(said: Sequence[str], pattern: str, whole: str) -> list[list[range]] | None:
     """The characters of each, in a text that is `pattern` but for them; None if it is not."""
     before, *rest = re.split("\ue000(\\d+)\ue001", pattern)
     if not whole.startswith(before):
         return None
-    spans = [range(0)] * len(said)
+    spans: list[list[range]] = [[] for _ in said]
     at = len(before)
     for i, after in zip(map(int, rest[::2]), rest[1::2], strict=True):
         end = _end(said[i], after, whole, at)
         if end is None:
             return None
-        spans[i], at = range(at, end), end + len(after)
+        spans[i].append(range(at, end))
+        at = end + len(after)
     return spans if at == len(whole) else None
 
 
@@ -53,11 +57,11 @@ def _end(said: str, after: str, whole: str, at: int) -> int | None:
     return end if end >= 0 and whole[at:end] in said else None
 
 
-def _searched(said: Sequence[str], whole: str) -> list[range]:
+def _searched(said: Sequence[str], whole: str) -> list[list[range]]:
     spans, position = [], 0
     for content in map(str.strip, said):
         start = whole.find(content, position)
         if start >= 0:
             position = start + len(content)
-            spans.append(range(start, position))
+            spans.append([range(start, position)])
     return spans

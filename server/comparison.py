@@ -94,14 +94,13 @@ class CompareWriter(ChatWriter):
 
     def _variant(self, i: int) -> dict[str, Any]:
         row = self.rows[i]
-        assert row.finish is not None
-        choice = self.choice(i, "".join(row.texts), row.tokens, str(row.finish.reason))
+        choice = self.choice(i, "".join(row.texts), row.tokens, str(row.end.reason))
         told: SteeringTold = traced(row.tokens, self.trace)
         told["applied"] = self._applied_to(i)
-        if row.finish.alarms:
-            told["guard"] = alarms(row.finish.alarms)
+        if row.end.alarms:
+            told["guard"] = alarms(row.end.alarms)
         told["receipt"] = self._receipt(i, row)
-        usage = {"completion_tokens": row.finish.completion_tokens}
+        usage = {"completion_tokens": row.end.completion_tokens}
         return {"label": self.ask.variants[i], **choice, "usage": usage, "steering": told}
 
     def opening(self) -> Iterator[dict[str, Any]]:

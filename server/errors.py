@@ -3,6 +3,8 @@
     SteerdeckError                 500
       BadRequest                   400   the request contradicts itself, the model or a dictionary
         Unsteerable                400   an edit cannot be applied exactly as asked
+        MethodNotAllowed           405
+        BodyTooLarge               413   more bytes or values than are read
       Unauthorized                 401   an API key is needed
       NotFound                     404
         UnknownFeature             404
@@ -19,6 +21,8 @@ Every message says what came, what is allowed and what to do next.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class SteerdeckError(Exception):
@@ -40,6 +44,21 @@ class BadRequest(SteerdeckError):
 
 class Unsteerable(BadRequest):
     code = "unsteerable"
+
+
+class MethodNotAllowed(BadRequest):
+    """where: `PUT /v1/models`. allowed: the methods that are there; HEAD is wherever GET is."""
+
+    status, code = 405, "method_not_allowed"
+
+    def __init__(self, where: str, allowed: Iterable[str]) -> None:
+        methods = set(allowed)
+        self.allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        super().__init__(f"there is no {where}: use {self.allowed}")
+
+
+class BodyTooLarge(BadRequest):
+    status, code = 413, "body_too_large"
 
 
 class Unauthorized(SteerdeckError):

@@ -1,4 +1,5 @@
-"""Does a dictionary fit the model it was given? Measured once, at start, on plain text.
+"""Does a dictionary fit the model it was given? Measured once, at start, on plain text; and how
+long what it steers is there.
 
 It must run before the engine: that changes the model's attention to its own.
 """
@@ -6,17 +7,19 @@ It must run before the engine: that changes the model's attention to its own.
 from __future__ import annotations
 
 import logging
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dictionaries.dictionary import Dictionary, Info
+from dictionaries.edits import Norm, frame
 from dictionaries.fit import Fit, measure
 
 from .engine.checks import check_fit
 from .engine.decoding import specials
-from .engine.sites import attach, decoder_layers, text_config
+from .engine.sites import Edited, attached, decoder_layers, first_seen, text_config
 from .engine.value_bias import unseen, without
 
 log = logging.getLogger("steerdeck.fit")
@@ -36,15 +39,18 @@ TEXTS = (
 )
 
 
-class _Reached(Exception):
-    """The pass has come to the site, and nothing after it is wanted."""
+class Measured(NamedTuple):
+    """fit: None where the dictionary's activations cannot be read. length: see `length`."""
+
+    fit: Fit | None
+    length: float | None
 
 
-def fit(model: Any, tokenizer: Any, dictionary: Dictionary, expected: float | None) -> Fit | None:
+def fit(model: Any, tokenizer: Any, dictionary: Dictionary, expected: float | None) -> Measured:
     """Measure one dictionary, and warn in the log where it may not fit.
 
-    expected: features a token where the dictionary's files do not say. None if its activations
-    cannot be read. Raises Unsteerable if the model has no such site.
+    expected: features a token where the dictionary's files do not say. Raises Unsteerable if the
+    model has no such site.
     """
     layers = decoder_layers(model)
     check_fit(dictionary.info, layers, int(text_config(model).hidden_size))
@@ -54,7 +60,18 @@ def fit(model: Any, tokenizer: Any, dictionary: Dictionary, expected: float | No
         log.warning("%s", found.warning)
     elif found is not None:
         log.info("dictionary %s fits: L0 %.3g", dictionary.info.id, found.l0)
-    return found
+    return Measured(found, length(x, dictionary.info.norm))
+
+
+def length(x: Tensor, norm: Norm) -> float | None:
+    """The median length of a token's vector in x [tokens, d_in], in the scale of the dictionary's
+    decoder rows: that many times 1 / |row| is an `add` as long as the vector itself. None where
+    that is no positive number.
+    """
+    back = frame(x, norm).back
+    lengths = x.norm(dim=-1) if back is None else x.norm(dim=-1) / back[:, 0]
+    found = float(lengths.median()) if len(lengths) else 0.0
+    return found if math.isfinite(found) and found > 0 else None
 
 
 def _read(model: Any, tokenizer: Any, layers: list[Any], info: Info, text: str) -> Tensor:
@@ -64,21 +81,12 @@ def _read(model: Any, tokenizer: Any, layers: list[Any], info: Info, text: str) 
     """
     ids = tokenizer(text)["input_ids"]
     special = specials(tokenizer)
-    seen: list[Tensor] = []
-
-    def look(x: Tensor) -> Tensor:
-        seen.append(x)
-        raise _Reached
-
     layer = layers[info.site.layer]
-    handles = attach(layer, info.site.hook, without(unseen(info, layer), look))
-    try:
-        with torch.no_grad():
+
+    def run(look: Edited) -> None:
+        at = {info.site.hook: without(unseen(info, layer), look)}
+        with torch.no_grad(), attached(layer, at):
             model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+
     kept = [i for i, token in enumerate(ids) if i > 0 and token not in special]
-    return seen[0][0, kept].float()
+    return first_seen(run)[0, kept].float()

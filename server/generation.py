@@ -49,7 +49,7 @@ def defaults(model: Any) -> Defaults:
         )
     temperature = config.get("temperature")
     return Defaults(
-        temperature=0.7 if temperature is None else float(temperature),
+        temperature=Defaults.temperature if temperature is None else float(temperature),
         top_p=float(config.get("top_p") or 1.0),
         top_k=max(int(config.get("top_k") or 0), 0),  # vLLM says -1 for all
         min_p=float(config.get("min_p") or 0.0),

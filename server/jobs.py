@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from .deck import Deck
 from .engine.seam import Generation
-from .engine.types import Change, Delta, Event, Failure, Finish, FinishReason, Request
+from .engine.types import Change, Delta, Event, Failure, Finish, FinishReason
 from .errors import GenerationFailed
 from .metrics import Clock, Metrics
 from .prepare import Ask
-from .timeline import Timeline
+from .timeline import Timeline, guard_steps
 
 _LEFT: set[asyncio.Task[None]] = set()  # the loop itself keeps no task from being collected
 
@@ -36,10 +36,10 @@ class Job:
 
     def __post_init__(self) -> None:
         self.timelines = tuple(
-            Timeline((Change(0, request.steering), *request.changes))
+            Timeline((Change(0, request.steering), *request.changes), guard_steps(request))
             for request in self.ask.requests
         )
-        self._clock = self.metrics.clock(self.started)
+        self._clock = Clock(self.metrics, self.started)
         self._running = set(range(len(self.generations)))
 
     @classmethod
@@ -112,10 +112,6 @@ class Job:
         if self.ask.variants:
             return f"variant {row} ({self.ask.variants[row]}): "
         return f"choice {row}: " if len(self.generations) > 1 else ""
-
-    @property
-    def requests(self) -> Sequence[Request]:
-        return self.ask.requests
 
 
 async def merged(rows: Sequence[AsyncIterable[Event]]) -> AsyncGenerator[tuple[int, Event]]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dictionaries.asked import asked
-from dictionaries.beside import cards_of, open_cards, presets_beside
+from dictionaries.asked import Asked, asked, paired
+from dictionaries.beside import cards_of, open_cards, presets_beside, stated_cards
 from dictionaries.cards import Cards
 from dictionaries.catalog import names, pairing
 from dictionaries.dictionary import Dictionary
-from dictionaries.fit import Fit
 from dictionaries.hub import bare, find_files, origin
 
 from .deck import Deck
@@ -23,14 +21,12 @@ from .engine.engine import SlotEngine
 from .engine.linear import ROUNDINGS
 from .engine.load import load_model
 from .errors import BadRequest
-from .fit import fit
+from .fit import Measured, fit
 from .generation import defaults
 from .presets import Preset, Presets, builtin, read_builtin
 from .service import Report
 from .settings import Settings
 from .stand_in import StandIn
-
-log = logging.getLogger("steerdeck.loading")
 
 PRESETS_FILE = "presets.json"  # what users save, in data_dir
 COMPILED = "compiled"  # in data_dir
@@ -42,7 +38,7 @@ class Wanted:
 
     name: str
     model: str
-    dictionaries: tuple[tuple[str | None, str], ...]  # (id on the wire or None, files)
+    dictionaries: tuple[Asked, ...]
     cards: tuple[Path | None, ...]
     presets: tuple[Mapping[str, Any], ...] = ()  # of the catalog, for its own dictionary
 
@@ -56,20 +52,17 @@ def wanted(settings: Settings) -> Wanted:
         name = bare(settings.model).rstrip("/").rpartition("/")[2]
         return Wanted(name, settings.model, given, _padded(cards, given))
     if not given:
-        given = ((found.name, found.dictionary),)
+        given = (Asked(found.dictionary, id=found.name),)
         cards = cards or ((Path(found.cards),) if found.cards else ())
     # A preset's features are those of the first dictionary, if it does not say whose.
-    presets = found.presets if given[0][1] == found.dictionary else ()
+    presets = found.presets if given[0].name + given[0].facts == found.dictionary else ()
     return Wanted(found.name, found.model, given, _padded(cards, given), presets)
 
 
-def _named(dictionary: str) -> tuple[str | None, str]:
-    """(id on the wire or None, files) of a folder, a hub's name or a name of the catalog."""
-    want = asked(dictionary)
-    found = pairing(want.name)
-    if found:
-        return want.id or found.name, found.dictionary + want.facts
-    return want.id, dictionary
+def _named(dictionary: str) -> Asked:
+    """A folder, a hub's name, or a name of the catalog, which is its id on the wire, too."""
+    want, found = paired(asked(dictionary))
+    return replace(want, id=want.id or found.name) if found else want
 
 
 def _padded(
@@ -100,7 +93,7 @@ def load(settings: Settings, report: Report) -> Deck:
         report("opening the dictionaries", 0.6)
         opened = _open(want, undo, report)
         report("measuring how the dictionaries fit", 0.75)
-        fits = _fits(model, tokenizer, opened.dictionaries)
+        measured = _measured(model, tokenizer, opened.dictionaries)
         presets = Presets(want.name, opened.presets, settings.data_dir / PRESETS_FILE)
         report("starting the engine", 0.8)
         engine = SlotEngine(
@@ -112,7 +105,6 @@ def load(settings: Settings, report: Report) -> Deck:
             max_context=settings.max_context,
             max_edits=settings.max_edits,
             prefix_cache=settings.prefix_cache * 2**20,
-            model_name=want.name,
             threads=settings.threads,
             compiled=settings.data_dir / COMPILED if settings.compile else None,
             weights=weights,
@@ -129,7 +121,8 @@ def load(settings: Settings, report: Report) -> Deck:
         presets=presets,
         defaults=defaults(model),
         sources=opened.sources | _source("model", model_path),
-        fits=fits,
+        fits={id: one.fit for id, one in measured.items() if one.fit is not None},
+        lengths={id: one.length for id, one in measured.items() if one.length is not None},
         stand_in=StandIn(model, tokenizer),
     )
 
@@ -146,33 +139,36 @@ class Opened:
 
 def _open(want: Wanted, undo: ExitStack, report: Report) -> Opened:
     opened = Opened(presets=builtin(want.presets, f"the catalog's {want.name}"))
-    for (name, where), cards_path in zip(want.dictionaries, want.cards, strict=True):
-        want_one = asked(where)
-        path = find(want_one.name, "dictionary", report, 0.6, 0.7)
-        dictionary = want_one.open(path, name)
+    for one, cards_path in zip(want.dictionaries, want.cards, strict=True):
+        path = find(one.name, "dictionary", report, 0.6, 0.7)
+        dictionary = one.open(path)
         id = dictionary.info.id
         if id in opened.dictionaries:
             raise BadRequest(
-                f"two dictionaries are called {id}: give one another name, {want_one.name}?id=…"
+                f"two dictionaries are called {id}: give one another name, {one.name}?id=…"
             )
         opened.dictionaries[id] = dictionary
-        opened.sources |= _source(id, path, want_one.facts)
+        opened.sources |= _source(id, path, one.facts)
         beside = cards_of(dictionary.path, dictionary.info)
-        if cards_path or beside.is_file():
-            cards = open_cards(cards_path or beside, dictionary.info)
+        cards = (
+            open_cards(cards_path or beside, dictionary.info)
+            if cards_path or beside.is_file()
+            else stated_cards(dictionary.path, dictionary.info)
+        )
+        if cards is not None:
             undo.callback(cards.close)
             opened.cards[id] = cards
         opened.presets += read_builtin(presets_beside(dictionary.path))
     return opened
 
 
-def _fits(model: Any, tokenizer: Any, dictionaries: Mapping[str, Dictionary]) -> dict[str, Fit]:
+def _measured(
+    model: Any, tokenizer: Any, dictionaries: Mapping[str, Dictionary]
+) -> dict[str, Measured]:
     found = {}
     for id, dictionary in dictionaries.items():
         entry = pairing(id)
-        measured = fit(model, tokenizer, dictionary, entry.l0 if entry else None)
-        if measured is not None:
-            found[id] = measured
+        found[id] = fit(model, tokenizer, dictionary, entry.l0 if entry else None)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -87,10 +86,6 @@ class Metrics:
         for alarm in finish.alarms:
             self.alarms.labels(str(alarm.signal), str(alarm.action)).inc()
 
-    def clock(self, started: float, now: Callable[[], float] = time.monotonic) -> Clock:
-        """started: when the request was admitted, on the clock `now`."""
-        return Clock(self, started, now)
-
     def page(self, stats: Stats | None) -> bytes:
         """The text format. stats: the engine's, None while loading."""
         self.ready.set(int(stats is not None and stats.alive))
@@ -101,14 +96,14 @@ class Metrics:
 
 
 class Clock:
-    """Times the tokens of one request's rows."""
+    """Times the tokens of one request's rows. started: when it was admitted, by time.monotonic."""
 
-    def __init__(self, metrics: Metrics, started: float, now: Callable[[], float]) -> None:
-        self._metrics, self._started, self._now = metrics, started, now
+    def __init__(self, metrics: Metrics, started: float) -> None:
+        self._metrics, self._started = metrics, started
         self._last: dict[int, float] = {}
 
     def delta(self, row: int, tokens: int) -> None:
-        now = self._now()
+        now = time.monotonic()
         self._metrics.generated_tokens.inc(tokens)
         if row not in self._last:
             self._metrics.first_token.observe(now - self._started)

@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import BadRequest, SteerdeckError
-from .handlers import BodyTooLarge, error_response
+from .errors import BadRequest, BodyTooLarge, SteerdeckError
+from .handlers import error_response
 
 if TYPE_CHECKING:
     from .metrics import Metrics

@@ -5,7 +5,6 @@ change of it. dictionaries/making/subject.py says what is promised.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -21,16 +20,20 @@ from dictionaries.making.subject import Change, Message, Prompt, Windows
 
 from .asking import Asking
 from .engine.proof import prove
-from .engine.sites import attach, decoder_layers, heads_width, longest_context, text_config
+from .engine.sites import (
+    Edited,
+    attach,
+    decoder_layers,
+    first_seen,
+    heads_width,
+    longest_context,
+    text_config,
+)
 from .engine.value_bias import unseen, without
 from .errors import BadRequest
 from .lens import logit_lens
 
 Rows = TypeVar("Rows", FeatureRows, EditTable)
-
-
-class _Reached(Exception):
-    """The pass has come to the site, and nothing after it is wanted."""
 
 
 class ModelSubject:
@@ -58,7 +61,7 @@ class ModelSubject:
         self._asking = Asking(tokenizer)
         self._site, self._dictionary = site, dictionary
         # Of the thread that runs a pass: a speaker's engine runs the same layers' hooks in its own.
-        self._act: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("act", default=None)
+        self._act: ContextVar[Edited | None] = ContextVar("act", default=None)
         layer = self._blocks[site.layer]
         left_off = None if dictionary is None else unseen(dictionary.info, layer)
         prove(layer, site.hook, self._short_pass)
@@ -96,15 +99,7 @@ class ModelSubject:
 
     def residual(self, windows: Windows) -> Tensor:
         """[rows, tokens, d_in] float32 at the site; what comes after it is not run."""
-        seen: list[Tensor] = []
-
-        def look(x: Tensor) -> Tensor:
-            seen.append(x)
-            raise _Reached
-
-        with suppress(_Reached):
-            self._forward(windows, look)
-        return seen[0].float()
+        return first_seen(lambda look: self._forward(windows, look)).float()
 
     def logits(self, windows: Windows, change: Change | None = None) -> Tensor:
         """[rows, tokens, vocab] float32, of the next token at every position."""
@@ -123,13 +118,7 @@ class ModelSubject:
     def spliced(self, windows: Windows, rebuilt: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits with x [n, d_in] of every content token replaced by `rebuilt(x)`, float32."""
         content = windows.content.to(self._model.device)
-
-        def replace(x: Tensor) -> Tensor:
-            y = x.clone()
-            y[content] = rebuilt(x[content].float()).to(x.dtype)
-            return y
-
-        return self._forward(windows, replace)
+        return self._forward(windows, _replacing(content, rebuilt))
 
     def costed(
         self, windows: Windows, keep: Callable[[Tensor], Tensor]
@@ -164,28 +153,17 @@ class ModelSubject:
 
     def _divergence(self, windows: Windows, words: Tensor, rebuilt: Tensor) -> Tensor:
         """Of the predictions with x of `words` replaced, from the model's own; over all tokens."""
-
-        def replace(x: Tensor) -> Tensor:
-            y = x.clone()
-            y[words] = rebuilt.to(x.dtype)
-            return y
-
         attended = windows.attended.to(self._model.device)
         wanted = self._forward(windows, None)[attended].log_softmax(-1)
-        said = self._forward(windows, replace, learning=True)[attended].log_softmax(-1)
+        act = _replacing(words, lambda _: rebuilt)
+        said = self._forward(windows, act, learning=True)[attended].log_softmax(-1)
         return kl_div(said, wanted, reduction="sum", log_target=True)
 
     def lens(self, directions: Tensor) -> Tensor:
         """[n, vocab] of directions [n, d_in]; those of hook_z go through the output projection."""
         return logit_lens(self._model, self._blocks, self._site, directions)
 
-    def _forward(
-        self,
-        windows: Windows,
-        act: Callable[[Tensor], Tensor] | None,
-        *,
-        learning: bool = False,
-    ) -> Tensor:
+    def _forward(self, windows: Windows, act: Edited | None, *, learning: bool = False) -> Tensor:
         device = self._model.device
         token = self._act.set(act)
         try:
@@ -215,6 +193,17 @@ class ModelSubject:
         info = self._dictionary.info
         reads = info.k is not None and info.reads_exactly
         return info.norm, self._dictionary.cutoff(frame(x, info.norm).h) if reads else None
+
+
+def _replacing(words: Tensor, by: Callable[[Tensor], Tensor]) -> Edited:
+    """Puts by(x [n, d], float32) in the place of x of the tokens `words` [rows, tokens] marks."""
+
+    def replace(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[words] = by(x[words].float()).to(x.dtype)
+        return y
+
+    return replace
 
 
 def _to(rows: Rows, device: torch.device) -> Rows:

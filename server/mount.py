@@ -25,7 +25,7 @@ GRACE_SECONDS = (
 
 
 class NoPage(SteerdeckError):
-    """The page's packages are not installed."""
+    """The page's packages are not installed, or it cannot reach its server."""
 
 
 def build_page(api_url: str) -> Any:
@@ -46,10 +46,14 @@ def page_alone(api_url: str, settings: Settings) -> FastAPI:
     """
     with _installed():
         from ui.alone import build_app
+        from ui.errors import Told
     from .middleware import Answered, BodyLimit, Hosts
     from .root_path import Under
 
-    app: FastAPI = build_app(api_url, settings.root_path)
+    try:
+        app: FastAPI = build_app(api_url, settings.root_path)
+    except Told as exc:
+        raise NoPage(str(exc)) from exc
     app.add_middleware(BodyLimit, limit=settings.max_body)
     app.add_middleware(Hosts, allowed=settings.hosts)
     app.add_middleware(Answered)

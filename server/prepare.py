@@ -12,8 +12,10 @@ from .engine.sampling import COLDEST
 from .engine.text import Prompt, encode_raw, flagged, render
 from .engine.types import Request, Sampling
 from .errors import BadRequest, TooLong
+from .schemas.messages import Message
 from .schemas.requests import ChatRequest, CompletionRequest
 from .steering import Resolved, resolve
+from .timeline import check_replayable
 
 MESSAGES, PROMPT = "messages", "prompt"  # the fields that hold what is answered
 TOP = 5  # alternatives reported by the trace "top", of each model
@@ -27,6 +29,7 @@ class Ask:
     trace: what is told of every token.
     variants: of a comparison, what each row is called.
     stream, include_usage: how it is told.
+    echo: the prompts as they were sent, each said before its replies; empty for none.
     """
 
     id: str
@@ -39,26 +42,28 @@ class Ask:
     variants: tuple[str, ...] = ()
     stream: bool = False
     include_usage: bool = False
+    echo: Sequence[str | list[int]] = ()
 
 
 def prepare_chat(deck: Deck, body: ChatRequest) -> Ask:
     """Raises what `resolve` does, BadRequest where the chat template refuses the turns, TooLong."""
     resolved = resolve(deck, body.model, body.steering)
-    messages = [{"role": _role(m.role), "content": m.text} for m in body.messages]
-    _check_bytes(deck, [message["content"] for message in messages], MESSAGES)
-    most = deck.engine.capabilities.max_context - 1
-    return _ask(deck, body, resolved, [render(deck.tokenizer, messages, most=most)])
+    return _ask(deck, body, resolved, [rendered(deck, body.messages)])
 
 
 def prepare_completion(deck: Deck, body: CompletionRequest) -> Ask:
     resolved = resolve(deck, body.model, body.steering)
     for prompt in body.prompts:
         if isinstance(prompt, str):
-            _check_bytes(deck, [prompt], PROMPT)
+            check_bytes(deck, [prompt], PROMPT)
         else:
-            _check_tokens(deck, len(prompt), PROMPT)
+            check_tokens(deck, len(prompt), PROMPT, _least(body))
     prompts = [_raw(deck, prompt) for prompt in body.prompts]
-    return _ask(deck, body, resolved, prompts)
+    ask = _ask(deck, body, resolved, prompts)
+    if not body.echo:
+        return ask
+    requests = tuple(replace(request, echo=True) for request in ask.requests)
+    return replace(ask, requests=requests, echo=body.prompts)
 
 
 def _ask(
@@ -89,6 +94,8 @@ def _ask(
                 raw=isinstance(body, CompletionRequest),
             )
         )
+    for request in requests:
+        check_replayable(request)
     return Ask(
         id=name,
         created=int(time.time()),
@@ -126,16 +133,29 @@ def _longest(deck: Deck, body: ChatRequest | CompletionRequest, prompt: int) -> 
 
     What must reach its limit (`ignore_eos`) keeps it, and the engine refuses what has no room.
     """
-    _check_tokens(deck, prompt, MESSAGES if isinstance(body, ChatRequest) else PROMPT)
+    field = MESSAGES if isinstance(body, ChatRequest) else PROMPT
+    check_tokens(deck, prompt, field, _least(body))
     if body.limit and body.ignore_eos:
         return body.limit
     room = deck.engine.capabilities.max_context - prompt
-    return min(body.limit or deck.defaults.max_tokens, room)
+    return min(deck.defaults.max_tokens if body.limit is None else body.limit, room)
 
 
-def _check_tokens(deck: Deck, prompt: int, field: str) -> None:
+def _least(body: ChatRequest | CompletionRequest) -> int:
+    """Tokens that the context must leave for a reply."""
+    return 0 if body.limit == 0 else 1
+
+
+def rendered(deck: Deck, messages: Sequence[Message]) -> Prompt:
+    """Raises TooLong, and BadRequest where the chat template refuses the turns."""
+    turns = [message.turn for message in messages]
+    check_bytes(deck, [turn["content"] for turn in turns], MESSAGES)
+    return render(deck.tokenizer, turns, most=deck.engine.capabilities.max_context - 1)
+
+
+def check_tokens(deck: Deck, prompt: int, field: str, reply: int = 1) -> None:
     context = deck.engine.capabilities.max_context
-    if prompt >= context:
+    if prompt + reply > context:
         raise TooLong(
             f"the prompt is too long: it has {prompt} tokens, and this model's maximum context "
             f"length is {context} tokens, of prompt and reply together: shorten it",
@@ -143,7 +163,7 @@ def _check_tokens(deck: Deck, prompt: int, field: str) -> None:
         )
 
 
-def _check_bytes(deck: Deck, texts: Iterable[str], field: str) -> None:
+def check_bytes(deck: Deck, texts: Iterable[str], field: str) -> None:
     """Before they are tokenized: megabytes take seconds, in which nobody else is admitted."""
     context = deck.engine.capabilities.max_context
     size, most = sum(len(text.encode()) for text in texts), context * deck.longest_token
@@ -168,10 +188,6 @@ def _raw(deck: Deck, prompt: str | list[int]) -> Prompt:
             f"token {largest}: this model has tokens 0..{vocabulary - 1}", param="prompt"
         )
     return flagged(deck.tokenizer, prompt, [True] * len(prompt))
-
-
-def _role(role: str) -> str:
-    return "system" if role == "developer" else role
 
 
 def _or(asked: float | None, default: float) -> float:

@@ -93,7 +93,8 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     """See server/README.md for each field."""
     capabilities = deck.engine.capabilities
     began = _beginning(request, finish)
-    acted = [*_all(request), *(change.steering for change in finish.timeline)]
+    changes = (*request.changes, *finish.timeline)
+    acted = [request.steering, *(change.steering for change in changes)]
     used = dict.fromkeys(e.dictionary for s in acted for e in s.edits)
     used |= dict.fromkeys(c.dictionary for s in acted for c in s.conditions)
     return {
@@ -164,10 +165,6 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any] | No
             "timeline": [_entry(change) for change in changes],
         },
     }
-
-
-def _all(request: Request) -> list[Steering]:
-    return [request.steering, *(change.steering for change in request.changes)]
 
 
 def _entry(change: Change) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One frozen object with everything an operator may choose; the only reader of the environment.
+"""One frozen object with everything an operator may choose; the only reader of its variables.
 
 Each field is an environment variable (`STEERDECK_` + its name in capitals) and, where it makes
 sense, an option of `steerdeck serve`; the option wins.
@@ -23,13 +23,6 @@ CLIENT_KEY, KEYS = f"{PREFIX}API_KEY", f"{PREFIX}API_KEYS"
 CLIENT_VARIABLES = frozenset({"STEERDECK_URL", CLIENT_KEY})
 _PART_OF_A_PATH = re.compile(r"[\w~@-][\w.~@-]*", re.ASCII)
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-
-
-def split_commas(value: object) -> object:
-    """`a, b` from the environment as a list; anything else unchanged."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
 
 
 class Settings(BaseSettings):
@@ -125,7 +118,10 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _split(cls, value: object) -> object:
-        return split_commas(value)
+        """`a, b` from the environment as a list; anything else unchanged."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
 
     @field_validator("root_path")
     @classmethod

@@ -20,7 +20,6 @@ from .schemas.conditions import STRENGTH, Unit, WireCondition
 from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
 
 SEPARATOR = "@"  # between model and preset in a model name
-UNSTEERED = WireSteering.model_validate({})
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def split_model(deck: Deck, model: str | None) -> str | None:
 
 def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolved:
     """What a request's `model` and `steering` ask for together."""
-    asked = asked or UNSTEERED
+    asked = asked or WireSteering.model_validate({})
     preset = split_model(deck, model)
     if preset and asked.preset and preset != asked.preset:
         raise BadRequest(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dictionaries.asked import asked
 from dictionaries.beside import cards_of
 from dictionaries.dictionary import Dictionary
 
@@ -67,9 +66,8 @@ def subject(
     want = _wanted(model, dictionary)
     if not want.dictionaries:
         raise BadRequest(f"{model!r} is no name of the catalog: say which dictionary with it")
-    name, where = want.dictionaries[0]
-    want_one = asked(where)
-    opened = want_one.open(find(want_one.name, "dictionary"), name)
+    first = want.dictionaries[0]
+    opened = first.open(find(first.name, "dictionary"))
     loaded = load(model, device=device, dtype=dtype)
     with ExitStack() as closing:
         yield Bench(

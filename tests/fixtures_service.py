@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from background import Background
+from background import Background, stop_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -118,7 +118,7 @@ def make_deck(
             model.get_output_embeddings().register_forward_hook(
                 lambda _module, _args, logits: logits.index_fill(-1, never, -1e4)
             )
-        engine = SlotEngine(model, tokenizer, {"tiny": dictionary}, model_name="tiny", **options)
+        engine = SlotEngine(model, tokenizer, {"tiny": dictionary}, **options)
         engines.append(engine)
         engine.start()
         path = data_dir / "presets.json" if data_dir else None
@@ -162,8 +162,7 @@ def serve() -> Iterator[Callable[..., Live]]:
     yield start
     for client in clients:
         client.close()
-    for server in running:
-        server.stop()
+    stop_all(running)
 
 
 @pytest.fixture(scope="session")

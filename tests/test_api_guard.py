@@ -71,6 +71,20 @@ def test_a_guard_that_makes_no_sense_is_refused_by_name(guard: Any, told: str, l
     assert told in error["message"] + str(error["param"])
 
 
+def test_more_steps_back_than_a_receipt_can_replay_are_refused_before_the_first_byte(
+    live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.timeline.MAX_ENTRIES", 3)
+    steering = {**LOUD, "guard": {"mode": "back_off", **CLOSE}}
+    live.chat(HELLO, steering=steering, max_tokens=23)  # it may step back after each 6 tokens
+    body = live.body(HELLO, steering=steering, max_tokens=24, stream=True)
+    answer = live.http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert "4 changes with 4 edits" in error["message"]
+    assert error["param"] == "steering.timeline"
+
+
 def test_a_guard_watches_every_variant_of_a_comparison(live: Any) -> None:
     body = {**live.body(HELLO, max_tokens=24), "variants": [LOUD]}
     body["steering"] = {"guard": {"mode": "warn", "window": 6, "entropy": None}}

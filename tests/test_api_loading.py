@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from dictionaries.asked import Asked
 from dictionaries.cards import Card, Cards
 from server.errors import SteerdeckError
 from server.generation import defaults
@@ -155,9 +156,9 @@ def test_every_piece_of_a_download_is_reported_and_every_20th_part_in_new_words(
 def test_a_name_of_the_catalog_brings_its_dictionary():
     want = wanted(Settings(model="foghorn"))
     assert want.name == "foghorn"
-    assert [name for name, _ in want.dictionaries] == ["foghorn"]
+    assert [one.id for one in want.dictionaries] == ["foghorn"]
     own = wanted(Settings(model="foghorn", dictionary="/my/sae"))
-    assert own.dictionaries == ((None, "/my/sae"),)
+    assert own.dictionaries == (Asked("/my/sae"),)
 
 
 def test_the_revision_is_of_the_files_contents(on_disk, tmp_path):

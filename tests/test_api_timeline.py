@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,23 +12,25 @@ from pydantic import ValidationError
 
 from dictionaries.edits import Op
 from server.engine.conditions import ALWAYS, Condition, Crossing, Timing
-from server.engine.guard import Alarm, Mode, Signal
+from server.engine.guard import NOTHING_LEFT, Alarm, Guard, Mode, Signal
 from server.engine.types import (
     Change,
     Delta,
     FeatureEdit,
     Finish,
     FinishReason,
+    Request,
+    Sampling,
     Steering,
     Token,
 )
-from server.engine.warden import NOTHING_LEFT, weaker
+from server.engine.warden import weaker
 from server.errors import BadRequest
 from server.receipt import _entry
 from server.schemas.conditions import MAX_ABORTS
 from server.schemas.guard import WireGuard
 from server.schemas.steering import MAX_EDITS, WireSteering
-from server.timeline import Timeline
+from server.timeline import Timeline, check_replayable
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,43 @@ def test_all_steps_that_a_guard_may_take_back_can_be_replayed() -> None:
         if left < NOTHING_LEFT:
             break
     assert step > 30
+
+
+@pytest.mark.parametrize(
+    ("entries", "tokens", "factor", "told"),
+    [
+        (1000, 300, 0.4, None),
+        (1024, 15, 0.4, None),  # for a step back there must be a window
+        (1024, 16, 0.4, "1025 changes with 8200 edits"),
+        (900, 2000, 0.4, "1025 changes with 8200 edits"),
+        (1, 10_000, 0.95, None),
+        (30, 100_000, 0.95, "1859 changes with 14872 edits"),  # 59 from each, and the beginning
+    ],
+)
+def test_a_reply_whose_guard_may_do_more_than_can_be_replayed_is_refused_before_it_begins(
+    entries: int, tokens: int, factor: float, told: str | None
+) -> None:
+    eight = Steering(tuple(edit_of(i, ALWAYS) for i in range(8)))
+    changes = [Change(at, eight) for at in range(1, entries + 1)]
+    guard = Guard(Mode.BACK_OFF, factor=factor)
+    request = Request("r", (1, 2), (True, True), Sampling(max_tokens=tokens), eight, (*changes,))
+    check_replayable(request)
+    check_replayable(replace(request, guard=replace(guard, mode=Mode.STOP)))
+    if told is None:
+        return check_replayable(replace(request, guard=guard))
+    with pytest.raises(BadRequest, match=told):
+        check_replayable(replace(request, guard=guard))
+
+
+def test_a_live_change_leaves_room_for_what_the_guard_may_do_to_it(monkeypatch) -> None:
+    monkeypatch.setattr("server.timeline.MAX_TIMELINE", 16)
+    some = Steering((edit_of(1, ALWAYS),))
+    timeline = Timeline([Change(0, some)], steps=4)
+    for at in range(3, 15):
+        timeline.check(some)
+        timeline.note(at, some)
+    with pytest.raises(BadRequest, match="17 changes with 17 edits"):
+        timeline.check(some)
 
 
 def _allowed(factor: float) -> bool:

@@ -192,6 +192,30 @@ def test_a_proxy_for_the_outside_gets_nothing_that_is_for_this_machine(url, by_p
         assert http.trust_env is by_proxy
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["chat", "caf\udce9"], "no UTF-8"),
+        (["features", "search", "caf\udce9"], "no UTF-8"),
+        (["features", "show", "caf\udce9"], "no server answers"),
+    ],
+)
+def test_bytes_that_are_no_text_are_no_stack_trace(command, told):
+    """Python reads them off a command line as halves of characters."""
+    said = run(*command, "--url", "http://127.0.0.1:9")
+    assert said.exit_code == 1
+    assert said.stderr.startswith("steerdeck: ")
+    assert told in said.stderr
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1"])
+def test_a_proxy_that_cannot_be_used_is_a_sentence(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    said = run("presets", "list", "--url", "http://gpu-box.invalid")
+    assert said.exit_code == 1
+    assert said.stderr.startswith("steerdeck: a proxy of the environment cannot be used")
+
+
 @pytest.mark.parametrize(("key", "sent"), [("a-secret\r", True), ("a-secret\nb", False)])
 def test_a_key_is_never_printed(key, sent, live, monkeypatch):
     """A line of an .env file may end as Windows ends it; within a key a line break is a slip."""

@@ -28,6 +28,10 @@ QWEN_3 = (
     "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}"
     "<|role|>{{ m['role'] + '\n' + said }}<|end|>\n{% endfor %}<|role|>assistant\n"
 )
+REMINDED = (
+    "{% for m in messages %}<|role|>{{ m['role'] + '\n' + m['content'] }}<|end|>\n{% endfor %}"
+    "<|role|>reminder\n{{ messages[0]['content'] | trim }}<|end|>\n<|role|>assistant\n"
+)
 TALK = [
     {"role": "system", "content": "Be kind.\n"},
     {"role": "user", "content": "role or INST? "},
@@ -42,9 +46,10 @@ TALK = [
         (MISTRAL_3, ["role or INST? ", "<think>\nHm.\n</think>\n\nI know.", "Be kind.\n", "no"]),
         (GEMMA_3, ["Be kind.\n", "role or INST?", "<think>\nHm.\n</think>\n\nI know.", "no"]),
         (QWEN_3, ["Be kind.\n", "role or INST? ", "I know. ", "no"]),
+        (REMINDED, [*(message["content"] for message in TALK), "Be kind."]),
     ],
 )
-def test_contents_that_are_moved_stripped_or_rid_of_thoughts_are_found(
+def test_contents_that_are_moved_stripped_repeated_or_rid_of_thoughts_are_found(
     tokenizer, template, said
 ) -> None:
     prompt = render(with_template(tokenizer, template), TALK)
@@ -54,7 +59,8 @@ def test_contents_that_are_moved_stripped_or_rid_of_thoughts_are_found(
 def test_what_a_template_moves_is_told_in_the_order_of_the_messages(tokenizer) -> None:
     moving = with_template(tokenizer, MISTRAL_3)
     whole, spans = contents(lambda m: moving.apply_chat_template(list(m), tokenize=False), TALK)
-    assert [whole[s.start : s.stop].strip() for s in spans] == [m["content"].strip() for m in TALK]
+    found = [whole[s.start : s.stop].strip() for (s,) in spans]
+    assert found == [m["content"].strip() for m in TALK]
 
 
 def test_a_system_message_that_the_template_passes_over_is_put_before_the_users(tokenizer) -> None:

@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from dictionaries import fit as fitting
 from dictionaries.dictionary import Dictionary
-from dictionaries.fit import expected_l0, measure
+from dictionaries.edits import Norm, delta, frame
+from dictionaries.fit import measure
 from dictionaries.formats import open_dictionary
 from server.engine.sites import decoder_layers
 from server.fit import TEXTS, fit
+from server.fit import length as fit_length
 from server.loading import load
 from server.settings import Settings
 
@@ -70,7 +72,7 @@ def fitted(make_model, make_dictionary, tokenizer) -> Callable[..., Dictionary]:
 
 def test_a_dictionary_of_this_place_fits(fitted, make_model, tokenizer) -> None:
     dictionary = fitted()
-    found = fit(make_model(), tokenizer, dictionary, expected=None)
+    found = fit(make_model(), tokenizer, dictionary, expected=None).fit
     x = residual(make_model(), tokenizer, 1)
     assert found.tokens == len(x)
     assert found.features == D_SAE
@@ -89,7 +91,7 @@ def test_one_whose_numbers_do_not_fit_is_told(fitted, make_model, tokenizer, cap
     for dictionary, said in cases:
         caplog.clear()
         with caplog.at_level(logging.WARNING, "steerdeck.fit"):
-            found = fit(make_model(), tokenizer, dictionary, expected=None)
+            found = fit(make_model(), tokenizer, dictionary, expected=None).fit
         assert found.warning in caplog.text
         assert re.search(said, found.warning)
         assert "layer 1 resid_post" in found.warning
@@ -97,8 +99,8 @@ def test_one_whose_numbers_do_not_fit_is_told(fitted, make_model, tokenizer, cap
 
 
 def test_what_files_do_not_say_the_caller_may(fitted, make_model, tokenizer) -> None:
-    assert fit(make_model(), tokenizer, fitted(), expected=500.0).warning is not None
-    assert fit(make_model(), tokenizer, fitted(l0=30), expected=500.0).warning is None
+    assert fit(make_model(), tokenizer, fitted(), expected=500.0).fit.warning is not None
+    assert fit(make_model(), tokenizer, fitted(l0=30), expected=500.0).fit.warning is None
 
 
 def test_of_a_large_dictionary_a_sample_tells_the_same(make_dictionary, monkeypatch) -> None:
@@ -137,7 +139,7 @@ def test_a_topk_always_fires_k_so_what_it_rebuilds_tells(
 ) -> None:
     if large:
         monkeypatch.setattr(fitting, "WHOLE", 0)
-    found = fit(make_model(), tokenizer, learnt, expected=None)
+    found = fit(make_model(), tokenizer, learnt, expected=None).fit
     assert found.l0 <= found.expected_l0 == 1
     assert found.explained > 0.95
     assert found.warning is None
@@ -146,7 +148,7 @@ def test_a_topk_always_fires_k_so_what_it_rebuilds_tells(
     caplog.clear()
     for family in ("gpt2", "gpt_neox"):
         with caplog.at_level(logging.INFO, "steerdeck.fit"):
-            other = fit(make_model(family), tokenizer, learnt, expected=None)
+            other = fit(make_model(family), tokenizer, learnt, expected=None).fit
         assert other.l0 <= 1
         assert "rebuilds 0% of the variance" in other.warning
     assert "learnt fits" not in caplog.text
@@ -169,51 +171,21 @@ def test_what_cannot_be_read_is_not_measured(make_dictionary, monkeypatch) -> No
     assert measure(topk, x) is None, "a TopK takes all of its encoder"
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "expected"),
-    [
-        ("average_l0_71/cfg.json", {}, 71),
-        ("cfg.json", {"l0": 60.5}, 60.5),
-        ("config.json", {"trainer": {"k": 64}}, 64),
-        ("hyperparams.json", {"top_k": 50}, 50),
-        ("cfg.json", {"metadata": {"training_k": 20}}, 20),
-        ("cfg.json", {"l0": "medium", "k": True}, None),
-        ("cfg.json", {"l0": 10**400, "k": float("inf")}, None),
-    ],
-)
-def test_what_is_expected_is_read_from_the_files(
-    file, content, expected, make_dictionary, tmp_path
+@pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
+def test_an_add_of_its_reach_is_as_long_as_what_it_is_added_to(
+    normalize, make_dictionary, make_model, tokenizer
 ) -> None:
-    dictionary = make_dictionary()
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text(json.dumps(content))
-    dictionary.path = (tmp_path / file).parent
-    assert expected_l0(dictionary) == expected
-
-
-def test_a_config_nested_beyond_reading_tells_nothing(make_dictionary, tmp_path) -> None:
-    dictionary = make_dictionary()
-    dictionary.path = tmp_path
-    (tmp_path / "config.json").write_text("[" * 1_000_000)
-    assert expected_l0(dictionary) is None
-
-
-def test_firing_frequencies_add_up_to_what_is_expected(make_dictionary) -> None:
-    dictionary = make_dictionary()
-    often = torch.rand(D_SAE, generator=torch.Generator().manual_seed(1))
-    save_file({"sparsity": often.log10()}, dictionary.path / "sparsity.safetensors")
-    assert expected_l0(dictionary) == pytest.approx(often.sum().item(), rel=1e-4)
-
-
-def test_frequencies_that_cannot_be_read_tell_nothing(make_dictionary) -> None:
-    dictionary = make_dictionary()
-    file = dictionary.path / "sparsity.safetensors"
-    save_file({"density": torch.zeros(D_SAE)}, file)
-    assert expected_l0(dictionary) is None
-    file.write_bytes(file.read_bytes()[:-10])
-    assert expected_l0(dictionary) is None
-    save_file({"sparsity": torch.full((D_SAE,), torch.nan)}, file)
-    assert expected_l0(dictionary) is None
+    """In the median, whatever a dictionary does to its inputs; where it reads nothing, too."""
+    dictionary = make_dictionary("reached", normalize=normalize)
+    length = fit(make_model(), tokenizer, dictionary, expected=None).length
+    x, (row,) = residual(make_model(), tokenizer, dictionary.info.site.layer), [7]
+    rows = dictionary.rows([row])
+    reach = length / rows.dec.norm()
+    none, back = torch.zeros(len(x), 1), frame(x, dictionary.info.norm).back
+    moved = delta(none, none + reach, rows, back).norm(dim=-1)
+    assert (moved / x.norm(dim=-1)).median().item() == pytest.approx(1.0, rel=1e-3)
+    assert fit_length(torch.zeros(3, D_MODEL), Norm.NONE) is None
+    assert fit_length(torch.full((3, D_MODEL), torch.nan), Norm.NONE) is None
 
 
 def test_the_wire_tells_what_was_measured(
@@ -224,9 +196,15 @@ def test_the_wire_tells_what_was_measured(
     options = {"model": str(tmp_path / "tiny"), "dictionary": str(fitted(l0=1).path)}
     deck = load(Settings(data_dir=tmp_path, **options), lambda *_: None)
     try:
-        told = serve(deck).http.get("/v1/dictionaries").json()["data"][0]["fit"]
+        http = serve(deck).http
+        told = http.get("/v1/dictionaries").json()["data"][0]["fit"]
+        reach = http.get("/v1/features/fitted/3").json()["reach"]
     finally:
         deck.engine.close()
+    x = residual(make_model(), tokenizer, 1)
+    assert reach == pytest.approx(x.norm(dim=-1).median().item(), rel=1e-3), (
+        "its rows have length 1"
+    )
     assert told["expected_l0"] == 1
     assert told["l0"] > 3
     assert "may not fit this model" in told["warning"]
@@ -243,6 +221,7 @@ def test_foghorn_fits_itself() -> None:
     from server.engine.load import load_model
 
     model, tokenizer = load_model(Path(want.model))
-    found = fit(model, tokenizer, open_dictionary(want.dictionaries[0][1]), expected=None)
+    (own,) = want.dictionaries
+    found = fit(model, tokenizer, own.open(Path(own.name)), expected=None).fit
     assert found.expected_l0 == pairing("foghorn").l0
     assert found.warning is None

@@ -13,6 +13,7 @@ from openai.types.chat import completion_create_params as chat
 
 from server.schemas.foreign import HARMLESS
 from server.schemas.requests import ChatRequest, CompletionRequest
+from ui import share
 
 HELLO = [{"role": "user", "content": "hello"}]
 FOG = {"steering": {"edits": [{"feature": "fog", "strength": 4.0}]}}
@@ -34,6 +35,18 @@ def test_a_reply_and_its_steering_arrive(client, live):
     assert reply.steering["applied"][0]["feature"] == "tiny/5"
     assert reply.steering["receipt"]["seed"] == 1
     assert reply._request_id.startswith("req_")
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_program_that_the_page_exports_prints_the_replies_and_their_receipts(
+    client, live, compared, capsys
+):
+    body = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_completion_tokens": 8}
+    body |= {"variants": [FOG["steering"]]} if compared else FOG
+    exec(share.python(live.url, body, key=False), {})
+    printed = capsys.readouterr().out
+    assert live.chat(**FOG)["choices"][0]["message"]["content"].strip() in printed
+    assert printed.count("'model_revision':") == 1 + compared
 
 
 def test_a_preset_steers_by_its_model_name_alone(client):

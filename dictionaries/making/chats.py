@@ -52,7 +52,7 @@ class Renderer:
         """
         self._chats += 1
         try:
-            whole, spans = contents(self._template, messages)
+            whole, found = contents(self._template, messages)
         except Exception as error:  # a template raises what its author liked
             self.leave_out(_REFUSED, str(error))
             if self._out[_REFUSED] == self._chats == _PATIENCE:
@@ -65,6 +65,7 @@ class Renderer:
             whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         ids = encoded["input_ids"]
+        spans = [span for places in found for span in places]
         content = [
             token not in self._special and any(s.start < stop and s.stop > start for s in spans)
             for token, (start, stop) in zip(ids, encoded["offset_mapping"], strict=True)

@@ -139,7 +139,7 @@ def _finished(tokenizer: Any, asked: Message, reply: str) -> tuple[str, range]:
         whole, spans = contents(render, said)
     except Exception:  # a template raises what its author liked
         return alone
-    own = spans[-1] if len(spans) == len(said) else range(0)
+    own = spans[-1][-1] if len(spans) == len(said) and spans[-1] else range(0)
     return (whole, own) if whole[own.start : own.stop].strip() == reply.strip() else alone
 
 

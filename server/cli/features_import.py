@@ -60,17 +60,14 @@ def import_(
       steerdeck features import math/autointerp.csv -d Goodfire/DeepSeek-R1-SAE-l37/math
     """
     with making():
-        from dictionaries.asked import asked
+        from dictionaries.asked import asked, paired
         from dictionaries.beside import cards_of
-        from dictionaries.catalog import pairing
         from dictionaries.hub import find_files
 
         if not source.exists():
             fail(f"{source} is not there")
-        want = asked(dictionary)
-        paired = pairing(want.name)
-        path = find_files(paired.dictionary if paired else want.name, kind="dictionary")
-        opened = want.open(path)
+        want, _ = paired(asked(dictionary))
+        opened = want.open(find_files(want.name, kind="dictionary"))
         target = out or cards_of(opened.path, opened.info)
         try:
             said = _imported(source, opened, target, by, model)

@@ -37,7 +37,8 @@ log = logging.getLogger("steerdeck.engine")
 
 
 class SlotEngine:
-    """Continuous batching over KV slots, every row steered and sampled its own way.
+    """Continuous batching over KV slots, every row steered and sampled its own way. `seam.Engine`
+    says what its calls promise.
 
     model, tokenizer: from transformers; the model belongs to the engine from here on.
     max_context: positions a reply may take, prompt and all; by default what the model was made
@@ -113,28 +114,16 @@ class SlotEngine:
 
     @property
     def compilation(self) -> str:
-        """Whether layers run compiled: off, running (not yet), on or failed."""
         return self._runner.compilation
 
     def check(self, request: Request) -> None:
-        """Raise what `submit` would for this request's content, without queueing it.
-
-        What that takes to find out, such as rows read from disk, is kept for `submit`.
-        """
+        """What it takes, such as rows read from disk, is kept for `submit`."""
         self._admission.check(request)
 
     def submit(self, request: Request) -> Stream:
-        """Queue it, from a running event loop.
-
-        Raises Busy (429), TooLong (413), Unsteerable (400) or EngineDead (503): now or not at all.
-        """
         return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[Stream]:
-        """Queue all of them, as `submit` does, or none.
-
-        A prompt that several of them have, edited alike, is computed once.
-        """
         replies = [self._reply(request) for request in requests]
         check_room(sum(len(reply.rows) for reply in replies), self._capabilities)
         link(replies)
@@ -147,10 +136,6 @@ class SlotEngine:
         return [reply.stream for reply in replies]
 
     def steer(self, generation_id: str, steering: Steering) -> int:
-        """Change the edits of a running reply; returns the generated token from which it holds.
-
-        Raises UnknownGeneration (404) or Unsteerable (400, nothing is changed).
-        """
         prepared = self._runner.steerer.prepare(steering)
         with self._changed:
             reply = self._known(generation_id)
@@ -160,7 +145,6 @@ class SlotEngine:
             return at
 
     def drop(self, generation_id: str) -> None:
-        """Stop it before the next step. Raises UnknownGeneration (404) if it does not run."""
         with self._changed:
             self._cancel(self._known(generation_id))
 
@@ -172,7 +156,6 @@ class SlotEngine:
             return Stats(len(self._scheduler.running), self._scheduler.queued, True, kept)
 
     def close(self) -> None:
-        """End every reply with a Failure, and join the engine thread when its step is done."""
         self._closing = True  # first: a step that ends now finds nobody to settle with
         self._die(self._death or "was closed")
         if self._thread.is_alive():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+NOTHING_LEFT = 0.05  # less than this part of the strengths is none
 
 
 class Mode(StrEnum):
@@ -37,6 +40,13 @@ class Guard:
     kl: float | None = None
     window: int = 16
     factor: float = 0.4
+
+    def steps(self, steerings: int, tokens: int) -> int:
+        """The most steps back from so many steerings, one after another, in a reply of tokens."""
+        if self.mode is not Mode.BACK_OFF:
+            return 0
+        each = math.floor(math.log(NOTHING_LEFT, self.factor)) + 1
+        return min(steerings * each, tokens // self.window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from .gates import Gates, Opening
 from .part import Part
 from .tables import Entries, Table, View, entries
 from .types import FeatureEdit
-from .watch import Watch
+from .watch import Watch, cutoffs
 
 _REMEMBERED = 64  # sets of features whose rows are held ready
 
@@ -115,17 +115,10 @@ class Mount:
         return opening
 
     def _cutoff(self, h: Tensor, part: Part) -> Tensor | None:
-        """TopK: each token's own threshold, found only for rows that read an activation."""
-        if self.info.k is None:
-            return None
+        """Only of rows that read an activation."""
         steered = self.table.rows[part.rows]
-        reading = [i for i, e in enumerate(steered) if e is not None and (part.traced or e.reads)]
-        cutoff = torch.full_like(h[..., :1], torch.inf)
-        if reading and self.reads:
-            found = self.dictionary.cutoff(h[reading])
-            assert found is not None
-            cutoff[reading] = found
-        return cutoff
+        reading = (i for i, e in enumerate(steered) if e is not None and (part.traced or e.reads))
+        return cutoffs(self.dictionary, h, reading if self.reads else ())
 
     def _note(self, before: Tensor, after: Tensor, rows: slice) -> None:
         befores, afters = before[:, -1].tolist(), after[:, -1].tolist()

@@ -33,7 +33,7 @@ class Pool:
         except (RuntimeError, MemoryError) as error:
             raise SteerdeckError(
                 f"the prefix cache of {self.bytes / 1e9:.2g} GB does not fit into the memory of "
-                f"{rows[0].device}: lower --prefix-cache, --max-rows or --max-context."
+                f"{rows[0].device}: lower STEERDECK_PREFIX_CACHE, --max-rows or --max-context."
             ) from error
 
     @property

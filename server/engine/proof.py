@@ -7,14 +7,13 @@ adds, or run its blocks side by side. What SAEs were trained on is defined by su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import Unsteerable
-from .sites import Edited, attach
+from .sites import Edited, attached
 
 _SUM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 _ROUNDINGS = 8  # of the model's dtype that the sums may be apart by
@@ -44,7 +43,7 @@ def prove(layer: nn.Module, hook: str, run: Callable[[], object]) -> None:
             "Use a dictionary of resid_pre or resid_post."
         )
     if hook == "resid_mid":
-        with _put(layer, {"attn_out": lambda added: 2 * added}):
+        with attached(layer, {"attn_out": lambda added: 2 * added}):
             moved = _seen(layer, ("mlp_out",), run)["mlp_out"]
         if torch.equal(moved, parts["mlp_out"]):
             raise Unsteerable(
@@ -59,18 +58,6 @@ def _seen(layer: nn.Module, hooks: tuple[str, ...], run: Callable[[], object]) -
     def seen(hook: str) -> Edited:
         return lambda x: found.setdefault(hook, x)
 
-    with _put(layer, {hook: seen(hook) for hook in hooks}):
+    with attached(layer, {hook: seen(hook) for hook in hooks}):
         run()
     return found
-
-
-@contextmanager
-def _put(layer: nn.Module, at: dict[str, Edited]) -> Iterator[None]:
-    handles = []
-    try:
-        for hook, edited in at.items():
-            handles += attach(layer, hook, edited)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

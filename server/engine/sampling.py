@@ -87,11 +87,9 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     if greedy:
         part = rows(scores, greedy)
         best = part.argmax(-1, keepdim=True)
-        value = part.gather(-1, best)
-        for i, token, finite in zip(
-            greedy, best[:, 0].tolist(), value.isfinite()[:, 0].tolist(), strict=True
-        ):
-            tokens[i] = token if finite else -1
+        best = torch.where(part.gather(-1, best).isfinite(), best, -1)
+        for i, token in zip(greedy, best[:, 0].tolist(), strict=True):
+            tokens[i] = token
     if drawn:
         own = [samplers[i].sampling for i in drawn]
         numbers = np.array([samplers[i].draw() for i in drawn])
@@ -102,7 +100,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     asked = [i for i in asked if tokens[i] >= 0]
     if asked:
         wanted = [samplers[i].sampling.logprobs or 0 for i in asked]
-        found = _with_logprobs(rows(logits, asked), [tokens[i] for i in asked], wanted)
+        found = with_logprobs(rows(logits, asked), [tokens[i] for i in asked], wanted)
         for i, choice in zip(asked, found, strict=True):
             choices[i] = choice
     return choices
@@ -223,7 +221,7 @@ def _column(values: list[float] | list[int]) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)[:, None]
 
 
-def _with_logprobs(logits: Tensor, tokens: list[int], wanted: list[int]) -> list[Choice]:
+def with_logprobs(logits: Tensor, tokens: list[int], wanted: list[int]) -> list[Choice]:
     """The choices with their own log probability and those of the `wanted` most likely tokens."""
     logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()

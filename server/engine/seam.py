@@ -84,4 +84,4 @@ class Engine(Protocol):
 
     def stats(self) -> Stats: ...
     def close(self) -> None:
-        """End every reply with a Failure and join the engine thread."""
+        """End every reply with a Failure, and join the engine thread when its step is done."""

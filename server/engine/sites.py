@@ -16,7 +16,8 @@ keep what these names promise is measured by proof.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -131,6 +132,36 @@ def attach(layer: nn.Module, hook: str, edited: Edited) -> list[RemovableHandle]
         out = output_projection(layer)
         return [out.register_forward_pre_hook(_on_input(edited), with_kwargs=True)]
     raise Unsteerable(f"Hook point {hook!r} is not known; known are {', '.join(HOOKS)}.")
+
+
+@contextmanager
+def attached(layer: nn.Module, at: Mapping[str, Edited]) -> Iterator[None]:
+    """For a while: functions at hook points of one layer, by the point. Raises as `attach` does."""
+    handles: list[RemovableHandle] = []
+    try:
+        for hook, edited in at.items():
+            handles += attach(layer, hook, edited)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Reached(Exception):
+    """The pass has come to the site, and nothing after it is wanted."""
+
+
+def first_seen(run: Callable[[Edited], object]) -> Tensor:
+    """What a site's function gets in the pass that `run` makes with it; the pass ends there."""
+    seen: list[Tensor] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(x)
+        raise _Reached
+
+    with suppress(_Reached):
+        run(look)
+    return seen[0]
 
 
 def output_projection(layer: nn.Module) -> Any:

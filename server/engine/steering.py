@@ -123,8 +123,8 @@ class Steerer:
         """Steer `target` as `source` is; whoever comes to `source` is written over it."""
         held = self._held(source)
         self.write(target, self._rows[source], self._starts[source])
-        for slot, since in enumerate(held.items()):
-            self._mounts[since[0].dictionary].watch.since[target, 0, slot] = since[1]
+        for slot, (condition, since) in enumerate(held.items()):
+            self._mounts[condition.dictionary].watch.since[target, 0, slot] = since
 
     def begin(self, batch: Batch) -> None:
         """What comes next is the forward pass of this batch."""

@@ -54,16 +54,18 @@ def render(
     plain = not tokenizer.chat_template
     templated = partial(_templated, tokenizer, thinking)
     try:
-        whole, spans = _heard(_in_lines if plain else templated, messages)
+        whole, found = _heard(_in_lines if plain else templated, messages)
     except BadRequest:
         if not (folded := _folded(messages)):
             raise
         messages = folded
-        whole, spans = _heard(templated, messages)
-    if len(spans) == len(messages):
-        own = zip(messages, spans, strict=True)
-        spans = [part for one in own for part in _without_calls(tokenizer, whole, *one)]
-    spans = sorted(filter(None, spans), key=lambda span: span.start)
+        whole, found = _heard(templated, messages)
+    whose: Sequence[Mapping[str, str]] = [{}] * len(found)  # unknown where some were not found
+    if len(found) == len(messages):
+        whose = messages
+    placed = [(one, span) for one, places in zip(whose, found, strict=True) for span in places]
+    parts = [part for one in placed for part in _without_calls(tokenizer, whole, *one)]
+    spans = sorted(filter(None, parts), key=lambda span: span.start)
     cuts = _forged(tokenizer, whole, spans)
     return _encode(tokenizer, whole, spans, cuts=cuts, add_special_tokens=plain, most=most)
 
@@ -92,12 +94,12 @@ def _templated(tokenizer: Any, thinking: bool | None, messages: Sequence[Mapping
         ) from error
 
 
-def _heard(render: Render, messages: Sequence[Mapping[str, str]]) -> tuple[str, list[range]]:
+def _heard(render: Render, messages: Sequence[Mapping[str, str]]) -> tuple[str, list[list[range]]]:
     """`contents`; raises BadRequest where nothing is left of what a system message says."""
     whole, spans = contents(render, messages)
     if len(spans) == len(messages):
-        for message, span in zip(messages, spans, strict=True):
-            if message["role"] == "system" and message["content"].strip() and not span:
+        for message, places in zip(messages, spans, strict=True):
+            if message["role"] == "system" and message["content"].strip() and not any(places):
                 raise BadRequest(
                     "The model's chat template passes this system message over. Send it before all "
                     "others and a user's next, or say it in a user's.",

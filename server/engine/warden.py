@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from dictionaries.edits import Op
 
-from .guard import Alarm, Guard, Mode, Signal
+from .guard import NOTHING_LEFT, Alarm, Guard, Mode, Signal
 from .preparing import Prepared
 from .types import FeatureEdit, Steering
 
 _GRAM, _MEMORY = 3, 128  # so many tokens, said again within so many
 _STUTTER = 4
-NOTHING_LEFT = 0.05  # less than this part of the strengths is none
 
 
 class Verdict(NamedTuple):

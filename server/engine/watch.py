@@ -7,7 +7,7 @@ that position, so that computing tokens again, or a prompt in chunks, gives the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ class Watch:
         gain, offset, gate, threshold, value = self._numbers[:, rows].unbind(0)
         enc = self._enc[rows]
         features = FeatureRows(enc, gain, offset, gate, threshold, enc)
-        f = read(h, features, self._cutoff(h, rows))
+        watching = (i for i, slots in enumerate(self._rows[rows]) if slots)
+        f = read(h, features, cutoffs(self.dictionary, h, watching))
         below, latch = self._below[rows], self._latch[rows]
         holds = torch.where(below, f < value, f > value)
         if part.steerable is not None:
@@ -77,13 +78,16 @@ class Watch:
         held = torch.where(latch, at >= since, holds)
         met[..., 1:] |= held[..., : met.shape[-1] - 1]
 
-    def _cutoff(self, h: Tensor, rows: slice) -> Tensor | None:
-        """TopK: each token's own threshold, found only for rows that watch."""
-        if self.dictionary.info.k is None:
-            return None
-        watching = [i for i, slots in enumerate(self._rows[rows]) if slots]
-        cutoff = torch.full_like(h[..., :1], torch.inf)
-        found = self.dictionary.cutoff(h[watching])
+
+def cutoffs(dictionary: Dictionary, h: Tensor, rows: Iterable[int]) -> Tensor | None:
+    """TopK: each token's own threshold [rows, tokens, 1], found for some rows only; infinite for
+    the others. None for other dictionaries.
+    """
+    if dictionary.info.k is None:
+        return None
+    cutoff = torch.full_like(h[..., :1], torch.inf)
+    if own := list(rows):
+        found = dictionary.cutoff(h[own])
         assert found is not None
-        cutoff[watching] = found
-        return cutoff
+        cutoff[own] = found
+    return cutoff

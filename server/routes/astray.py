@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 
-from ..errors import NotFound
-from ..handlers import MethodNotAllowed
+from ..errors import MethodNotAllowed, NotFound
 from ..middleware import METHODS
 
 ANY = sorted(METHODS)

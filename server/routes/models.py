@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from fastapi import APIRouter
 
+from dictionaries.edits import Op
 from dictionaries.fit import Fit
 
 from ..deck import Deck
 from ..engine.conditions import CONDITIONS, Thinking
 from ..engine.guard import Mode
+from ..engine.types import Where
 from ..errors import UnknownModel
 from ..presets import Preset
 from ..receipt import versions
 from ..schemas.compare import MAX_VARIANTS
-from ..schemas.listings import (
-    DictionaryList,
-    DictionaryReply,
-    FitReply,
-    ModelList,
-    ModelReply,
-)
+from ..schemas.conditions import Unit
+from ..schemas.listings import DictionaryList, DictionaryReply, FitReply, ModelList, ModelReply
+from ..schemas.steering import Traced
 from ..steering import SEPARATOR
 from .common import DeckDep
 from .presets import preset_reply
@@ -115,13 +113,13 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
             "variants": MAX_VARIANTS,
         },
         "prefix_cache": {"bytes": told.prefix_bytes, "tokens": told.prefix_tokens},
-        "ops": ["add", "clamp", "scale", "ablate", "at_least", "at_most"],
-        "units": ["max", "raw"],
-        "where": ["all", "prompt", "generated"],
+        "ops": list(Op),
+        "units": get_args(Unit),
+        "where": list(Where),
         "norm": ["keep"],
-        "trace": ["activations", "kl", "top"],
-        "thinking": [str(side) for side in Thinking] if told.thinks else [],
-        "guard": [str(mode) for mode in Mode],
+        "trace": get_args(Traced),
+        "thinking": list(Thinking) if told.thinks else [],
+        "guard": list(Mode),
         "defaults": {
             "temperature": deck.defaults.temperature,
             "top_p": deck.defaults.top_p,

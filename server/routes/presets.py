@@ -10,20 +10,13 @@ from ..imports import read_preset
 from ..presets import Preset
 from ..schemas.listings import PresetList, PresetReply
 from ..schemas.replies import Deleted
-from ..schemas.steering import PresetBody
+from ..schemas.steering import PresetBody, PresetName
 from ..steering import check_preset
 from .common import DeckDep
 
 router = APIRouter(prefix="/presets", tags=["presets"])
 
-Name = Annotated[
-    str,
-    Path(
-        max_length=64,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="letters, digits, `.`, `_` and `-`",
-    ),
-]
+Name = Annotated[PresetName, Path(description="letters, digits, `.`, `_` and `-`")]
 
 
 def preset_reply(preset: Preset) -> PresetReply:

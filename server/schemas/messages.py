@@ -57,6 +57,12 @@ class Message(BaseModel):
         return self
 
     @property
+    def turn(self) -> dict[str, str]:
+        """As chat templates know it."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.text}
+
+    @property
     def text(self) -> str:
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)

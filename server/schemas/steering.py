@@ -30,6 +30,7 @@ from .conditions import (
 )
 from .guard import WireGuard
 
+Traced = Literal["activations", "kl", "top"]
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
 MAX_ENTRIES = 4096  # of a timeline
 MAX_TIMELINE = 8192  # edits and conditions of all its entries: their rows are held until the end
@@ -154,7 +155,7 @@ class WireSteering(Wire):
     )
     norm: Norm = Field(None, description=NORM)
     abort: Aborts = Field([], description=ABORTS)
-    trace: list[Literal["activations", "kl", "top"]] = Field(
+    trace: list[Traced] = Field(
         [],
         max_length=8,
         fail_fast=True,
