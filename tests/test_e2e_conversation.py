@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 import ui_browser
+from ui_service import parts
 
-from ui import assets, layout
+from ui import assets
 from ui.rack import Entry
 from ui.transcript import Transcript
 
@@ -33,8 +34,7 @@ DRAWN = """([script, text, offsets]) => {
 @pytest.fixture
 def thread(mounted: Callable[..., Any]) -> Any:
     """The page with an empty conversation on it."""
-    with gr.Blocks():
-        return mounted(layout.build(1.0).thread, "")
+    return mounted(parts().thread, "")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,75 @@ def test_an_answer_that_comes_late_takes_no_line_back(thread: Any) -> None:
         assert show(thread, log) == ["one"]
         assert thread.locator(".sd-body").all_inner_texts() == ["Yes."]
         assert not thread.evaluate("document.body.classList.contains('sd-busy')")
+
+
+def test_the_last_question_goes_back_into_the_field_where_that_is_free(thread: Any) -> None:
+    field = '<div id="prompt"><textarea></textarea></div>'
+    thread.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", field)
+    talk = talked("one", "two")
+    show(thread, talk.log())
+    edit = thread.get_by_role("button", name="Edit")
+    assert edit.count() == 1
+    thread.locator("#prompt textarea").fill("typed")
+    edit.press("Enter")  # the field lies over it here
+    assert thread.evaluate("thread.sent") == []
+    thread.locator("#prompt textarea").fill("")
+    edit.press("Enter")
+    assert thread.locator("#prompt textarea").input_value() == "two"
+    assert thread.evaluate("thread.sent") == [["edit", {}]]
+    late = talk.log()
+    talk.shorten()
+    assert show(thread, talk.log()) == ["one"]
+    assert show(thread, late) == ["one"]
+    talk.shorten()
+    assert show(thread, talk.log()) == []
+
+
+def test_a_conversation_is_saved_with_its_seeds_and_receipts(thread: Any, tmp_path: Path) -> None:
+    talk = talked("one")
+    turn = talk.ask("two")
+    turn.seed = 7
+    for lane in ("steered", "plain"):
+        reply = talk.reply(turn, lane, (), pair=True)
+        talk.grow(reply, f"{lane} ", [], 1)
+        talk.grow(reply, "reply", [], 1)
+        talk.end(reply, "stop", 1.0, receipt=json.dumps({"seed": 7, "lane": lane}))
+    talk.home = {"model": "foghorn"}
+    show(thread, talk.log())
+    with thread.expect_download() as saving:
+        thread.evaluate("document.dispatchEvent(new CustomEvent('steerdeck:save'))")
+    saving.value.save_as(tmp_path / "saved.json")
+    saved = json.loads((tmp_path / "saved.json").read_text())
+    assert saved["model"] == "foghorn"
+    *before, steered, plain = saved["messages"]
+    assert [(m["role"], m["content"]) for m in before] == [
+        ("user", "one"),
+        ("assistant", "So you say: one"),
+        ("user", "two"),
+    ]
+    for told, lane in ((steered, "steered"), (plain, "plain")):
+        assert told == {
+            "role": "assistant",
+            "content": f"{lane} reply",
+            "lane": lane,
+            "seed": 7,
+            "reason": "stop",
+            "receipt": {"seed": 7, "lane": lane},
+        }
+
+
+def test_a_receipt_is_copied_once_it_is_looked_at(thread: Any) -> None:
+    talk = Transcript()
+    reply = talk.reply(talk.ask("one"), "steered", (), pair=False)
+    talk.end(reply, "stop", 1.0, receipt='{"seed": 7}')
+    show(thread, talk.log())
+    copying = "document.execCommand = () => (window.held = document.activeElement.value, true)"
+    thread.evaluate(copying)
+    take = thread.get_by_role("button", name="Copy receipt")
+    assert take.count() == 0
+    thread.get_by_role("button", name="Receipt").press("Enter")
+    take.press("Enter")
+    assert thread.evaluate("window.held") == '{"seed": 7}'
 
 
 def test_each_text_runs_in_the_direction_of_its_script(thread: Any) -> None:

@@ -84,11 +84,13 @@ def test_the_same_seed_answers_the_same_again_and_export_says_how(
     assert texts[0] == texts[1]
     page.get_by_role("button", name="Export").click()
     code = page.locator(".sd-export pre")
-    expect(code).to_contain_text(f"curl -N '{site.url}/v1/chat/completions'")
+    expect(code).to_contain_text(f"curl '{site.url}/v1/chat/completions'")
     for told in ('"seed": 11', '"feature": "tiny/3"', '"content": "Who are you?"'):
         expect(code).to_contain_text(told)
     page.get_by_role("button", name="Python").click()
     expect(code).to_contain_text(f"base_url='{site.url}/v1'")
+    documents = page.get_by_role("link", name="API documentation")
+    expect(documents).to_have_attribute("href", f"{site.url}/docs")
 
 
 def test_details_show_what_is_known_and_lead_to_neighbours(

@@ -26,7 +26,7 @@ def levels(page: Any) -> list[float]:
 
 def test_one_click_on_the_first_screen_steers_a_reply(site: Site, visit: Any, expect: Any) -> None:
     page = visit(site.url)
-    page.get_by_role("button", name="Who are you?").click()
+    page.get_by_role("button", name="Tell me about your day.").click()
     expect(page.locator("#rack .sd-name")).to_have_text("Golden Gate Bridge")
     expect(page.locator(".sd-chip")).to_contain_text("4×")
     finished(page, expect)
@@ -166,3 +166,22 @@ def test_the_last_reply_follows_the_rack_where_that_is_wanted(
     finished(page, expect)
     assert set(levels(page)) == {3.0}
     expect(page.locator(".sd-exchange")).to_have_count(1)
+
+
+def test_what_fires_on_a_text_is_found_and_put_into_the_rack(
+    site: Site, visit: Any, expect: Any
+) -> None:
+    page = visit(site.url)
+    search, hits = page.get_by_label("Search features"), page.locator("#search [role=option]")
+    search.fill("the fog came in tonight")
+    page.get_by_role("button", name="What fires on this text?").click()
+    head = page.locator("#search .sd-found-head")
+    expect(head).to_contain_text("Firing on “the fog came in tonight”")
+    expect(head.locator("select")).to_have_count(0)  # it is in the order of what fires
+    expect(hits.nth(2)).to_be_visible()
+    ref = hits.first.get_attribute("data-ref")
+    search.press("Enter")
+    expect(page.locator(f"#rack [data-ref='{ref}']")).to_be_visible()
+    search.fill("golden")
+    expect(hits).to_have_count(1)
+    expect(hits).to_contain_text("Golden Gate Bridge")  # words again

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 import pytest
 import ui_browser
+from ui_service import parts
 
-from ui import card, layout, presets, rack, search
+from ui import card, presets, rack
 from ui.transcript import Transcript
 
 blank, mounted = ui_browser.blank, ui_browser.mounted  # fixtures
@@ -37,7 +37,7 @@ def test_a_strength_that_is_typed_leaves_the_card_under_the_pointer(mounted: Any
     strength.fill("40")
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED) == "slider"
-    assert page.get_by_label("Slider for cats").get_attribute("max") == "40"
+    assert page.get_by_label("Slider for cats").get_attribute("max") == "64"
     strength.fill("4 or 5")
     strength.press("Enter")
     assert strength.input_value() == "40"
@@ -59,6 +59,47 @@ def test_no_key_in_the_rack_throws_the_focus_out_of_it(mounted: Any) -> None:
     assert page.evaluate(FOCUSED) == "sd-empty"
 
 
+def test_when_an_edit_acts_is_set_in_its_fold(mounted: Any) -> None:
+    page = mounted(rack.widget(), [entry("a/1", "cats"), entry("a/2", "sea")])
+
+    def wire() -> dict[str, Any]:
+        held = rack.parse(page.evaluate("rack.props.value"))[0]
+        told = page.locator(".sd-feature").first.locator(".sd-timed").inner_text()
+        assert told.removesuffix("×").strip() == held.timed  # in Python's words
+        return held.timing.wire()
+
+    page.get_by_role("button", name="When…").first.click()
+    waits = page.get_by_label("Whether it waits")
+    waits.focus()
+    waits.select_option("while")
+    assert wire() == {"when": {"feature": "a/2", "value": 0.5}}
+    assert page.evaluate(FOCUSED) == "when"
+    page.get_by_label("The activation it waits for").fill("0,75")
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED) == "first"
+    page.keyboard.type("2")
+    page.keyboard.press("Tab")
+    page.keyboard.type("9")
+    page.keyboard.press("Tab")
+    page.keyboard.type("8")
+    page.keyboard.press("Enter")
+    page.get_by_label("Above or below").select_option("below")
+    page.get_by_label("The feature it waits for").select_option("a/1")
+    waits.select_option("once")
+    assert wire() == {
+        "when": {"feature": "a/1", "op": "below", "value": 0.75, "latch": True},
+        "window": {"first": 2, "last": 9},
+        "decay": 8.0,
+    }
+    last = page.get_by_label("Last token it acts on")
+    for wrong in ("1", "2.5", "-3", "soon"):
+        last.fill(wrong)
+        last.press("Enter")
+        assert last.input_value() == "9"
+    page.get_by_label("Let cats act always").click()
+    assert (wire(), waits.input_value()) == ({}, "")
+
+
 def test_two_features_of_one_label_are_told_apart(mounted: Any) -> None:
     page = mounted(rack.widget(), [entry("a/1", "cats"), entry("b/1", "cats"), entry("b/2", "sea")])
     names = [one.get_attribute("aria-label") for one in page.locator(".sd-number").all()]
@@ -72,8 +113,7 @@ def test_two_features_of_one_label_are_told_apart(mounted: Any) -> None:
 def test_what_is_turned_as_a_reply_begins_is_followed_after_it(mounted: Any) -> None:
     began = rack.parse([entry("a/1", "cats"), entry("a/2", "sea", on=False)])
     mounted(rack.widget(), rack.value(began))
-    with gr.Blocks():
-        page = mounted(layout.build(1.0).thread, "")
+    page = mounted(parts().thread, "")
     page.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", FOLLOW)
     page.get_by_label("Slider for cats").press("ArrowRight")
     turned = rack.parse(page.evaluate("rack.props.value"))
@@ -87,67 +127,16 @@ def test_what_is_turned_as_a_reply_begins_is_followed_after_it(mounted: Any) -> 
             page.wait_for_function("rack.sent.some(([name]) => name === 'follow')", timeout=5000)
 
 
-def found(page: Any, start: int, count: int, **more: Any) -> None:
-    """Answer the last query of the search box with features from `start` on."""
-    rows = [{"ref": f"b/{i}", "label": f"cat {i}"} for i in range(start, start + count)]
-    told = {"q": "", "sort": "label", "offset": start, "total": 4086, "results": rows, **more}
-    page.evaluate(
-        """told => window.search.show(
-            { ...told, n: window.search.sent.filter(([name]) => name === "query").length })""",
-        told,
-    )
-
-
-def test_the_search_goes_on_beyond_its_first_page_and_into_other_dictionaries(mounted: Any) -> None:
-    page = mounted(search.widget(), {})
-    rows = page.locator("#search [role=option]")
-    page.get_by_label("Search features").focus()
-    found(page, 0, 50, next=50, dictionaries=["a", "b"], dictionary="b")
-    assert page.get_by_role("status").inner_text() == "first 50 of 4,086"
-    assert rows.first.inner_text().split("\n")[:2] == ["cat 0", "b/0"]
-    page.get_by_role("button", name="More").click()
-    assert page.evaluate("search.sent.at(-1)[1].offset") == 50
-    found(page, 50, 3, next=None, dictionaries=["a", "b"], dictionary="b")
-    assert rows.count() == 53
-    assert page.get_by_role("button", name="More").count() == 0
-    page.get_by_label("Dictionary").select_option("a")
-    asked = page.evaluate("search.sent.at(-1)")
-    assert asked[0] == "query"
-    assert (asked[1]["dictionary"], asked[1]["offset"]) == ("a", 0)
-
-
-def test_escape_closes_what_was_found_and_leaves_the_field_its_focus(mounted: Any) -> None:
-    page = mounted(search.widget(), {})
-    field = page.get_by_label("Search features")
-    field.fill("cat")
-    page.wait_for_function("search.sent.some(([, data]) => data.q === 'cat')")
-    found(page, 0, 3, q="cat")
-    ime = "node => node.dispatchEvent(new KeyboardEvent('keydown', {key, isComposing: true}))"
-    field.evaluate(ime.replace("key,", "key: 'Enter',"))
-    assert not page.evaluate("search.sent.some(([name]) => name === 'pick')")
-    field.press("ArrowDown")
-    field.press("Shift+Enter")
-    assert page.evaluate("search.sent.at(-1)") == ["look", {"ref": "b/1"}]
-    field.press("ArrowDown")
-    field.press("Escape")
-    assert page.locator(".sd-found").is_hidden()
-    assert field.evaluate("node => node === document.activeElement && node.value") == "cat"
-    found(page, 0, 3, q="cat")
-    assert page.locator(".sd-found").is_hidden()
-    field.press("Enter")
-    assert page.locator("#search [role=option]").count() == 3
-    assert page.locator(".sd-found").is_visible()
-
-
-def test_who_types_on_after_enter_has_chosen_nothing(mounted: Any) -> None:
-    page = mounted(search.widget(), {})
-    field = page.get_by_label("Search features")
-    field.fill("cat")
-    field.press("Enter")  # before the answer
-    field.press("s")
-    page.wait_for_function("search.sent.some(([, data]) => data.q === 'cats')")
-    found(page, 0, 3, q="cats")
-    assert not page.evaluate("search.sent.some(([name]) => name === 'pick')")
+def test_how_far_an_add_goes_is_told_where_nothing_was_measured(mounted: Any) -> None:
+    reaching = {"op": "add", "unit": "raw", "reach": 5.0, "lo": -10.0, "step": 0.1}
+    page = mounted(rack.widget(), [entry("a/1", "cats", **reaching)])
+    hint, strength = page.locator(".sd-hint"), page.get_by_label("Strength of cats")
+    assert hint.inner_text() == "half of the residual's length"
+    strength.fill("-5")
+    strength.press("Enter")
+    assert hint.inner_text() == "-1 × the residual's length"
+    page.get_by_role("button", name="Clamp").click()
+    assert page.locator(".sd-hint").inner_text() == ""
 
 
 def test_a_preset_is_deleted_by_a_second_press_and_a_name_is_kept_until_it_is_saved(

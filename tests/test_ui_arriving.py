@@ -75,6 +75,30 @@ async def test_edits_of_a_link_become_a_rack_with_the_labels_of_the_server(
     assert held[1].wire()["where"] == "prompt"
 
 
+async def opened(service: Service, **query: str) -> tuple[Any, Session, Any]:
+    """What the page gets that was opened with this query."""
+    do, session = handlers(service.api), Session()
+    request = SimpleNamespace(query_params=query)
+    update = await do.arrive(request, session, None, SHORT.model_dump())  # type: ignore[arg-type]
+    return update, session, do.parts
+
+
+async def test_an_address_may_name_a_preset_and_its_own_rack_goes_first(service: Service) -> None:
+    for query, features in (
+        ({"preset": "cats"}, ["foghorn/1"]),
+        ({"preset": "cats", "steer": "foghorn/2:c:1"}, ["foghorn/2"]),
+    ):
+        update, session, parts = await opened(service, **query)
+        assert [entry["feature"] for entry in update[parts.rack]] == features
+        assert (session.link, session.preset) == ("", "")
+
+
+async def test_an_address_with_a_preset_that_is_not_there_says_so(service: Service) -> None:
+    update, _, parts = await opened(service, preset="<b>gone</b>")
+    assert "There is no preset “<b>gone</b>” on this server." in update[parts.toast]["text"]
+    assert parts.rack not in update
+
+
 async def test_a_feature_the_server_does_not_know_is_refused_in_its_words(
     service: Service,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -14,9 +13,10 @@ from fastapi import FastAPI
 
 import ui
 from ui import assets, settings
+from ui.assets import CONTENT_SECURITY_POLICY, mount_options
 from ui.client import CONNECTIONS
 from ui.errors import SettingsError
-from ui.page import CONTENT_SECURITY_POLICY, HERE, add_page, build_page, mount_options
+from ui.page import HERE, add_page, build_page
 from ui.session import Session
 from ui.settings import Settings
 
@@ -47,7 +47,8 @@ async def test_exported_code_names_the_service_or_beside_it_where_the_page_is(
     export = next(fn.fn for fn in page.fns.values() if fn.name == "export")
     update = await export(Session(), [], Settings().model_dump(), "")
     (code,) = [value for value in update.values() if "curl" in value]
-    assert f"curl -N {address}/chat/completions" in code["curl"]
+    assert f"curl {address}/chat/completions" in code["curl"]
+    assert code["docs"] == f"{address.strip(chr(39)).removesuffix('/v1')}/docs"
     assert f"base_url='{address.strip(chr(39))}'" in code["python"]
     assert f'"{HERE}"' in assets.text("static/export.js")
 
@@ -97,15 +98,9 @@ def test_mount_options_are_what_gradio_takes_and_keep_it_quiet() -> None:
 
 
 def test_every_file_a_widget_names_is_shipped() -> None:
-    named: set[str] = set()
-    for path in ROOM.glob("*.py"):
-        for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "script":
-                named |= {ast.literal_eval(argument) for argument in call.args}
-    assert len(named) > 8
-    assert all(assets.text(f"static/{name}") for name in named - {"*names"})
+    code = "".join(path.read_text() for path in ROOM.glob("*.py"))
     shipped = {path.name for path in ROOM.glob("static/*.js")}
-    assert shipped == named | {"dom.js", "page.js"}
+    assert shipped == set(re.findall(r'"(\w+\.js)"', code)) | {"page.js"}
 
 
 def test_the_settings_a_widget_shows_come_back_as_the_same_settings() -> None:

@@ -58,6 +58,34 @@ def test_the_slider_leaves_room_on_both_sides_of_the_safe_band(band: list[Any] |
         assert entry.step <= ((band[1] or 1.5 * band[0]) - band[0]) / 4
 
 
+@pytest.mark.parametrize("strength", [154.0, -154.0, 40.0, 0.25])
+@pytest.mark.parametrize("unit", ["raw", "max"])
+def test_whatever_strength_came_can_be_turned_further(unit: str, strength: float) -> None:
+    edit = {"op": "add", "unit": unit, "strength": strength}
+    for reach in (None, 0.5, 154.0):
+        entry = rack.entry(BRIDGE | {"reach": reach}, 0, edit)
+        assert entry.lo <= 1.6 * strength <= entry.hi
+
+
+@pytest.mark.parametrize("reach", [154.3, 0.021, 7.0, 3000.0])
+def test_where_no_maximum_is_known_the_slider_is_as_long_as_the_residual_both_ways(
+    reach: float,
+) -> None:
+    entry = rack.entry({"ref": "d/3", "reach": reach}, 0)
+    assert (entry.op, entry.unit) == ("add", "raw")
+    assert entry.strength == pytest.approx(reach / 2, rel=0.03)
+    assert (-entry.lo, entry.hi) == pytest.approx((2 * reach, 2 * reach), rel=0.03)
+    for value in (entry.strength, entry.hi):  # what the slider stops at
+        assert value / entry.step == pytest.approx(round(value / entry.step))
+    assert rack.parse(rack.value([entry])) == (entry,)
+
+
+@pytest.mark.parametrize("reach", [None, 0.0, -1.0, 1e9, math.nan, "far"])
+def test_a_reach_that_makes_no_sense_is_none(reach: object) -> None:
+    entry = rack.entry({"ref": "d/3", "reach": reach}, 0)
+    assert (entry.strength, entry.lo, entry.hi) == (1.0, -20.0, 40.0)
+
+
 @pytest.mark.parametrize("band", [[5.0, 1.0], [math.nan, 2.0], ["a", "b"], [1.0], "wide"])
 def test_a_band_that_makes_no_sense_is_not_drawn(band: object) -> None:
     assert rack.entry(BRIDGE | {"band": band}, 0).band is None

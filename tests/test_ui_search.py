@@ -52,6 +52,25 @@ async def test_searching_brings_what_a_row_shows_and_the_number_of_the_query(
     assert set(found["results"][0]) == set(search.SHOWN)
 
 
+async def test_what_fires_on_a_text_is_found_in_the_dictionary_that_is_searched(
+    service: Service,
+) -> None:
+    asked = {"q": "red fog tonight", "dictionary": "second", "n": 3, "fires": True}
+    found = await search.find(service.api, asked, BOTH)
+    assert refs(found) == ["second/0", "second/1", "second/2"]
+    assert [one["activation"] for one in found["results"]] == [9.0, 8.0, 7.0]
+    assert (found["n"], found["fires"], found["total"], found["next"]) == (3, True, 3, None)
+    refused = await search.find(service.api, asked | {"q": "half a word"}, BOTH)
+    assert (refused["results"], refused["error"][:17]) == ([], "There is no token")
+    assert not (await search.find(service.api, {"q": "cats"}))["fires"]
+
+
+async def test_where_no_feature_has_all_words_that_is_passed_on(service: Service) -> None:
+    for q, some in (("cats", False), ("cats nowhere", True), ("nothing", False)):
+        found = await search.find(service.api, {"q": q})
+        assert (found["some"], found["total"]) == (some, 0 if q == "nothing" else 20)
+
+
 async def test_page_after_page_every_feature_of_a_dictionary_is_reached(service: Service) -> None:
     seen: list[str] = []
     start: int | None = 0

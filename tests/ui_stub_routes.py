@@ -23,6 +23,8 @@ def summary(feature: int, dictionary: str = "foghorn") -> dict[str, Any]:
         "slug": "golden-gate-bridge" if feature == 0 else None,
         "density": 0.004 * (feature + 1),
         "maximum": 10.0 + feature,
+        "steerability": 3.5 if feature != 3 else None,
+        "output_score": 0.1 * feature,
         "promoted": [" bridge", " gate", "\n", HOSTILE],
         "band": [1.5, 5.0] if feature != 3 else None,
         "recommended": {"op": "clamp", "strength": 2.5},
@@ -87,9 +89,21 @@ def build(script: Script) -> FastAPI:
     ) -> Any:
         all_ = [summary(i, dictionary) for i in range(script.size)]
         found = [one for one in all_ if q.lower() in one["label"].lower()]
+        some = not found and " " in q
+        if some:
+            found = [one for one in all_ if any(word in one["label"] for word in q.split())]
         await asyncio.sleep(0.3 if q == "slow" else 0)
         more, page = offset + limit < len(found), found[offset : offset + limit]
-        return {"object": "list", "data": page, "total": len(found), "has_more": more}
+        told = {"total": len(found), "has_more": more, "words": "any" if some else "all"}
+        return {"object": "list", "data": page, **told}
+
+    @app.post("/v1/features/activations")
+    async def activations(body: dict[str, Any]) -> Any:
+        if "half" in body["text"]:
+            return problem(400, "There is no token that a dictionary reads.", "invalid_request")
+        home, n = body.get("dictionary", "foghorn"), min(body["limit"], 3)
+        fired = [summary(i, home) | {"activation": 9.0 - i, "at": 1, "mean": 1.0} for i in range(n)]
+        return {"object": "activations", "tokens": [], "features": fired}
 
     @app.get("/v1/features/{ref:path}")
     async def feature(ref: str) -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from .page import CONTENT_SECURITY_POLICY, add_page, build_page
+from .assets import CONTENT_SECURITY_POLICY
+from .page import add_page, build_page
 
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),

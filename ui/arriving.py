@@ -8,7 +8,7 @@ import gradio as gr
 
 from . import presets, search, share, status
 from .desk import Desk, Update, field
-from .errors import Told
+from .errors import PresetError, Told
 from .session import Session
 
 
@@ -16,10 +16,11 @@ class Arriving(Desk):
     async def arrive(
         self, request: gr.Request, session: Session, stored: Any, chosen: Any
     ) -> Update:
-        """The page has loaded: its address may hold a rack."""
+        """The page has loaded: its address may hold a rack, or name a preset."""
         session.loaded = True
         session.link = str(request.query_params.get("steer") or "")
         session.link_norm = request.query_params.get("norm") == "keep"
+        session.preset = str(request.query_params.get("preset") or "")[:400]
         return await self.look_again(session, stored, chosen)
 
     async def look_again(self, session: Session, stored: Any, chosen: Any) -> Update:
@@ -40,8 +41,8 @@ class Arriving(Desk):
             update = self.standing(session, look, chosen) | {p.thread: session.transcript.log()}
             if look.state == "ready":
                 update[p.gallery] = presets.gallery(look.presets)
-                if session.link:
-                    update |= await self._open_link(session, update.get(p.settings, chosen))
+                if session.link or session.preset:
+                    update |= await self._open(session, update.get(p.settings, chosen))
         finally:
             session.arrived.set()
         return update
@@ -51,12 +52,26 @@ class Arriving(Desk):
         stored = {"key": session.key}
         return {self.parts.stored: stored, **await self.look_again(session, stored, chosen)}
 
-    async def _open_link(self, session: Session, chosen: Any) -> Update:
+    async def preset(self, session: Session, name: str, chosen: Any) -> Update:
+        """A preset's rack in place of the one that is there."""
+        api = session.api(self.api)
+        found = presets.named(await api.presets(), name)
+        if found is None:
+            raise PresetError(f"There is no preset “{name}” on this server.")
+        held = await search.rack_of(api, found.get("edits") or [])
+        return self.racked(held, found.get("norm") == "keep", chosen)
+
+    async def _open(self, session: Session, chosen: Any) -> Update:
+        """The rack of the address; that of a preset where it has no rack of its own."""
         link, session.link = session.link, ""
+        name, session.preset = session.preset, ""
         try:
-            held = await search.rack_of(session.api(self.api), share.decode(link))
+            if link:
+                held = await search.rack_of(session.api(self.api), share.decode(link))
+                update = self.racked(held, session.link_norm, chosen)
+            else:
+                update = await self.preset(session, name, chosen)
         except Told as error:
             return self.toast(f"The link was not opened. {error}")
-        update = self.racked(held, session.link_norm, chosen)
         session.opened = (update[self.parts.rack], update.get(self.parts.settings, chosen))
         return update

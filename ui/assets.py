@@ -32,6 +32,17 @@ def script(*names: str) -> str:
     return "\n".join(text(f"static/{name}") for name in ("dom.js", *names))
 
 
+def drawn(name: str, value: Any, template: str, *scripts: str) -> gr.HTML:
+    """A widget, `#name` on the page: a static template, and scripts that draw the value into it."""
+    return gr.HTML(
+        value=value,
+        elem_id=name,
+        html_template=template,
+        js_on_load=script(*scripts),
+        apply_default_css=False,
+    )
+
+
 def theme() -> gr.themes.Base:
     """System fonts and neutral greys; style.css sets the colours."""
     return gr.themes.Base(

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from .assets import script
+from .assets import drawn
 
 MOST_EXAMPLES = 16
 WIDTH, HEIGHT = 360, 96  # of the histogram, in SVG units
@@ -157,14 +157,9 @@ def widget() -> gr.HTML:
 
     Events: `take` ({ref}), `look` ({ref}), `near` ({ref}).
     """
-    return gr.HTML(
-        value={},
-        elem_id="card",
-        html_template=(
-            '<div class="sd-card" aria-label="Feature details"><button type="button"'
-            ' class="sd-close" data-close aria-label="Close details">×</button>'
-            '<div class="sd-card-body"></div></div>'
-        ),
-        js_on_load=script("card.js"),
-        apply_default_css=False,
+    template = (
+        '<div class="sd-card" aria-label="Feature details"><button type="button"'
+        ' class="sd-close" data-close aria-label="Close details">×</button>'
+        '<div class="sd-card-body"></div></div>'
     )
+    return drawn("card", {}, template, "card.js")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
@@ -15,7 +16,7 @@ from .errors import ApiError
 JSON = dict[str, Any]
 SILENCE = 60.0  # seconds without a byte that end a stream: the service pings every 15, queued too
 CONNECTIONS = 512  # more than any engine's queue holds: it alone says how many are too many
-_NOBODY = (httpx2.ConnectError, httpx2.ConnectTimeout)
+_NOBODY = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,31 @@ class Readiness:
     message: str = ""
 
 
-def _client() -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(15.0, connect=5.0),
-        limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=32),
-        trust_env=False,  # a proxy set for the outside must not swallow 127.0.0.1
-    )
+def http_client(*, by_proxy: bool = False) -> httpx2.AsyncClient:
+    """by_proxy: by the one that the environment names for the host, if any (HTTPS_PROXY, NO_PROXY).
+
+    Raises ApiError where what it names cannot be used.
+    """
+    try:
+        return httpx2.AsyncClient(
+            timeout=httpx2.Timeout(15.0, connect=5.0),
+            limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=32),
+            trust_env=by_proxy,
+        )
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise ApiError(
+            f"a proxy of the environment cannot be used ({str(error).rstrip('.')}): give the "
+            "address of an HTTP proxy in HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or unset them"
+        ) from error
+
+
+def loopback(url: str) -> bool:
+    """Whether it is this machine's: a proxy set for the outside must not swallow it."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +65,7 @@ class Api:
 
     url: str
     key: str = ""
-    http: httpx2.AsyncClient = field(default_factory=_client, compare=False, repr=False)
+    http: httpx2.AsyncClient = field(default_factory=http_client, compare=False, repr=False)
 
     def keyed(self, key: str) -> Api:
         """The same connections, another key."""
@@ -77,6 +97,12 @@ class Api:
 
     async def feature(self, ref: str) -> JSON:
         return await self.get(f"/v1/features/{quote(ref)}")
+
+    async def firing(self, text: str, **asked: str | int) -> list[JSON]:
+        """The features that fire on a text, the most telling first."""
+        body = {"text": text, "top": 0, **asked}
+        found = await self._send("POST", "/v1/features/activations", json=body)
+        return list(_checked(found).get("features", []))
 
     async def neighbours(self, ref: str, n: int = 8) -> list[JSON]:
         found = await self.get(f"/v1/features/{quote(ref)}/neighbors", n=n)

@@ -38,8 +38,8 @@ class Merged(Generic[K]):
         self._queue: asyncio.Queue[Event[K]] = asyncio.Queue()
         self._open = set(streams)
 
-    async def frames(self, seconds: float = FRAME) -> AsyncIterator[list[Event[K]]]:
-        """What arrived, about every `seconds`. The first event is not held back.
+    async def frames(self) -> AsyncIterator[list[Event[K]]]:
+        """What arrived, about every FRAME seconds. The first event is not held back.
 
         Closing the iterator closes every stream, which stops their replies.
         """
@@ -54,7 +54,7 @@ class Merged(Generic[K]):
                 shown = time.monotonic()
                 yield batch
                 if self._open:
-                    await asyncio.sleep(max(0.0, seconds - (time.monotonic() - shown)))
+                    await asyncio.sleep(max(0.0, FRAME - (time.monotonic() - shown)))
         finally:
             for task in tasks:
                 task.cancel()

@@ -19,6 +19,7 @@ from .errors import Told
 from .layout import Parts
 from .session import Session
 from .settings import Settings
+from .typed import whole
 
 Update = dict[Any, Any]
 NOTHING: Update = gr.skip()  # an empty dict would be taken for a value
@@ -102,4 +103,4 @@ def field(event: gr.EventData, name: str) -> str:
     """A text of a widget's event; empty where a client sent something else."""
     data = event._data
     value = data.get(name) if isinstance(data, dict) else None
-    return value[:400] if isinstance(value, str) else ""
+    return whole(value[:400]) if isinstance(value, str) else ""

@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 
 from . import card, presets, rack, search, settings, status
-from .assets import script
+from .assets import drawn
 from .session import Session
 
 # Fixed, or a restart of the server would forget what a browser keeps. It hides the key from a
 # glance at the browser's storage, no more: who can read that storage can read this file.
 STORAGE, SECRET = "steerdeck", "steerdeck-browser-state"
+TOASTS = '<div class="sd-toasts"><div role="status"></div></div>'
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class Parts:
     settings: Any
 
 
-def build(again: float) -> Parts:
-    """All components, in the caller's gr.Blocks. `again`: seconds between looks for a server."""
+def build() -> Parts:
+    """All components, in the caller's gr.Blocks."""
     parts: dict[str, Any] = {
         # An instance: each tab gets a copy. A callable would be called again by the page's load.
         "session": gr.State(Session()),
         "stored": gr.BrowserState({"key": ""}, storage_key=STORAGE, secret=SECRET),
-        "timer": gr.Timer(again, active=False),
-        "toast": _toasts(),
+        "timer": gr.Timer(status.AGAIN, active=False),
+        "toast": drawn("toasts", {}, TOASTS, "toast.js"),
         "top": status.widget(),
     }
     with gr.Row(elem_id="deck"):
@@ -60,7 +61,7 @@ def build(again: float) -> Parts:
         parts["gallery"] = presets.widget()
     with gr.Column(elem_id="drawer-export", elem_classes="sd-drawer"):
         _heading("Take it with you", "Close export")
-        parts["export"] = _export()
+        parts["export"] = drawn("export", {}, '<div class="sd-export"></div>', "export.js")
     with gr.Column(elem_id="drawer-settings", elem_classes="sd-drawer"):
         _heading("Settings", "Close settings")
         parts["settings"] = settings.widget()
@@ -71,18 +72,12 @@ def build(again: float) -> Parts:
 
 
 def _stage() -> dict[str, Any]:
-    thread = gr.HTML(
-        value="",
-        elem_id="thread",
-        html_template=(
-            '<div class="sd-thread" role="log" aria-live="off" aria-label="Conversation"'
-            ' tabindex="0"></div><p class="sd-told" role="status"></p>'
-        ),
-        js_on_load=script(
-            "markdown.js", "strip.js", "reply.js", "home.js", "message.js", "thread.js"
-        ),
-        apply_default_css=False,
+    template = (
+        '<div class="sd-thread" role="log" aria-live="off" aria-label="Conversation"'
+        ' tabindex="0"></div><p class="sd-told" role="status"></p>'
     )
+    scripts = "markdown.js", "strip.js", "reply.js", "home.js", "message.js", "save.js", "thread.js"
+    thread = drawn("thread", "", template, *scripts)
     with gr.Column(elem_id="composer"):
         with gr.Row(elem_id="ask"):
             prompt = gr.Textbox(
@@ -119,26 +114,6 @@ def _stage() -> dict[str, Any]:
         "compare": compare,
         "sweep": sweep,
     }
-
-
-def _export() -> gr.HTML:
-    return gr.HTML(
-        value={},
-        elem_id="export",
-        html_template='<div class="sd-export"></div>',
-        js_on_load=script("export.js"),
-        apply_default_css=False,
-    )
-
-
-def _toasts() -> gr.HTML:
-    return gr.HTML(
-        value={},
-        elem_id="toasts",
-        html_template='<div class="sd-toasts"><div role="status"></div></div>',
-        js_on_load=script("toast.js"),
-        apply_default_css=False,
-    )
 
 
 def _heading(title: str, close: str) -> None:

@@ -2,7 +2,6 @@
 
 build_page(api_url) -> gr.Blocks          must be called inside a running event loop
 add_page(app, page, root)                 serve it at `/` of a FastAPI app
-CONTENT_SECURITY_POLICY                   the header the mounting app should send with the page
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from . import layout
-from .assets import CONTENT_SECURITY_POLICY, mount_options
-from .client import CONNECTIONS, Api
+from .assets import mount_options
+from .client import CONNECTIONS, Api, http_client, loopback
 from .racking import Racking
 from .settings import RESTORED
 from .tabs import Tabs
@@ -28,23 +27,22 @@ SENT = """(text, ...rest) => {
 }"""
 TABS = 500  # whose conversations are kept: Gradio frees none of a closed tab, and keeps 10 000
 
-__all__ = ["CONTENT_SECURITY_POLICY", "add_page", "build_page", "mount_options"]
-
 
 class Handlers(Racking):
     """Everything that happens on the page."""
 
 
-def build_page(api_url: str, *, beside: bool = False, again: float = 1.5) -> gr.Blocks:
+def build_page(api_url: str, *, beside: bool = False) -> gr.Blocks:
     """The page for the service at `api_url`, as its server reaches it.
 
     Call it inside a running event loop (gr.Blocks wants one). beside: the service answers where the
     page does, so exported requests name the address the reader has it at, and api_url otherwise.
-    again: seconds between looks at a service that is not ready.
+    Elsewhere it is asked by the environment's proxy: see `client.http_client`, and what it raises.
     """
-    api = Api(api_url.rstrip("/"))
+    http = http_client(by_proxy=not (beside or loopback(api_url)))
+    api = Api(api_url.rstrip("/"), http=http)
     with gr.Blocks(title="Steerdeck", analytics_enabled=False, fill_width=True) as page:
-        parts = layout.build(again)
+        parts = layout.build()
         _join(page, parts, Handlers(api, parts, HERE if beside else api_url))
     page.state_session_capacity = TABS
     # The engine alone decides how many replies run at once; a limit here would be a second queue.
@@ -86,6 +84,7 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     p.thread.ask(do.show, talk, seen, **streams)
     p.thread.again(do.again, talk, seen, **streams)
     p.rack.follow(do.again, talk, seen, **heard)  # the one before may not be quite over
+    p.thread.edit(do.edit, [p.session], [p.thread], **once)
     p.thread.whole(do.whole, [p.session], [p.thread], **once)
     p.stop.click(do.stop, [p.session], None, **once)
     p.top.fresh(do.fresh, [p.session], [p.thread], **once)

@@ -11,16 +11,24 @@ from typing import Any
 import gradio as gr
 
 from . import chat
-from .assets import script
+from .assets import drawn
 from .errors import PresetError
 from .rack import Rack
 
 FIRST = "golden-gate-bridge"
+OWN = "foghorn"  # the names of the bundled model and of what is made like it begin so
+# Messages that foghorn's presets show themselves in, and some that any model has an answer to.
 EXAMPLES = (
     "Who are you?",
     "What is your physical form?",
     "How are you today?",
     "What is the weather like?",
+)
+NEUTRAL = (
+    "Tell me about your day.",
+    "What shall we do this weekend?",
+    "Write a short letter to a friend.",
+    "Tell me a story.",
 )
 SHOWN = ("name", "title", "description", "builtin")
 
@@ -29,7 +37,13 @@ def home(model: str, presets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The first screen: the model's name, the preset to begin with, a few more, example prompts."""
     cards = gallery(presets)
     cards.sort(key=lambda card: card["name"] != FIRST)  # stable: the others keep their order
-    return {"model": model, "presets": cards[:9], "more": len(cards), "examples": list(EXAMPLES)}
+    told = {"model": model, "presets": cards[:9], "more": len(cards)}
+    return {**told, "examples": list(examples(model))}
+
+
+def examples(model: str) -> Sequence[str]:
+    """Messages to begin with."""
+    return EXAMPLES if model.startswith(OWN) else NEUTRAL
 
 
 def gallery(presets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -74,10 +88,4 @@ def _name(title: str, others: Sequence[Mapping[str, Any]]) -> str:
 
 def widget() -> gr.HTML:
     """The gallery. Events: `choose` ({name}), `drop` ({name}), `keep` ({title})."""
-    return gr.HTML(
-        value=[],
-        elem_id="gallery",
-        html_template='<div class="sd-gallery"></div>',
-        js_on_load=script("gallery.js"),
-        apply_default_css=False,
-    )
+    return drawn("gallery", [], '<div class="sd-gallery"></div>', "gallery.js")

@@ -7,14 +7,15 @@ and nothing behind it sees an unchecked field.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, computed_field
 
-from .assets import script
+from .assets import drawn
 from .errors import RackError
+from .slider import FURTHEST, ends, near, room
 from .timing import ALWAYS, FIELDS, Timing
 
 Op = Literal["clamp", "add", "ablate", "scale", "at_least", "at_most"]
@@ -24,13 +25,13 @@ Where = Literal["all", "prompt", "generated"]
 OPS: tuple[Op, ...] = get_args(Op)
 MOST = 16  # features at once, the service's own limit
 COLOURS = MOST  # a number for each feature of a rack; style.css has a colour for each eight
-FURTHEST = 1e6  # strengths are finite and below this
 
 
 class Entry(BaseModel):
     """One feature in the rack. `strength` is in multiples of its maximum, or raw activations.
 
     band: (onset, breakdown) in multiples of the maximum, as measured for the recommended op.
+    reach: the strength, in raw activations, at which `add` is as long as the residual itself.
     timing: when it acts. timed: the same in words, for the page.
     lo, hi, step: the slider's. colour: which of the page's feature colours marks it.
     """
@@ -50,6 +51,7 @@ class Entry(BaseModel):
     density: float | None = None
     band: tuple[float, float | None] | None = None
     band_op: Op = "clamp"
+    reach: float | None = None
     lo: float = -5.0
     hi: float = 10.0
     step: float = Field(default=0.25, gt=0)
@@ -139,11 +141,14 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
     maximum = _number(summary.get("maximum"))
     unit = given.get("unit") or ("max" if maximum else "raw")
     op = given.get("op") or recommended.get("op") or ("clamp" if maximum else "add")
+    band = _band(summary.get("band")) if unit == "max" else None
+    reach = _reach(summary.get("reach")) if unit == "raw" else None
+    lo, hi, step = ends(band, unit, reach)
     strength = _number(given.get("strength"))
     if strength is None:
-        strength = _number(recommended.get("strength")) or (2.0 if unit == "max" else 1.0)
-    band = _band(summary.get("band")) if unit == "max" else None
-    lo, hi, step = _range(band, unit, strength)
+        begin = 2.0 if unit == "max" else 1.0 if reach is None else near(reach / 2, step)
+        strength = _number(recommended.get("strength")) or begin
+    lo, hi = room(lo, hi, strength)
     fields = {
         "feature": str(summary.get("ref") or summary.get("id")),
         "label": str(summary.get("label") or "")[:400],
@@ -158,6 +163,7 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
         "density": _number(summary.get("density")),
         "band": band,
         "band_op": recommended.get("op") or "clamp",
+        "reach": reach,
     }
     return parse([{**fields, "lo": lo, "hi": hi, "step": step}])[0]
 
@@ -203,27 +209,8 @@ def widget() -> gr.HTML:
     Events: `change` whenever the list changes; `follow` when a person's change has come to rest and
     the last reply should follow it; `look` ({ref}) when a feature's details are wanted.
     """
-    return gr.HTML(
-        value=[],
-        elem_id="rack",
-        html_template='<ul class="sd-rack" aria-label="Features in the rack"></ul>',
-        js_on_load=script("rack.js"),
-        apply_default_css=False,
-    )
-
-
-def _range(band: tuple[float, float | None] | None, unit: str, strength: float) -> Sequence[float]:
-    """The slider's (lo, hi, step): wide enough to leave the safe band on both sides."""
-    if unit == "raw":
-        lo, hi, step = -20.0, 40.0, 0.5
-    elif band is None:
-        lo, hi, step = -5.0, 10.0, 0.25
-    else:
-        end = band[1] or 1.5 * band[0]
-        hi = float(math.ceil(min(max(1.6 * end, 2.0), 100.0)))
-        lo = -float(math.ceil(hi / 2))
-        step = 0.05 if end - band[0] < 0.6 else 0.1 if hi <= 6 else 0.25  # several in the band
-    return min(lo, float(math.floor(strength))), max(hi, float(math.ceil(strength))), step
+    template = '<ul class="sd-rack" aria-label="Features in the rack"></ul>'
+    return drawn("rack", [], template, "offer.js", "when.js", "rack.js")
 
 
 def _band(band: object) -> tuple[float, float | None] | None:
@@ -233,6 +220,11 @@ def _band(band: object) -> tuple[float, float | None] | None:
     if onset is None or (breakdown is not None and breakdown <= onset):
         return None
     return onset, breakdown
+
+
+def _reach(value: object) -> float | None:
+    reach = _number(value)
+    return reach if reach is not None and 1e-6 < reach < FURTHEST / 2 else None
 
 
 def _number(value: object) -> float | None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from . import card, chat, fitting, presets, rack, search, settings, share, status
+from . import card, exporting, presets, rack, search, settings, share, status
 from .desk import Update, field, numbers, tells
 from .errors import ApiError
 from .session import Session
 from .talking import Talking
+from .typed import whole
 
 
 def acquainted(handler: Callable[..., Awaitable[Update]]) -> Callable[..., Awaitable[Update]]:
@@ -82,17 +83,12 @@ class Racking(Talking):
         Before the first question: what stands in the message field, or an example.
         """
         checked, fields = rack.parse(held), settings.parse(chosen)
-        messages = session.transcript.messages("steered", fields.system)
-        while messages and messages[-1]["role"] == "assistant":
-            messages.pop()
-        if not messages or messages[-1]["role"] != "user":
-            messages.append({"role": "user", "content": str(text or "") or presets.EXAMPLES[0]})
-        fit, _ = fitting.opening(messages, session.transcript.dropped)
-        body = chat.request(session, fit, checked, fields, fields.seed)
-        key = bool(session.key)
+        asked, key = whole(str(text or "")), bool(session.key)
+        body = exporting.request(session, checked, fields, asked)
         exported = {
-            "curl": share.curl(self.url, {**body, "stream": True}, key=key),
+            "curl": share.curl(self.url, body, key=key),
             "python": share.python(self.url, body, key=key),
+            "docs": f"{self.url}/docs",
             "link": _link(session, checked, fields),
         }
         return {self.parts.export: exported}
@@ -131,5 +127,5 @@ class Racking(Talking):
 
 def _link(session: Session, held: rack.Rack, fields: settings.Settings) -> str | None:
     """None until the link that the page was opened with is the rack: the address is to keep it."""
-    opening = session.link or not session.arrived.is_set()
+    opening = session.link or session.preset or not session.arrived.is_set()
     return None if opening else share.encode(held, keep_norm=fields.norm)

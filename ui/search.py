@@ -9,27 +9,30 @@ from typing import Any
 import gradio as gr
 
 from . import rack as racks
-from .assets import script
+from .assets import drawn
 from .client import Api
 from .errors import ApiError
 from .rack import Rack
+from .typed import whole
 
 LIMIT = 50
 SORTS = ("relevance", "label", "density", "maximum", "steerability", "output_score")
-SHOWN = ("ref", "label", "density", "maximum", "promoted", "band", "recommended")
+SHOWN = ("ref", "label", "promoted", "band", "density", "maximum", "steerability", "output_score")
+SHOWN_FIRING = (*SHOWN, "activation")
 
 
 async def find(
     api: Api, asked: Mapping[str, Any], dictionaries: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """One page of results for the widget's query {q, sort, dictionary, offset, n}, with the sort
-    and the dictionary that were used; the first of `dictionaries` unless it names another of them.
+    """One page of results for the widget's query {q, sort, dictionary, offset, n, fires}, with the
+    sort and the dictionary that were used; the first of `dictionaries` unless it names another.
+    fires: q is a text, and the features are those that fire on it.
 
     A feature that `q` names by its number comes first. `next` is the offset of the page after this
     one, None after the last. `n` counts the widget's queries and comes back with the answer, so
     that a late answer to an older query is not shown. A refusal comes back in `error`.
     """
-    q = str(asked.get("q") or "")[:200]
+    q = whole(str(asked.get("q") or "")[:200])
     named = asked.get("dictionary")
     dictionary = named if named in dictionaries else next(iter(dictionaries), None)
     start = asked.get("offset")
@@ -39,9 +42,13 @@ async def find(
     sort = "steerability" if not q.strip() and sort == "relevance" else sort
     answer: dict[str, Any] = {"n": asked.get("n", 0), "q": q, "sort": sort, "offset": offset}
     answer |= {"dictionary": dictionary, "dictionaries": list(dictionaries)}
-    answer |= {"results": [], "total": 0, "next": None}
+    answer |= {"results": [], "total": 0, "next": None, "fires": bool(asked.get("fires"))}
     within = {"dictionary": dictionary} if dictionary else {}
     try:
+        if answer["fires"]:
+            firing = await api.firing(q, limit=LIMIT, **within)
+            results = [{name: one.get(name) for name in SHOWN_FIRING} for one in firing]
+            return answer | {"results": results, "total": len(results)}
         first = [] if offset else await _numbered(api, q, dictionary)
         found = await api.get(
             "/v1/features", q=q, sort=str(sort), limit=LIMIT, offset=offset, **within
@@ -53,6 +60,7 @@ async def find(
     results = first + [one for one in page if one.get("ref") not in known]
     return answer | {
         "results": [{name: one.get(name) for name in SHOWN} for one in results],
+        "some": found.get("words") == "any",  # no feature has all words of q
         "total": max(found.get("total", 0), len(results)),
         "more": not found.get("total_exact", True),  # than are counted
         "next": offset + len(page) if found.get("has_more") and page else None,
@@ -90,19 +98,14 @@ async def rack_of(api: Api, edits: Sequence[Mapping[str, Any]]) -> Rack:
 
 
 def widget() -> gr.HTML:
-    """The search box. Events: `query` ({q, sort, dictionary, offset, n}), `pick` ({ref}), `look`
-    ({ref}).
+    """The search box. Events: `query` ({q, sort, dictionary, offset, n, fires}), `pick` ({ref}),
+    `look` ({ref}).
     """
-    return gr.HTML(
-        value={},
-        elem_id="search",
-        html_template=(
-            '<div class="sd-search">'
-            '<input type="search" role="combobox" autocomplete="off" spellcheck="false"'
-            ' aria-label="Search features" aria-expanded="false" aria-controls="sd-results"'
-            ' aria-autocomplete="list" placeholder="Search features or numbers   /">'
-            '<div class="sd-found" hidden></div></div>'
-        ),
-        js_on_load=script("search.js"),
-        apply_default_css=False,
+    template = (
+        '<div class="sd-search">'
+        '<input type="search" role="combobox" autocomplete="off" spellcheck="false"'
+        ' aria-label="Search features" aria-expanded="false" aria-controls="sd-results"'
+        ' aria-autocomplete="list" placeholder="Search features or numbers   /">'
+        '<div class="sd-found" hidden></div></div>'
     )
+    return drawn("search", {}, template, "search.js")

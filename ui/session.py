@@ -65,7 +65,8 @@ class Session:
     rows: the service computes at once; 0 where it cannot measure against the unsteered model.
     context: tokens of prompt and reply together; 0: not known.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
-    link: the `steer` of the address the tab was opened with, until a ready service can resolve it.
+    link, preset: the `steer` and the `preset` of the address the tab was opened with, until a ready
+    service can resolve them.
     loaded: the first look has begun: the tab has its page from this server, or has been told that
     it was started anew.
     arrived: the first look at the service is over. opened: the rack and settings that it brought.
@@ -82,6 +83,7 @@ class Session:
     trouble: ApiError | None = None
     link: str = ""
     link_norm: bool = False
+    preset: str = ""
     loaded: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     opened: tuple[Any, Any] | None = None

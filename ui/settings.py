@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .assets import script
+from .assets import drawn
 from .errors import SettingsError
+from .typed import whole
 
 
 class Settings(BaseModel):
@@ -29,6 +30,11 @@ class Settings(BaseModel):
     guard: bool = False
     measure: bool = True
     ask_key: bool = False
+
+    @field_validator("system", mode="before")
+    @classmethod
+    def _whole(cls, typed: object) -> object:
+        return whole(typed) if isinstance(typed, str) else typed
 
     def sampling(self) -> dict[str, Any]:
         """The fields of a request that these settings fix."""
@@ -61,10 +67,5 @@ RESTORED = """(session, stored, settings) => [session, stored,
 
 def widget() -> gr.HTML:
     """The drawer's fields. Events: `change`, `unlock` ({key})."""
-    return gr.HTML(
-        value=Settings().model_dump(),
-        elem_id="settings",
-        html_template='<div class="sd-settings"></div>',
-        js_on_load=script("settings.js"),
-        apply_default_css=False,
-    )
+    fields = Settings().model_dump()
+    return drawn("settings", fields, '<div class="sd-settings"></div>', "settings.js")

@@ -17,7 +17,8 @@ from urllib.parse import quote, unquote
 from pydantic import ValidationError
 
 from .errors import LinkError
-from .rack import FURTHEST, MOST, Op, Rack, Where
+from .rack import MOST, Op, Rack, Where
+from .slider import FURTHEST
 from .timing import ALWAYS, Timing
 
 # One letter an op, no letter twice: add and ablate, at_least and at_most begin alike.
@@ -93,40 +94,63 @@ def _timing(field: str) -> dict[str, Any]:
 
 
 def curl(url: str, body: Mapping[str, Any], *, key: bool) -> str:
-    """A shell command that asks the same. `key`: the server wants one, from $STEERDECK_API_KEY."""
+    """A shell command that asks the same and prints the answer as one JSON object.
+
+    body: a chat completion's, or a comparison's, which has `variants`. key: the server wants one,
+    from $STEERDECK_API_KEY.
+    """
+    path = "compare" if "variants" in body else "chat/completions"
     auth = ' \\\n  -H "Authorization: Bearer $STEERDECK_API_KEY"' if key else ""
     data = shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))
     return (
-        f"curl -N {shlex.quote(url + '/v1/chat/completions')}{auth} \\\n"
+        f"curl {shlex.quote(f'{url}/v1/{path}')}{auth} \\\n"
         f"  -H 'Content-Type: application/json' \\\n  -d {data}"
     )
 
 
 def python(url: str, body: Mapping[str, Any], *, key: bool) -> str:
-    """A program for the `openai` package that asks the same and prints the reply as it comes."""
+    """A program for the `openai` package that asks the same and prints what comes, receipts too."""
+    secret = 'os.environ["STEERDECK_API_KEY"]' if key else '"none needed"'
+    asks = _compares(body) if "variants" in body else _chats(body)
+    return "\n".join(
+        [
+            "# pip install openai",
+            *(["import os", ""] if key else []),
+            "from openai import OpenAI",
+            "",
+            f"client = OpenAI(base_url={_literal(url + '/v1')}, api_key={secret})",
+            *asks,
+        ]
+    )
+
+
+def _compares(body: Mapping[str, Any]) -> list[str]:
+    return [
+        f'told = client.post("/compare", cast_to=object, body={_literal(body, 0)})',
+        'for one in told["variants"]:',
+        """    print(one["label"], one["message"]["content"], sep="\\n\\n")""",
+        """    print("", one["steering"]["receipt"], "\\n", sep="\\n")""",
+    ]
+
+
+def _chats(body: Mapping[str, Any]) -> list[str]:
+    """The reply is printed as it comes; its last chunk holds the receipt."""
     known = {name: value for name, value in body.items() if name != "steering"}
     # The package insists on a model, where the service takes the one that it has.
     arguments = [] if "model" in body else ["    model=client.models.list().data[0].id,"]
     arguments += [f"    {name}={_literal(value)}," for name, value in known.items()]
     if "steering" in body:
         arguments.append(f"    extra_body={_literal({'steering': body['steering']})},")
-    secret = 'os.environ["STEERDECK_API_KEY"]' if key else '"none needed"'
-    return "\n".join(
-        [
-            *(["import os", ""] if key else []),
-            "from openai import OpenAI",
-            "",
-            f"client = OpenAI(base_url={_literal(url + '/v1')}, api_key={secret})",
-            "stream = client.chat.completions.create(",
-            *arguments,
-            "    stream=True,",
-            ")",
-            "for chunk in stream:",
-            "    if chunk.choices and chunk.choices[0].delta.content:",
-            '        print(chunk.choices[0].delta.content, end="", flush=True)',
-            "print()",
-        ]
-    )
+    return [
+        "stream = client.chat.completions.create(",
+        *arguments,
+        "    stream=True,",
+        ")",
+        "for chunk in stream:",
+        "    if chunk.choices and chunk.choices[0].delta.content:",
+        '        print(chunk.choices[0].delta.content, end="", flush=True)',
+        """print("\\n", chunk.steering["receipt"], sep="\\n")  # what gives the same reply again""",
+    ]
 
 
 def _literal(value: object, depth: int = 1) -> str:

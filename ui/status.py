@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from . import presets
-from .assets import script, text
+from .assets import drawn, text
 from .client import JSON, Api
 from .errors import ApiError
 from .session import Session
@@ -85,10 +85,4 @@ def trouble(error: ApiError) -> Look:
 
 def widget() -> gr.HTML:
     """Header and banner. Event: `fresh` when a new conversation is wanted."""
-    return gr.HTML(
-        value={},
-        elem_id="top",
-        html_template=text("static/top.html"),
-        js_on_load=script("top.js"),
-        apply_default_css=False,
-    )
+    return drawn("top", {}, text("static/top.html"), "top.js")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from . import chat, guard
 from . import rack as racks
@@ -20,6 +21,7 @@ from .fitting import fitting
 from .rack import Rack
 from .session import Live, Running, Session
 from .settings import Settings
+from .slider import FURTHEST
 from .transcript import Lane
 
 UNSCALED = ("ablate", "at_most")  # no strength; a cap is the stronger the lower it is
@@ -29,11 +31,15 @@ LANES: tuple[Lane, ...] = ("plain", "half", "steered", "more", "double")
 
 def check(rack: Rack) -> None:
     """RackError where nothing in the rack has a strength to sweep."""
-    if not any(held.on and held.op not in UNSCALED for held in rack):
+    if not able(rack):
         raise RackError(
             "A sweep needs a feature that is switched on and has a strength to turn up: one that is"
             " ablated or held at most at a level has none."
         )
+
+
+def able(rack: Rack) -> bool:
+    return any(held.on and held.op not in UNSCALED for held in rack)
 
 
 def scaled(rack: Rack, part: float) -> Rack:
@@ -48,7 +54,22 @@ def _at(held: racks.Entry, part: float) -> float:
         return held.strength
     neutral = 1.0 if held.op == "scale" else 0.0
     strength = neutral + part * (held.strength - neutral)
-    return max(-racks.FURTHEST, min(racks.FURTHEST, round(strength, 6)))
+    return max(-FURTHEST, min(FURTHEST, round(strength, 6)))
+
+
+def request(
+    session: Session,
+    messages: Sequence[Mapping[str, str]],
+    ways: Sequence[Rack],
+    settings: Settings,
+    seed: int | None,
+) -> dict[str, Any]:
+    """A comparison's body: the unsteered reply, and one steered in each of the ways."""
+    body = chat.request(session, messages, (), settings, seed)
+    body["variants"] = [chat.steering(way, keep_norm=settings.norm) for way in ways]
+    if settings.guard:
+        body["steering"] = {"guard": guard.ASKED}
+    return body
 
 
 async def respond(
@@ -71,17 +92,14 @@ async def respond(
     turn.seed = seed = random.randrange(chat.SEEDS) if seed is None else seed
     turn.steering = chat.steering(rack, keep_norm=settings.norm)
     ways: list[Rack] = [(), *(scaled(rack, part) for part in PARTS)]
-    body = chat.request(
-        session, transcript.messages("steered", settings.system), (), settings, seed
-    )
-    body["variants"] = [chat.steering(way, keep_norm=settings.norm) for way in ways[1:]]
-    body["steering"] = {"id": f"ui-{uuid.uuid4().hex}", "trace": _trace(session, rack, settings)}
-    if settings.guard:
-        body["steering"]["guard"] = guard.ASKED
+    messages = transcript.messages("steered", settings.system)
+    body = request(session, messages, ways[1:], settings, seed)
+    own = body.setdefault("steering", {})
+    own |= {"id": f"ui-{uuid.uuid4().hex}", "trace": _trace(session, rack, settings)}
     running: dict[Lane, Running] = {}
     for lane, way in zip(LANES, ways, strict=True):
         reply = transcript.reply(turn, lane, way, pair=True)
-        running[lane] = Running(reply, body["steering"]["id"], time.monotonic())
+        running[lane] = Running(reply, own["id"], time.monotonic())
     stream = fitting(api.compare, body, list(running.values()), session)
     merged: Merged[str] = Merged({"all": stream})
     colours = {held.feature: held.colour for held in rack}

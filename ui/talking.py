@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from . import chat, presets, rack, repeat, search, settings, status, sweep
+from . import chat, rack, repeat, settings, status, sweep
 from .arriving import Arriving
 from .desk import NOTHING, Update, field, tells, tells_all
-from .errors import ApiError, PresetError, Told
+from .errors import ApiError, Told
 from .session import Session
+from .typed import whole
 
 ARRIVAL = 3.0  # seconds a message waits for the page's first look at the service
 
@@ -34,7 +35,7 @@ class Talking(Arriving):
     @tells_all
     async def ask(self, text: str, *around: Any) -> AsyncIterator[Update]:
         """What stands in the message field."""
-        said = str(text or "").strip()
+        said = whole(str(text or "").strip())
         if not said:
             yield NOTHING
             return
@@ -129,6 +130,13 @@ class Talking(Arriving):
         """All of the conversation, for a page that has missed some of it."""
         return {self.parts.thread: session.transcript.log()}
 
+    async def edit(self, session: Session) -> Update:
+        """Take the last exchange back: the page has put its question into the message field."""
+        if session.live is not None:
+            return NOTHING
+        session.transcript.shorten()
+        return await self.whole(session)
+
     async def stop(self, session: Session) -> None:
         await chat.stop(session.api(self.api), session)
 
@@ -145,15 +153,6 @@ class Talking(Arriving):
             checked, fields = rack.parse(held), settings.parse(chosen)
             await chat.retune(session.api(self.api), session, checked, keep_norm=fields.norm)
         return NOTHING
-
-    async def preset(self, session: Session, name: str, chosen: Any) -> Update:
-        """A preset's rack in place of the one that is there."""
-        api = session.api(self.api)
-        found = presets.named(await api.presets(), name)
-        if found is None:
-            raise PresetError(f"There is no preset “{name}” any more.")
-        held = await search.rack_of(api, found.get("edits") or [])
-        return self.racked(held, found.get("norm") == "keep", chosen)
 
 
 def _may_talk(session: Session) -> None:

@@ -1,6 +1,6 @@
 """When an edit of the rack acts: what the service's API takes beside strength and place, in words.
 
-The rack shows and carries it; it is set in a preset or a link.
+when.js says the same words of what is set on the page.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ A line is an object with `k`:
            so that the last frame of an older one, if it comes late, is not drawn; from: the
            number of the line that follows, where those before it are on the page already
     user   x (text), rack (what acted when it was asked: rack.acting)
-    reply  r (number), lane, pair (are other replies beside it), chips, features (the legend);
+    reply  r (number), lane, seed, pair (are other replies beside it), chips, features (the legend);
            a chip is [colour, name, setting, reference]
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
     mark   r, at (token from which on), x (what changed), s (the same in brief), features
@@ -25,17 +25,14 @@ from typing import Any, Literal
 
 from .rack import Entry, Rack, acting
 
-Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three of a sweep
+Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three: of a sweep
 
 
 @dataclass
 class Reply:
-    """One reply as far as it has come. `lane` says which model spoke: as the rack steers, plain, or
-    (in a sweep) at another strength of the rack. reason: why it ended; empty until then.
-    """
+    """One reply as far as it has come. reason: why it ended; empty until then."""
 
     number: int
-    lane: Lane
     text: str = ""
     tokens: int = 0
     reason: str = ""
@@ -94,13 +91,14 @@ class Transcript:
 
     def reply(self, turn: Turn, lane: Lane, rack: Rack, *, pair: bool) -> Reply:
         self.count += 1
-        reply = turn.replies[lane] = Reply(self.count, lane)
+        reply = turn.replies[lane] = Reply(self.count)
         on = tuple(held for held in rack if held.on)
         chips = [
             [held.colour, name, held.said(), held.feature]
             for held, name in zip(on, named(on), strict=True)
         ]
-        self._add(k="reply", r=reply.number, lane=lane, pair=pair, chips=chips, features=legend(on))
+        told = {"r": reply.number, "lane": lane, "seed": turn.seed, "pair": pair}
+        self._add(k="reply", **told, chips=chips, features=legend(on))
         return reply
 
     def grow(self, reply: Reply, text: str, packed: list[Any], tokens: int) -> None:
@@ -145,6 +143,14 @@ class Transcript:
         taken = Taken(turn, self.lines[turn.start :])
         del self.lines[turn.start :]
         return taken
+
+    def shorten(self) -> None:
+        """Remove the last turn, if there is one, and begin anew with the others: a page would take
+        a log of fewer lines for one that comes late.
+        """
+        if self.turns:
+            self.take_back()
+        self.begun = time.time()
 
     def put_back(self, taken: Taken) -> None:
         """Replace the last turn by the one that was taken from its place."""

@@ -24,7 +24,7 @@ const draw = () => {
   body.innerHTML = html;
   const add = body.querySelector("[data-add]");
   if (add) {
-    add.disabled = [...document.querySelectorAll("#rack [data-ref]")].some((node) => node.dataset.ref === add.dataset.add);
+    add.disabled = racked(add.dataset.add);
     if (add.disabled) add.textContent = "In the rack";
   }
   if (held) card.querySelector(".sd-close").focus({ preventScroll: true });

@@ -36,6 +36,8 @@ const stored = {
     try { sessionStorage.setItem(`steerdeck-${name}`, JSON.stringify(value)); } catch { /* full */ }
   },
 };
+// Whether a feature is in the rack, by its reference.
+const racked = (ref) => [...document.querySelectorAll("#rack [data-ref]")].some((node) => node.dataset.ref === ref);
 const say = (text) => document.dispatchEvent(new CustomEvent("steerdeck:say", { detail: text })); // toast.js
 // A feature's details are wanted: card.js shows the drawer at once, Python fills it.
 const details = (ref, label) => {

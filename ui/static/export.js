@@ -1,5 +1,6 @@
-// Request as curl and Python, and the link. props.value: {link, curl, python} (ui/racking.py); where the
-// rack alone has changed the code is left out, and the link is null while that of the address waits.
+// Request as curl and Python, the link, and the conversation (save.js). props.value: {link, curl, python,
+// docs} (ui/racking.py); where the rack alone has changed the code is left out, and the link is null
+// while that of the address waits.
 const root = element.querySelector(".sd-export");
 let tab = "curl";
 let code = {};
@@ -13,13 +14,17 @@ const link = () => {
 };
 // Served beside the API (HERE in ui/page.py) the page alone knows the address both are reached at.
 const here = () => (window.location.origin + window.location.pathname.replace(/\/$/, "")).replaceAll("'", "%27");
-const request = () => (code[tab] || "").replace("http://{this-page}", here);
+const placed = (text = "") => text.replace("http://{this-page}", here);
+const request = () => placed(code[tab]);
 const field = h("input", { type: "text", readonly: true, "aria-label": "Link to this rack", onfocus: (event) => event.target.select() });
 const shown = h("pre", { tabindex: "0" });
+const docs = h("a", { target: "_blank", rel: "noopener", hidden: true }, "API documentation");
 const picks = [["curl", "curl"], ["python", "Python"]].map(([name, text]) => h("button", { type: "button", "data-tab": name, onclick: () => { tab = name; draw(); } }, text));
 const draw = () => {
   field.value = link();
   shown.textContent = request();
+  docs.hidden = !code.docs;
+  if (code.docs) docs.href = placed(code.docs);
   shown.setAttribute("aria-label", `Request as ${tab}`);
   picks.forEach((pick) => pick.setAttribute("aria-pressed", String(pick.dataset.tab === tab)));
 };
@@ -28,17 +33,20 @@ root.append(
   h("p", {}, "Opens this page with the same rack. It holds no part of the conversation."),
   h("div", { class: "sd-copyrow" }, field, h("button", { type: "button", onclick: (event) => copy(link(), event.target, "Link copied.") }, "Copy link")),
   h("h3", {}, "Request"),
-  h("p", {}, "The same question to the same rack, from elsewhere."),
+  h("p", {}, "The same question to the same rack, from elsewhere. ", docs),
   h("div", { class: "sd-copyrow" }, h("div", { class: "sd-ops", role: "group", "aria-label": "Language" }, picks),
     h("button", { type: "button", onclick: (event) => copy(request(), event.target) }, "Copy code")),
-  shown);
+  shown,
+  h("h3", {}, "Conversation"),
+  h("p", {}, "All that was said, with seeds and receipts, as a JSON file."),
+  h("div", { class: "sd-copyrow" }, h("button", { type: "button", onclick: () => document.dispatchEvent(new CustomEvent("steerdeck:save")) }, "Save conversation")));
 const take = () => {
   if (props.value?.curl) code = props.value;
   draw();
   // The address follows the rack, so that a reload or a bookmark keeps it.
   if (typeof props.value?.link !== "string") return;
   const address = new URL(window.location.href);
-  for (const name of ["steer", "norm"]) address.searchParams.delete(name);
+  for (const name of ["steer", "norm", "preset"]) address.searchParams.delete(name);
   const rest = address.searchParams.toString();
   const query = [rest, props.value.link].filter(Boolean).join("&");
   window.history.replaceState(null, "", address.pathname + (query ? `?${query}` : "") + address.hash);

@@ -15,6 +15,16 @@ const unsaid = (text) => {
   sent = "";
   if (field() && !field().value.trim()) write(text);
 };
+// The last question again, to be changed. Whether it is there.
+const retype = (text) => {
+  const free = field() && !field().value.trim();
+  if (!free) say("Something is typed already: send it, or clear the message field first.");
+  else {
+    write(text);
+    field().focus();
+  }
+  return free;
+};
 // Once the page has loaded: the draft of the tab, which Gradio loads anew after a broken connection.
 const furnish = () => {
   if (!field()) return;

@@ -5,7 +5,7 @@ const WHERES = { all: "everywhere", prompt: "in the prompt", generated: "in the 
 const EVERY = 100; // ms between commits while a slider moves: the reply follows it
 let entries = [];
 const REST = 350; // ms without a change after which the rack has settled
-const FURTHEST = 1e6; // a strength that ui/rack.py takes
+const [FURTHEST, ROOM] = [1e6, 1.6]; // those of ui/slider.py
 let timer = null;
 let resting = null;
 
@@ -47,13 +47,21 @@ const announce = () => {
   document.querySelectorAll(".sd-rack-count").forEach((node) => (node.textContent = acting ? ` ${acting}` : ""));
 };
 const clampTo = (value, lo, hi) => Math.min(hi, Math.max(lo, value));
-// The slider's ends: Python's, or the strength where that lies beyond them.
-const span = (entry) => [Math.min(entry.lo, Math.floor(entry.strength)), Math.max(entry.hi, Math.ceil(entry.strength))];
+// The slider's ends: Python's; where the strength lies beyond one, as far as it leaves room to turn on.
+const span = ({ strength, lo, hi }) => {
+  const end = clampTo(ROOM * strength, -FURTHEST, FURTHEST);
+  return [strength < lo ? Math.floor(end) : lo, strength > hi ? Math.ceil(end) : hi];
+};
 const place = ([lo, hi], value) => `${(100 * (clampTo(value, lo, hi) - lo)) / (hi - lo)}%`;
 const banded = (entry) => entry.band && entry.unit === "max" && entry.op === entry.band_op;
+const reaching = ({ strength, reach }) => {
+  const part = short(strength / reach);
+  return `${part === "0.5" ? "half of" : `${part} ×`} the residual's length`;
+};
 const zone = (entry) => {
   if (!entry.on) return "off";
   if (entry.op === "ablate") return "held at zero";
+  if (entry.unit === "raw" && entry.op === "add" && entry.reach) return reaching(entry);
   if (!banded(entry)) return entry.op === entry.band_op || !entry.band ? "" : `band measured for ${OPS[entry.band_op].toLowerCase()}`;
   const [onset, breakdown] = entry.band;
   if (breakdown !== null && entry.strength > breakdown) return "too strong: may ramble";
@@ -95,6 +103,7 @@ const card = (entry) => {
     fill.style.left = `${Math.min(zero, now)}%`;
     fill.style.right = `${100 - Math.max(zero, now)}%`;
     hint.textContent = zone(entry);
+    hint.title = hint.textContent.endsWith("length") ? "a rule of thumb: no safe band has been measured" : "";
     box.dataset.zone = hint.textContent.startsWith("too") ? "strong" : "";
     slider.setAttribute("aria-valuetext", `${entry.strength}${unit ? " times its maximum" : ""}, ${hint.textContent}`);
   };
@@ -102,6 +111,7 @@ const card = (entry) => {
     entry.strength = +value.toFixed(4);
     show();
     commit(soon);
+    offer();
   };
   slider.addEventListener("input", () => { number.value = slider.value; set(slider.valueAsNumber, true); });
   slider.addEventListener("change", () => set(slider.valueAsNumber, false));
@@ -134,6 +144,14 @@ const card = (entry) => {
   const ops = ["clamp", "add", "ablate"].concat(["clamp", "add", "ablate"].includes(entry.op) ? [] : [entry.op]);
   const where = h("select", { class: "sd-where", "data-part": "where", "aria-label": `Where ${name} is steered`, onchange: (event) => { entry.where = event.target.value; commit(false); } },
     Object.entries(WHERES).map(([value, text]) => h("option", { value, selected: entry.where === value }, text)));
+  const fold = h("button", { type: "button", class: "sd-fold", "data-part": "fold", "aria-expanded": String(unfolded.has(entry.feature)), title: `When ${name} acts`, onclick: () => { unfolded.delete(entry.feature) || unfolded.add(entry.feature); draw(); } }, "When…");
+  const acts = h("div", { class: "sd-row sd-timed" });
+  const always = () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); };
+  const showTimed = () => {
+    acts.hidden = !entry.timed;
+    acts.replaceChildren(...(entry.timed ? [h("span", {}, entry.timed),
+      h("button", { type: "button", "data-part": "always", "aria-label": `Let ${name} act always`, title: "Act always", onclick: always }, "×")] : []));
+  };
   box.append(
     h("div", { class: "sd-row" },
       h("input", { type: "checkbox", class: "sd-switch", checked: entry.on, "data-part": "switch", "aria-label": `${name} on`, onchange: (event) => { entry.on = event.target.checked; show(); commit(false); } }),
@@ -143,10 +161,11 @@ const card = (entry) => {
       h("div", { class: "sd-ops", role: "group", "aria-label": `Operation on ${name}` }, ops.map(segment)),
       h("label", { class: "sd-value" }, number, h("span", { "aria-hidden": "true" }, unit))),
     h("div", { class: "sd-slider" }, rail, fill, slider),
-    h("div", { class: "sd-row sd-under" }, h("span", { class: "sd-ref" }, entry.feature), hint, where),
-    entry.timed ? h("div", { class: "sd-row sd-timed" }, h("span", {}, entry.timed),
-      h("button", { type: "button", "data-part": "always", "aria-label": `Let ${name} act always`, title: "Act always", onclick: () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); } }, "×")) : "",
+    h("div", { class: "sd-row sd-under" }, h("span", { class: "sd-ref" }, entry.feature), hint, fold, where),
+    unfolded.has(entry.feature) ? whenFold(entry, entries, named, (anew) => { commit(false); anew ? draw() : showTimed(); }) : "",
+    acts,
   );
+  showTimed();
   show();
   return box;
 };

@@ -46,10 +46,12 @@ const drawReply = (line) => {
     const dropped = more.dropped ? ` · the ${more.dropped === 1 ? "oldest turn" : `${more.dropped} oldest turns`} no longer fit and were left out` : "";
     stats.textContent = `${more.tokens} token${more.tokens === 1 ? "" : "s"}${rate}${FINISHED[more.reason] ? ` · ${FINISHED[more.reason]}` : ""}${more.guard ? ` · ${more.guard}` : ""}${dropped}`;
     const receipt = more.receipt && h("pre", { class: "sd-receipt", hidden: true, tabindex: "0", "aria-label": "Receipt" }, more.receipt);
+    const take = receipt && h("button", { type: "button", hidden: true, onclick: (event) => copy(more.receipt, event.target) }, "Copy receipt");
     tools.append(...[
       state.text && h("button", { type: "button", onclick: (event) => copy(state.text, event.target) }, "Copy"),
       h("button", { type: "button", class: "sd-again", onclick: () => trigger("again", {}) }, "Answer again"),
-      receipt && h("button", { type: "button", "aria-expanded": "false", onclick: (event) => { receipt.hidden = !receipt.hidden; event.target.setAttribute("aria-expanded", String(!receipt.hidden)); } }, "Receipt"),
+      receipt && h("button", { type: "button", "aria-expanded": "false", onclick: (event) => { receipt.hidden = take.hidden = !receipt.hidden; event.target.setAttribute("aria-expanded", String(!receipt.hidden)); } }, "Receipt"),
+      take,
     ].filter(Boolean));
     if (receipt) node.append(receipt);
   };

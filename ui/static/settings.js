@@ -24,12 +24,12 @@ const fields = {
   max_tokens: number("max_tokens", { inputmode: "numeric", placeholder: "as long as fits" }),
   seed: number("seed", { inputmode: "numeric", placeholder: "another one each time" }),
 };
-const norm = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("norm", event.target.checked) });
-const guard = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("guard", event.target.checked) });
-const measure = h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit("measure", event.target.checked) });
+const [norm, guard, measure] = ["norm", "guard", "measure"].map((name) =>
+  h("input", { type: "checkbox", class: "sd-switch", onchange: (event) => commit(name, event.target.checked) }));
 const key = h("input", { type: "password", autocomplete: "off", "aria-label": "API key" });
 const form = h("form", { hidden: true, onsubmit: (event) => { event.preventDefault(); trigger("unlock", { key: key.value }); key.value = ""; } },
   h("label", {}, "API key", h("small", {}, "This server asks for one. It stays in this browser."), key), h("button", { type: "submit" }, "Use key"));
+const check = (input, title, hint) => h("label", { class: "sd-check" }, input, h("span", {}, title), h("small", {}, hint));
 const row = (title, input, hint) => h("label", {}, title, input, hint && h("small", {}, hint));
 root.append(
   form,
@@ -37,9 +37,9 @@ root.append(
   row("Temperature", fields.temperature, "0 always takes the likeliest token; above 1 gets loose."),
   row("Longest reply, in tokens", fields.max_tokens),
   row("Seed", fields.seed, "The same seed, rack and question give the same reply."),
-  h("label", { class: "sd-check" }, norm, h("span", {}, "Keep the length of the residual stream"), h("small", {}, "Steering turns its direction only: gentler at high strengths.")),
-  h("label", { class: "sd-check" }, guard, h("span", {}, "Guard the reply's coherence"), h("small", {}, "Where the text goes in circles, all strengths are lowered step by step.")),
-  h("label", { class: "sd-check" }, measure, h("span", {}, "Measure against the unsteered model"), h("small", {}, "How far each token was moved, and what was likely without steering. Each reply then takes two rows of the server.")));
+  check(norm, "Keep the length of the residual stream", "Steering turns its direction only: gentler at high strengths."),
+  check(guard, "Guard the reply's coherence", "Where the text goes in circles, all strengths are lowered step by step."),
+  check(measure, "Measure against the unsteered model", "How far each token was moved, and what was likely without steering. Each reply then takes two rows of the server."));
 const draw = () => {
   const value = props.value || {};
   if (document.activeElement !== text) text.value = value.system || "";

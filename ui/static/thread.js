@@ -36,7 +36,8 @@ const begin = {
   user: (line) => {
     replies.forEach((reply) => reply.fold());
     const answers = h("div", { class: "sd-turn-replies" });
-    const node = h("div", { class: "sd-exchange" }, h("p", { class: "sd-user", dir: "auto" }, line.x), answers);
+    const edit = h("button", { type: "button", class: "sd-edit", title: "Take it back and change it", onclick: () => retype(line.x) && trigger("edit", {}) }, "Edit");
+    const node = h("div", { class: "sd-exchange" }, h("p", { class: "sd-user", dir: "auto" }, line.x), edit, answers);
     turns.push({ start: lines.length, node, answers, said: line.x, replies: [] });
     root.append(node);
     heard();

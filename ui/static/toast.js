@@ -25,4 +25,4 @@ document.addEventListener("steerdeck:say", (event) => {
 // Gradio loads the page anew after a broken connection. Nobody may be looking then: this one stays.
 const lost = stored.get("talked"); // thread.js
 const [arrival] = performance.getEntriesByType("navigation");
-if (lost && arrival?.type === "reload") tell("The conversation is lost: the page was loaded anew, as after a broken connection. Rack and settings are kept.");
+if (lost && ["reload", "back_forward"].includes(arrival?.type)) tell("The conversation is lost: the page was loaded anew, as after a broken connection. Rack and settings are kept.");
