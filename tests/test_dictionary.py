@@ -89,9 +89,11 @@ def test_importing_the_room_stays_cheap():
     assert out.stdout.strip() == "[]"
 
 
-def test_the_examples_in_the_rooms_readme_run(monkeypatch, capsys):
+def test_the_examples_in_the_rooms_readme_run(monkeypatch, capsys, tmp_path):
+    """In a folder of their own, for what they write, in which the checkout's tests are found."""
     root = Path(__file__).parents[1]
-    monkeypatch.chdir(root)
+    (tmp_path / "tests").symlink_to(root / "tests")
+    monkeypatch.chdir(tmp_path)
     text = (root / "dictionaries" / "README.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for block in blocks:
@@ -99,3 +101,4 @@ def test_the_examples_in_the_rooms_readme_run(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "jumprelu at layer 12 resid_post with 64 features" in said
     assert "1 Golden Gate Bridge 41.5" in said
+    assert open_dictionary(tmp_path / "my-directions").info.d_sae == 2

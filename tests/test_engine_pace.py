@@ -12,6 +12,7 @@ from server.engine.pace import LEAST, SLOWER, Pace
 from server.engine.passes import Job
 from server.engine.scheduler import Chunk, Scheduler, Ticket
 from server.engine.steps import Steps
+from server.engine.types import Request, Sampling
 
 
 def run(pace: Pace, steps: int, alone: float, token: float, decoding: int = 8) -> list[float]:
@@ -121,11 +122,12 @@ def test_a_step_lasts_until_the_device_has_computed_it(monkeypatch) -> None:
         device=torch.device("cuda"),
         arithmetic="eager",
         pool=SimpleNamespace(blocks=0),
-        steerer=SimpleNamespace(seen=dict),
+        steerer=SimpleNamespace(seen=dict, observed=dict),
+        scorer=SimpleNamespace(scores={}),
         forward=forward,
     )
     prompt: Any = Ticket(length=64)
-    prompt.request = SimpleNamespace(trace=False, prompt=(1,) * 64, steerable=(True,) * 64)
+    prompt.request = Request("a", (1,) * 64, (True,) * 64, Sampling())
     steps = Steps(runner, Scheduler(2, 2, 256), frozenset())
     steps.compute([Job(prompt, Chunk(0, 0, 32))])
     steps._pace.took(8, 0, 0.04)
