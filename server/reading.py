@@ -21,8 +21,8 @@ from dictionaries.fired import Fired, fired
 
 from .deck import Deck, FeatureName
 from .engine.text import Prompt, encode_raw
-from .engine.types import Delta, Finish, Request, Sampling, Steering
-from .errors import BadRequest, TooLong
+from .engine.types import Delta, Finish, FinishReason, Request, Sampling, Steering
+from .errors import BadRequest, GenerationFailed, TooLong
 from .jobs import Job
 from .prepare import Ask, check_bytes, check_tokens, rendered
 from .schemas.reading import ActivationsBody, ContrastBody, ReadingBody
@@ -104,9 +104,12 @@ class Reader(Generic[Body]):
         self._read: dict[int, Tensor] = {}  # by row, what the dictionary reads at steerable tokens
 
     def add(self, row: int, event: Delta | Finish) -> None:
-        if isinstance(event, Finish) and event.observed is not None:
-            flags = torch.tensor(self.job.ask.requests[row].steerable)
-            self._read[row] = event.observed[flags]
+        if not isinstance(event, Finish):
+            return
+        if event.observed is None or event.reason is FinishReason.CANCELLED:
+            raise GenerationFailed("the reading of a text was stopped before its end")
+        flags = torch.tensor(self.job.ask.requests[row].steerable)
+        self._read[row] = event.observed[flags]
 
     def whole(self) -> dict[str, Any]:
         raise NotImplementedError

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import api_gate
+import httpx2
 import pytest
 import torch
+from api_gate import HUNG_UP, idle, metric, until
 from api_talk import HELLO, USER
 
 from server.engine.text import encode_raw, render
 from server.suggesting import subjects
 
+gate, narrow = api_gate.gate, api_gate.narrow  # fixtures
 ACTIVATIONS, CONTRAST = "/v1/features/activations", "/v1/features/contrast"
 SUGGEST = "/v1/features/suggest"
 
@@ -139,6 +143,18 @@ def test_a_wish_gives_edits_that_can_be_sent_as_they_are(live) -> None:
 
 def test_words_that_are_no_subject_find_nothing() -> None:
     assert subjects("Talk like a PIRATE, please: of fog, and go on about it!") == ["PIRATE", "fog"]
+
+
+def test_whoever_hangs_up_leaves_no_trace(narrow, gate, caplog) -> None:
+    before = metric(narrow, HUNG_UP)
+    gate.allow(0)
+    with pytest.raises(httpx2.ReadTimeout):
+        narrow.http.post(ACTIVATIONS, json={"text": HELLO * 15}, timeout=0.5)  # two chunks
+    until(lambda: metric(narrow, HUNG_UP) > before)
+    gate.allow(None)
+    until(lambda: idle(narrow))
+    assert post(narrow, ACTIVATIONS, text=HELLO)["features"]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(
