@@ -126,6 +126,14 @@ def test_what_a_transcoder_adds_reaches_the_engine(tmp_path):
                 check_steering(Steering((edit,)), {"t": transcoder.info}, 4)
 
 
+def test_sparsify_without_the_skip_that_it_speaks_of_is_refused(tmp_path):
+    folder = copied("sparsify_sae_v1", tmp_path / "layers.3")
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | {"skip_connection": True}))
+    with pytest.raises(DictionaryError, match="no W_skip"):
+        open_dictionary(folder)
+
+
 def test_sparsify_of_a_module_that_may_be_a_transcoder_is_only_added(tmp_path):
     """Until 2025-02 only the repository's config.json told, one folder above."""
     name = "sparsify_skip_transcoder_legacy"

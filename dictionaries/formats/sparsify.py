@@ -69,6 +69,11 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         centred=config.get("transcode") is not True,
     )
     skip = tensors.matrix("W_skip", d_in, d_in, axis=0) if "W_skip" in tensors else None
+    if config.get("skip_connection") is True and skip is None:
+        raise DictionaryError(
+            f"{path} says that there is a skip connection, and {tensors.path} has no W_skip: what "
+            "it rebuilds would be wrong. Download it again."
+        )
     activation, why_not = _activation(config, path)
     k = whole_number(config, "k", path)
     activate = None
