@@ -174,9 +174,7 @@ def searching(path: str) -> dict[str, float]:
     asked = [word[: draw.randint(1, len(word))] for word in frequent]
     asked += [f"{a} {b}" for a, b in zip(frequent, asked, strict=True)]
     sorts = ("relevance", "relevance", "density", "maximum", "label", "feature")
-    times = []
-    for q in asked:
-        times.append(1e3 * seconds(lambda q=q: cards.search(q, sort=draw.choice(sorts))))
+    times = [1e3 * seconds(lambda q=q: cards.search(q, sort=draw.choice(sorts))) for q in asked]
     some = [  # no card has all words of these
         1e3 * seconds(lambda q=q: cards.search(q, sort=draw.choice(sorts), some=True))
         for q in (f"{q} nowherefound" for q in asked)
