@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from prefix_engines import SPACE
+from runner_passes import PROMPT, runner
 from torch import Tensor
 
+from server.engine.batch import Batch, Span
 from server.engine.sites import attach, decoder_layers
 
 TEXT = "The bridge is red, and the fog comes in over the bay."
@@ -72,6 +74,16 @@ async def test_a_reply_is_the_same_observed_or_not(make_engine, ask, hear, steer
     plain, observed = await hear(engine, request, replace(request, id="seen", observe="tiny"))
     assert observed.ids == plain.ids
     assert replace(observed.end, observed=None) == plain.end
+
+
+def test_what_a_failed_pass_has_seen_is_not_the_next_ones(make_model, dictionary) -> None:
+    made = runner(make_model(), dictionary)
+    span = Span(0, 0, PROMPT, (True,) * len(PROMPT), True)
+    made.forward(Batch(0, [], [], [], (replace(span, observed="tiny"),)))
+    assert made.steerer.observed()[0].shape[0] == len(PROMPT)
+    made.forward(Batch(0, [], [], [], (replace(span, observed="tiny"),)))  # nobody took it
+    made.forward(Batch(0, [], [], [], (replace(span, row=1),)))
+    assert made.steerer.observed() == {}
 
 
 async def test_a_prompt_that_starts_over_is_observed_once(

@@ -128,6 +128,8 @@ class Steerer:
 
     def begin(self, batch: Batch) -> None:
         """What comes next is the forward pass of this batch."""
+        for mount in self._mounts.values():
+            mount.observed = {}  # else that of a pass that failed would be the next one's
         self._parts = self._parted(batch) if self._hooks else []
         for hook in self._hooks:
             hook.parts = self._parts
@@ -192,11 +194,10 @@ class Steerer:
         return found
 
     def observed(self) -> dict[int, Tensor]:
-        """Of the pass that ran, by row, what was to be kept: [tokens, d_in]. Given once."""
+        """Of the pass that ran, by row, what was to be kept: [tokens, d_in]."""
         found: dict[int, Tensor] = {}
         for mount in self._mounts.values():
             found |= mount.observed
-            mount.observed = {}
         return found
 
     def readings(self, row: int) -> tuple[Reading, ...]:
