@@ -16,6 +16,7 @@ from .rack import Rack
 from .typed import whole
 
 LIMIT = 50
+TEXT = 10_000  # characters of a text that is read
 SORTS = ("relevance", "label", "density", "maximum", "steerability", "output_score")
 SHOWN = ("ref", "label", "promoted", "band", "density", "maximum", "steerability", "output_score")
 SHOWN_FIRING = (*SHOWN, "activation")
@@ -32,7 +33,8 @@ async def find(
     one, None after the last. `n` counts the widget's queries and comes back with the answer, so
     that a late answer to an older query is not shown. A refusal comes back in `error`.
     """
-    q = whole(str(asked.get("q") or "")[:200])
+    fires = bool(asked.get("fires"))
+    q = whole(str(asked.get("q") or "")[: TEXT if fires else 200])
     named = asked.get("dictionary")
     dictionary = named if named in dictionaries else next(iter(dictionaries), None)
     start = asked.get("offset")
@@ -42,10 +44,10 @@ async def find(
     sort = "steerability" if not q.strip() and sort == "relevance" else sort
     answer: dict[str, Any] = {"n": asked.get("n", 0), "q": q, "sort": sort, "offset": offset}
     answer |= {"dictionary": dictionary, "dictionaries": list(dictionaries)}
-    answer |= {"results": [], "total": 0, "next": None, "fires": bool(asked.get("fires"))}
+    answer |= {"results": [], "total": 0, "next": None, "fires": fires}
     within = {"dictionary": dictionary} if dictionary else {}
     try:
-        if answer["fires"]:
+        if fires:
             firing = await api.firing(q, limit=LIMIT, **within)
             results = [{name: one.get(name) for name in SHOWN_FIRING} for one in firing]
             return answer | {"results": results, "total": len(results)}

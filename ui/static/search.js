@@ -82,7 +82,7 @@ const draw = () => {
 const count = (answer) => {
   const total = `${answer.total.toLocaleString("en")}${answer.more ? "+" : ""}`;
   const shown = answer.next ? `first ${results.length.toLocaleString("en")} of ${total}` : `${total} feature${answer.total === 1 ? "" : "s"}`;
-  if (answer.fires) return `Firing on “${answer.q}”`;
+  if (answer.fires) return `Firing on “${answer.q.length > 60 ? `${answer.q.slice(0, 60)}…` : answer.q}”`;
   return answer.some ? `No feature has all of these words. With some of them: ${shown}` : shown;
 };
 const list = (answer) => {
