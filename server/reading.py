@@ -29,7 +29,7 @@ from .schemas.reading import ActivationsBody, ContrastBody, ReadingBody
 from .steering import Resolved, split_model
 from .summaries import summary
 
-WORK = 2e12  # multiplications: half a minute of two cores
+WORK = 2e12  # multiplications that one request may cost
 CANDIDATES = 1000  # features whose cards are looked at
 _USUAL = 0.01  # the density of features of which it is not known
 Body = TypeVar("Body", bound=ReadingBody)
