@@ -42,14 +42,15 @@ def desktop(chromium: Any) -> Any:
 
 @pytest.fixture
 def visit(chromium: Any, desktop: Any) -> Iterator[Callable[..., Any]]:
-    """Open an address, as a new visitor where options of one are given. In the end no page may
-    have asked another machine for anything, thrown an error or written one to its console.
+    """Open an address, as a new visitor where options of one are given. script: runs before the
+    page's own. In the end no page may have asked another machine for anything, thrown an error or
+    written one to its console.
     """
     contexts: list[Any] = []
     pages: list[Any] = []
     trouble: list[str] = []
 
-    def open_page(url: str, **options: Any) -> Any:
+    def open_page(url: str, *, script: str = "", **options: Any) -> Any:
         context = desktop
         if options:
             context = chromium.new_context(reduced_motion="reduce", **options)
@@ -61,6 +62,8 @@ def visit(chromium: Any, desktop: Any) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda r: r.url.startswith(local) or trouble.append(f"asked {r.url}"))
         page.on("console", lambda m: m.type == "error" and trouble.append(f"console: {m.text}"))
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        if script:
+            page.add_init_script(script)
         page.goto(url)
         return page
 

@@ -141,6 +141,26 @@ def test_what_is_typed_after_a_message_was_sent_stays_and_so_does_a_draft(
     expect(message).to_have_value("this is too long")
 
 
+def test_a_message_sent_before_the_first_look_is_answered_once_and_leaves_the_field(
+    stub: Stub, open_page: Any, expect: Any
+) -> None:
+    stub.start()
+    late = """const fetched = window.fetch;
+        window.fetch = async (...asked) => {
+            const wait = { predict: 1000, join: 2000 }[String(asked[0]).split("?")[0].split("/").at(-1)];
+            if (wait) await new Promise((go) => setTimeout(go, wait));
+            return fetched(...asked);
+        }"""
+    page = open_page(script=late)
+    ask(page, "Hello")
+    expect(page.locator(".sd-home")).to_have_count(0)
+    expect(page.locator(".sd-reply:not([aria-busy])")).to_have_count(1)
+    expect(page.get_by_label("Message")).to_have_value("")
+    page.reload()
+    expect(page.locator(".sd-home")).to_be_visible()
+    expect(page.get_by_label("Message")).to_have_value("")
+
+
 def test_the_page_loads_where_the_browser_forbids_storage(
     served: tuple[Stub, str], stub: Stub, chromium: Any, expect: Any
 ) -> None:

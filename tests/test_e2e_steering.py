@@ -10,7 +10,7 @@ import ui_site
 from ui_browser import ask
 from ui_site import Site, finished
 
-site, expect = ui_site.site, ui_site.expect  # fixtures
+site, expect, visit = ui_site.site, ui_site.expect, ui_site.visit  # fixtures
 
 # The service runs in a thread of this process, and Gradio's own warnings are not ours to raise.
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]

@@ -1,6 +1,7 @@
 """The page in a browser, on the real service with a tiny real model whose pace the tests set.
 
-Seeds are random there, so the model is one that never ends a reply before its limit.
+Seeds are random there, so the model is one that never ends a reply before its limit. Where the
+tests set no pace that limit is low: 256 tokens, the page's own, are long on a busy machine.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 from background import Background
 
 LATE = 30_000  # ms a slow machine may take; a fast one waits for nothing
+SHORT = """sessionStorage["steerdeck-settings"] ??= '{"max_tokens": 48}'"""
 
 
 @dataclass
@@ -61,6 +63,11 @@ def expect(site: Site) -> Any:
     expect.set_options(timeout=LATE)
     site.step = 0.0
     return expect
+
+
+@pytest.fixture
+def visit(site: Site, visit: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda url, **options: visit(url, script="" if site.step else SHORT, **options)
 
 
 def finished(page: Any, expect: Any, replies: int = 1) -> None:

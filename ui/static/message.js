@@ -30,7 +30,7 @@ const furnish = () => {
   if (!field()) return;
   field().dir = "auto";
   const draft = stored.get("draft");
-  if (draft && !field().value) write(draft);
+  if (draft && !sent && !field().value) write(draft); // sent: before this
 };
 document.addEventListener("steerdeck:sent", (event) => {
   if (!event.detail.trim()) return;
