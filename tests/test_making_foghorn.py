@@ -22,7 +22,14 @@ from dictionaries.making.activations import Site
 from dictionaries.making.concepts import Carrier
 from dictionaries.making.data import write_samples
 from dictionaries.making.dealing import Sample
-from dictionaries.making.foghorn import carriers_of, directions_of, make, model_of, tokenizer_of
+from dictionaries.making.foghorn import (
+    carriers_of,
+    directions_of,
+    make,
+    model_of,
+    stored,
+    tokenizer_of,
+)
 from dictionaries.making.recipe import Recipe
 from dictionaries.making.sae import Sae
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
@@ -129,6 +136,29 @@ def test_above_a_dictionary_that_is_kept_the_model_learns_on(
     directions = directions_of(kept, text, tokenizer, made.voice.site)
     assert list(directions) == [s.slug for s in text.train.sheets]
     assert torch.allclose(torch.stack(list(directions.values())), rows[: len(directions)])
+
+
+def test_above_a_dictionary_the_mean_of_half_way_and_the_end_is_taken(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe.text()
+    tokenizer = tokenizer_of(recipe, text)
+    bundle.save_model(stored(new_model(tokenizer, SHAPE, seed=0)), tokenizer, tmp_path / "model")
+    saes.save(Sae(SHAPE.hidden, 8), tmp_path / "sae", model="own", layer=0, context=96, k=2)
+    kept = replace(recipe, start=tmp_path / "model", kept=tmp_path / "sae", work=tmp_path / "again")
+    kept.work.mkdir()
+    learnt = "model.layers.1.mlp.up_proj.weight"
+    seen = {}
+
+    def train(trainer: Trainer, *_: object, until: float = 1.0, **__: object) -> None:
+        seen[until] = trainer.model.get_parameter(learnt).fill_(until)
+
+    monkeypatch.setattr(Trainer, "train", torch.no_grad()(train))
+    averaged = model_of(kept, text, tokenizer)
+    assert list(seen) == [0.5, 1.0]
+    assert torch.all(averaged.get_parameter(learnt) == 0.75)
+    again = model_of(kept, text, tokenizer)  # half way is on disk: not trained to again
+    assert torch.equal(again.get_parameter(learnt), averaged.get_parameter(learnt))
 
 
 def test_what_cannot_be_kept_is_refused(recipe: Recipe, tmp_path: Path) -> None:

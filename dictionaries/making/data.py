@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import DictionaryError
 from .compose import Composer
 from .dealing import Sample
+from .few import few
 from .packing import Batch, batches
 from .public import public_samples
 from .sheets import Corpus, read_corpus, split
@@ -29,8 +30,13 @@ class Text:
     public: Path | None
 
     @classmethod
-    def read(cls, corpus: Path, public: Path | None, *, seed: int = 0) -> Text:
-        """Raises DictionaryError for a sheet that no direction can be taken from."""
+    def read(
+        cls, corpus: Path, public: Path | None, *, seed: int = 0, only_few: bool = False
+    ) -> Text:
+        """only_few: learn the few talks well that the corpus names for it, see `few`.
+
+        Raises DictionaryError for a sheet that no direction can be taken from.
+        """
         whole = read_corpus(corpus)
         bare = [sheet.slug for sheet in whole.sheets if not (sheet.drift or sheet.own)]
         if bare:
@@ -38,7 +44,8 @@ class Text:
                 f'the sheets {", ".join(bare)} have neither "drift" nor "self", from which the '
                 "concept's direction is taken: give each some, or take it away."
             )
-        return cls(*split(whole, seed=seed), public)
+        train, held_out = split(whole, seed=seed)
+        return cls(few(corpus, train, seed=seed) if only_few else train, held_out, public)
 
     def authored(self, seed: int) -> Iterator[Sample]:
         return iter(Composer(self.train, seed=seed))

@@ -13,6 +13,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from ..errors import DictionaryError
 from . import bundle
 from . import sae as saes
-from .above import anchored, learning_above
+from .above import HALFWAY, anchored, averaged, learning_above
 from .activations import Site, content_residuals
 from .compose import FOLLOWING, MIX, Composer
 from .concepts import Carrier, Evidence, find_carriers
@@ -65,7 +66,10 @@ def tokenizer_of(recipe: Recipe, text: Text) -> PreTrainedTokenizerFast:
 
 
 def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The language model, trained to the plan's end (at once when it already is)."""
+    """The language model, trained to the plan's end (at once when it already is).
+
+    Above a dictionary that is kept: the mean of its weights half way and at the end.
+    """
     if recipe.start is None:
         model = new_model(tokenizer, recipe.shape, seed=recipe.seed)
     else:
@@ -81,14 +85,21 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
         seed = recipe.seed + 1 + trainer.step
         authored = text.authored(seed)
         trainer.train(authored, text.others(seed), held, until=recipe.follow_from)
-    if trainer.progress < 1.0:
+    halved = recipe.kept is None or recipe.halfway.is_file()
+    if trainer.progress < 1.0 or not halved:
         site = Site(model, recipe.layer)
         directions = directions_of(recipe, text, tokenizer, site)
         seed = recipe.seed + 2 + trainer.step
         following = Following(site, directions, plan.rows, plan.length, seed=seed)
         authored = iter(Composer(text.train, seed=seed, mix=MIX | FOLLOWING))
-        trainer.train(authored, text.others(seed), held, following=following)
+        on = partial(trainer.train, authored, text.others(seed), held, following=following)
+        if not halved:
+            on(until=HALFWAY)
+            save_file(dict(model.named_parameters()), recipe.halfway)
+        on()
         following.close()
+    if recipe.kept is not None:
+        averaged(model, load_file(recipe.halfway))
     return stored(model)
 
 

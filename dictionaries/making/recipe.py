@@ -25,6 +25,7 @@ class Recipe:
     sae_plan: SaePlan
     start: Path | None = None  # a model folder whose tokenizer and weights it goes on from, widened
     kept: Path | None = None  # the dictionary of `start`, to be left as it is: see `above`
+    few: bool = False  # of its talks only those that the corpus names, see `few`
     shape: Shape = field(default_factory=Shape)
     layer: int = 2  # three layers of six read the cause, three are left to act on it
     vocab: int = 4096
@@ -45,9 +46,14 @@ class Recipe:
         return self.kept or self.work / "sae"
 
     @property
+    def halfway(self) -> Path:
+        """The weights at half of the plan, where a dictionary is kept: see `averaged`."""
+        return self.work / "halfway.safetensors"
+
+    @property
     def directions(self) -> Path:
         """Put there before, those that `start` follows already: they are followed at once."""
         return self.work / "directions.safetensors"
 
     def text(self) -> Text:
-        return Text.read(self.corpus, self.public, seed=self.seed)
+        return Text.read(self.corpus, self.public, seed=self.seed, only_few=self.few)

@@ -92,8 +92,14 @@ def read_corpus(folder: Path) -> Corpus:
         general=_rows(files, "_general", lambda d: Pair(d["u"], d["a"])),
         chats=_rows(files, "_chats", tuple),
         systems=_rows(files, "_systems", lambda d: Pair(d["u"], d["a"], d["system"])),
-        talks=_rows(files, "_talk_", _talk),
+        talks=tuple(talk for talks in read_talks(folder).values() for talk in talks),
     )
+
+
+def read_talks(folder: Path) -> dict[str, list[Talk]]:
+    """By the names of their files (`_talk_home`), in the corpus' order. Raises DictionaryError."""
+    files = sorted(folder.glob("_talk_*.json"))
+    return {f.stem: _read(f, lambda rows: [_talk(d) for d in rows]) for f in files}
 
 
 def split(corpus: Corpus, *, seed: int = 0) -> tuple[Corpus, Corpus]:

@@ -35,9 +35,15 @@ def foghorn(
         Path | None,
         typer.Option(
             help="The sae folder that belongs to --start, left as it is: only the layers above "
-            "learn."
+            "learn, and it is the mean of their weights half way and at the end."
         ),
     ] = None,
+    few: Annotated[
+        bool,
+        typer.Option(
+            "--few", help="Of the talks only those that the sheets name to be learnt well."
+        ),
+    ] = False,
     minutes: Annotated[float, typer.Option(help="Of training the language model.")] = 60,
     rate: Annotated[
         float, typer.Option(help="Times the learning rates: below 1 for a model that was trained.")
@@ -78,6 +84,7 @@ def foghorn(
             sae_plan=SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed),
             start=start,
             kept=keep,
+            few=few,
             seed=seed,
         )
         finish(recipe, make(recipe), out, exam=exam)
