@@ -147,7 +147,8 @@ def test_a_message_sent_before_the_first_look_is_answered_once_and_leaves_the_fi
     stub.start()
     late = """const fetched = window.fetch;
         window.fetch = async (...asked) => {
-            const wait = { predict: 1000, join: 2000 }[String(asked[0]).split("?")[0].split("/").at(-1)];
+            const called = String(asked[0]).split("?")[0].split("/").at(-1);
+            const wait = { predict: 1000, join: 2000 }[called];
             if (wait) await new Promise((go) => setTimeout(go, wait));
             return fetched(...asked);
         }"""

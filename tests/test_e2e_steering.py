@@ -69,7 +69,7 @@ def test_a_found_feature_is_added_and_its_slider_dragged(
     value = float(slider.input_value())
     assert 6 < value < 8
     expect(page).to_have_url(re.compile(rf"steer=tiny/5:clamp|steer=tiny/5:c:{value:g}$"))
-    page.get_by_role("button", name="Ablate").click()
+    page.get_by_label("Operation on fog and mist").select_option("ablate")
     expect(slider).to_be_disabled()
     expect(page).to_have_url(re.compile(r"steer=tiny/5:x:"))
     page.get_by_role("button", name="Remove fog and mist").click()

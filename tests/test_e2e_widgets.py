@@ -48,9 +48,11 @@ def test_a_strength_that_is_typed_leaves_the_card_under_the_pointer(mounted: Any
 def test_no_key_in_the_rack_throws_the_focus_out_of_it(mounted: Any) -> None:
     timed = {"timing": {"decay": 2.0}}
     page = mounted(rack.widget(), [entry("a/1", "cats", **timed), entry("a/2", "sea")])
-    for control in ("Ablate", "Add", "Clamp"):
-        page.get_by_role("button", name=control).first.press("Space")
-        assert page.evaluate(FOCUSED) == f"op {control.lower()}"
+    op = page.get_by_label("Operation on cats")
+    op.focus()
+    for control in ("ablate", "scale", "clamp"):
+        op.select_option(control)
+        assert page.evaluate(FOCUSED) == "op"
     page.get_by_label("Let cats act always").press("Enter")
     assert page.evaluate(FOCUSED) == "name"
     page.get_by_label("Remove cats").press("Enter")
@@ -64,8 +66,10 @@ def test_when_an_edit_acts_is_set_in_its_fold(mounted: Any) -> None:
 
     def wire() -> dict[str, Any]:
         held = rack.parse(page.evaluate("rack.props.value"))[0]
-        told = page.locator(".sd-feature").first.locator(".sd-timed").inner_text()
-        assert told.removesuffix("×").strip() == held.timed  # in Python's words
+        told = page.locator(".sd-feature").first.locator(".sd-timed")
+        words = told.inner_text().removesuffix("×").strip()
+        assert words == held.acts() * bool(held.timed)  # in Python's words
+        assert not held.timed or told.locator("span").get_attribute("title") == held.timed
         return held.timing.wire()
 
     page.get_by_role("button", name="When…").first.click()
@@ -135,7 +139,7 @@ def test_how_far_an_add_goes_is_told_where_nothing_was_measured(mounted: Any) ->
     strength.fill("-5")
     strength.press("Enter")
     assert hint.inner_text() == "-1 × the residual's length"
-    page.get_by_role("button", name="Clamp").click()
+    page.get_by_label("Operation on cats").select_option("clamp")
     assert page.locator(".sd-hint").inner_text() == ""
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from ui_service import BRIDGE, Service, served
 
-from ui import chat, exporting, presets, sweep
+from ui import chat, columns, exporting, presets, singly, sweep
+from ui.rack import Entry
 from ui.settings import Settings
 
 ANY_SEED = Settings(max_tokens=4)
@@ -51,7 +52,8 @@ async def test_the_exported_request_is_the_one_that_was_answered(
 
 async def test_after_a_sweep_the_export_asks_for_all_its_columns(service: Service) -> None:
     guarded = ANY_SEED.model_copy(update={"guard": True})
-    logs = sweep.respond(service.api, service.session, WHO, BRIDGE, guarded)
+    ways = sweep.ways(BRIDGE)
+    logs = columns.respond(service.api, service.session, WHO, BRIDGE, guarded, ways)
     body = await asked(service, logs)
     shown = exporting.request(service.session, BRIDGE, guarded, "")
     assert shown == body
@@ -59,6 +61,17 @@ async def test_after_a_sweep_the_export_asks_for_all_its_columns(service: Servic
     assert "variants" not in exporting.request(service.session, (), guarded, "")
     ablated = (BRIDGE[0].model_copy(update={"op": "ablate"}),)
     assert len(exporting.request(service.session, ablated, guarded, "")["variants"]) == 1
+
+
+async def test_after_each_feature_alone_the_export_asks_for_them_and_all_together(
+    service: Service,
+) -> None:
+    held = (*BRIDGE, Entry(feature="foghorn/1", op="scale", strength=3.0))
+    logs = columns.respond(service.api, service.session, WHO, held, ANY_SEED, singly.ways(held))
+    body = await asked(service, logs)
+    assert exporting.request(service.session, held, ANY_SEED, "") == body
+    assert [len(way["edits"]) for way in body["variants"]] == [2, 1, 1]
+    assert len(exporting.request(service.session, BRIDGE, ANY_SEED, "")["variants"]) == 1
 
 
 async def test_after_a_comparison_the_export_asks_for_both_sides(service: Service) -> None:

@@ -45,6 +45,19 @@ def test_only_a_preset_of_the_same_title_is_replaced() -> None:
     assert re.fullmatch("[a-z0-9-]{8,60}", name("橋"))
 
 
+async def test_every_way_into_the_rack_tells_whether_the_dictionary_can_be_read(
+    service: Service,
+) -> None:
+    do, chosen = handlers(service.api), SHORT.model_dump()
+    for reads in (True, False):
+        session = Session(exact={"foghorn": reads})
+        session.arrived.set()
+        event = gr.EventData(None, {"ref": "foghorn/0", "name": "cats"})
+        loaded = await do.load(event, session, None, chosen)
+        added = await do.add(event, session, None, chosen, [])
+        assert [one[do.parts.rack][-1]["reads"] for one in (loaded, added)] == [reads, reads]
+
+
 async def test_a_saved_preset_is_the_one_that_the_gallery_is_told_of(service: Service) -> None:
     do, session = handlers(service.api), Session()
     session.arrived.set()

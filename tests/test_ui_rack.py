@@ -11,6 +11,7 @@ import pytest
 from ui import rack
 from ui.errors import RackError
 from ui.rack import Entry
+from ui.turned import difference
 
 BRIDGE: dict[str, Any] = {
     "ref": "foghorn/12",
@@ -65,6 +66,20 @@ def test_whatever_strength_came_can_be_turned_further(unit: str, strength: float
     for reach in (None, 0.5, 154.0):
         entry = rack.entry(BRIDGE | {"reach": reach}, 0, edit)
         assert entry.lo <= 1.6 * strength <= entry.hi
+
+
+def test_a_feature_that_cannot_be_read_enters_as_add() -> None:
+    entry = rack.entry(BRIDGE, 0, reads=False)
+    assert (entry.op, entry.reads) == ("add", False)
+    (added,) = rack.add((), BRIDGE, reads=False)
+    assert added == entry
+
+
+def test_a_factor_that_came_moves_no_end_of_the_levels_and_leaves_one_to_begin_with() -> None:
+    plain = rack.entry(BRIDGE, 0)
+    scaled = rack.entry(BRIDGE, 0, {"op": "scale", "strength": 300.0})
+    assert (scaled.lo, scaled.hi, scaled.step) == (plain.lo, plain.hi, plain.step)
+    assert (scaled.strength, scaled.level, plain.level) == (300.0, 2.5, 2.5)
 
 
 @pytest.mark.parametrize("reach", [154.3, 0.021, 7.0, 3000.0])
@@ -168,13 +183,13 @@ def test_only_the_feature_that_was_added_joins_what_the_widget_holds() -> None:
 def test_a_change_is_told_in_words() -> None:
     before = (Entry(feature="a/1", label="cats", strength=2), Entry(feature="a/2", label="sea"))
     turned = (before[0].model_copy(update={"strength": 6.0}), before[1])
-    assert rack.difference(before, turned) == ("cats 2× → 6×", "6×")
-    assert rack.difference(before, before[:1]) == ("sea off", "off")
-    assert rack.difference(before[:1], before) == ("sea 1×", "1×")
-    assert rack.difference(before, ()) == ("cats off, sea off", "2 changes")
+    assert difference(before, turned) == ("cats 2× → 6×", "6×")
+    assert difference(before, before[:1]) == ("sea off", "off")
+    assert difference(before[:1], before) == ("sea 1×", "1×")
+    assert difference(before, ()) == ("cats off, sea off", "2 changes")
     off = (before[0].model_copy(update={"on": False}), before[1])
-    assert rack.difference(before, off) == ("cats off", "off")
-    assert rack.difference(before, before) == ("", "")
+    assert difference(before, off) == ("cats off", "off")
+    assert difference(before, before) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -185,6 +200,7 @@ def test_a_change_is_told_in_words() -> None:
         ({"op": "add", "strength": -2.0}, "-2×"),
         ({"op": "ablate"}, "ablated"),
         ({"op": "at_least", "strength": 1.0}, "≥ 1×"),
+        ({"op": "scale", "strength": 2.5}, "scaled by 2.5"),
         ({"op": "clamp", "strength": 30.0, "unit": "raw"}, "30"),
     ],
 )
@@ -214,7 +230,7 @@ def test_when_an_edit_acts_is_carried_to_the_page_and_back_and_said_in_words() -
     assert rack.edits([held]) == [edit | TIMED]
     always = rack.parse([shown | {"timing": {}}])
     assert rack.edits(always) == [edit]
-    assert rack.difference((held,), always)[0] == f"Fog {shown['timed']} → always"
+    assert difference((held,), always)[0] == f"Fog {shown['timed']} → always"
 
 
 def test_a_time_that_the_api_does_not_know_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 import ui_service
 from ui_service import BRIDGE, SHORT, Service
 
-from ui import chat, sweep
+from ui import chat, columns, sweep
 from ui.client import Api
 from ui.errors import ApiError, RackError
 from ui.rack import Entry, Rack
@@ -20,7 +20,8 @@ service = ui_service.service  # fixture
 
 
 async def swept(service: Service, text: str = "Who are you?", held: Rack = BRIDGE) -> list[str]:
-    talk = sweep.respond(service.api, service.session, text, held, SHORT)
+    ways = sweep.ways(held)
+    talk = columns.respond(service.api, service.session, text, held, SHORT, ways)
     return [log async for log in talk]
 
 
@@ -45,7 +46,8 @@ async def test_a_sweep_answers_at_every_strength_in_one_request(service: Service
 
 async def test_the_guard_watches_a_sweep_too(service: Service) -> None:
     guarded = SHORT.model_copy(update={"guard": True})
-    talk = sweep.respond(service.api, service.session, "Hello", BRIDGE, guarded)
+    ways = sweep.ways(BRIDGE)
+    talk = columns.respond(service.api, service.session, "Hello", BRIDGE, guarded, ways)
     [_ async for _ in talk]
     assert service.script.bodies[0]["steering"]["guard"] == {"mode": "back_off"}
 
@@ -58,7 +60,9 @@ async def test_a_sweep_that_fails_says_so_in_every_column(service: Service) -> N
 
 @pytest.mark.parametrize("service", [{"rate": 20.0}], indirect=True)
 async def test_a_sweep_is_stopped_as_one_and_does_not_follow_the_rack(service: Service) -> None:
-    async for _ in sweep.respond(service.api, service.session, "Hello", BRIDGE, SHORT):
+    ways = sweep.ways(BRIDGE)
+    talk = columns.respond(service.api, service.session, "Hello", BRIDGE, SHORT, ways)
+    async for _ in talk:
         if service.text():
             down = (BRIDGE[0].model_copy(update={"strength": 0.5}),)
             assert not await chat.retune(service.api, service.session, down, keep_norm=False)
@@ -80,7 +84,8 @@ async def test_a_column_of_a_sweep_ends_with_its_own_finish(service: Service) ->
             await asyncio.sleep(0.3)
             raise ApiError("The connection broke in the middle of the reply.")
 
-    talk = sweep.respond(Short("http://stub"), service.session, "Hello", BRIDGE, SHORT)
+    ways = sweep.ways(BRIDGE)
+    talk = columns.respond(Short("http://stub"), service.session, "Hello", BRIDGE, SHORT, ways)
     async for _ in talk:
         pass
     own, *others = service.lines("end")
@@ -93,13 +98,9 @@ async def test_a_column_of_a_sweep_ends_with_its_own_finish(service: Service) ->
 @pytest.mark.parametrize(
     "held", [(), (Entry(feature="foghorn/1", op="ablate"), Entry(feature="a", op="at_most"))]
 )
-async def test_a_sweep_without_a_strength_is_refused_and_asks_nothing(
-    service: Service, held: Rack
-) -> None:
+def test_a_sweep_without_a_strength_is_refused(held: Rack) -> None:
     with pytest.raises(RackError, match="has a strength"):
-        await swept(service, held=held)
-    assert not service.session.transcript.turns
-    assert not service.script.bodies
+        sweep.ways(held)
 
 
 def test_a_sweep_scales_from_where_an_op_changes_nothing() -> None:

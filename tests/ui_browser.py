@@ -82,7 +82,7 @@ def ready(stub: Stub, open_page: Callable[..., Any], expect: Any) -> Callable[..
     def ready(query: str = "", **script: Any) -> Any:
         stub.start(**script)
         page = open_page(query)
-        expect(page.locator("#rack .sd-name" if query else ".sd-home h2")).to_be_visible()
+        expect(page.locator("#rack .sd-name" if query else ".sd-home h2").first).to_be_visible()
         return page
 
     return ready

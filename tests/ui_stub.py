@@ -41,6 +41,7 @@ class Script:
     loading: float = 0.0
     key: str = ""
     rows: int = 16
+    thinking: tuple[str, ...] = ()  # of a model that marks thinking blocks: only, after
     context: int = 9000  # words of all messages together
     lag: float = 0.0  # seconds before a feature's details come
     near: float = 0.0  # seconds before its neighbours come

@@ -81,7 +81,8 @@ def build(script: Script) -> FastAPI:
 
     @app.get("/v1/capabilities")
     async def capabilities() -> Any:
-        return {"limits": {"rows": script.rows}, "trace": ["activations", "kl", "top"]}
+        traced = ["activations", "kl", "top"]
+        return {"limits": {"rows": script.rows}, "trace": traced, "thinking": script.thinking}
 
     @app.get("/v1/features")
     async def features(

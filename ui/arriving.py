@@ -58,7 +58,7 @@ class Arriving(Desk):
         found = presets.named(await api.presets(), name)
         if found is None:
             raise PresetError(f"There is no preset “{name}” on this server.")
-        held = await search.rack_of(api, found.get("edits") or [])
+        held = await search.rack_of(api, found.get("edits") or [], session.reads)
         return self.racked(held, found.get("norm") == "keep", chosen)
 
     async def _open(self, session: Session, chosen: Any) -> Update:
@@ -67,7 +67,9 @@ class Arriving(Desk):
         name, session.preset = session.preset, ""
         try:
             if link:
-                held = await search.rack_of(session.api(self.api), share.decode(link))
+                held = await search.rack_of(
+                    session.api(self.api), share.decode(link), session.reads
+                )
                 update = self.racked(held, session.link_norm, chosen)
             else:
                 update = await self.preset(session, name, chosen)

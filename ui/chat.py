@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from . import guard, strip
+from . import guard, strip, turned
 from . import rack as racks
 from .client import Api
 from .compare import Event, Merged
@@ -138,7 +138,7 @@ async def retune(api: Api, session: Session, rack: Rack, *, keep_norm: bool) -> 
         raise
     if answer is None:
         return False
-    told, brief = racks.difference(before[0], rack)
+    told, brief = turned.difference(before[0], rack)
     if not told:
         told = brief = "length kept" if keep_norm else "length free"
     at = answer.get("from_token")

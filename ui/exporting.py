@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import chat, fitting, presets, sweep
+from . import chat, columns, fitting, presets, singly, sweep
 from . import rack as racks
 from .rack import Rack
 from .session import Session
@@ -32,7 +32,7 @@ def request(session: Session, rack: Rack, settings: Settings, text: str) -> dict
     seed = last.seed if last is not None and same else settings.seed
     ways = _ways(last, rack)
     if ways:
-        return sweep.request(session, fit, ways, settings, seed)
+        return columns.request(session, fit, ways, settings, seed)
     return chat.request(session, fit, rack, settings, seed)
 
 
@@ -40,5 +40,8 @@ def _ways(last: Turn | None, rack: Rack) -> Sequence[Rack]:
     """How to steer the variants beside the unsteered one; none where one reply is asked for."""
     if last is None or len(last.replies) < 2 or not racks.edits(rack):
         return ()
-    swept = "half" in last.replies and sweep.able(rack)
-    return [sweep.scaled(rack, part) for part in sweep.PARTS] if swept else [rack]
+    if "half" in last.replies and sweep.able(rack):
+        return [way.rack for way in sweep.ways(rack)]
+    if "alone 1" in last.replies and singly.able(rack):
+        return [way.rack for way in singly.ways(rack)]
+    return [rack]

@@ -32,6 +32,7 @@ class Parts:
     stop: Any
     compare: Any
     sweep: Any
+    alone: Any
     search: Any
     rack: Any
     gallery: Any
@@ -97,6 +98,7 @@ def _stage() -> dict[str, Any]:
                 label="Compare with unsteered", container=False, elem_id="compare"
             )
             sweep = gr.Checkbox(label="Sweep the strength", container=False, elem_id="sweep")
+            alone = gr.Checkbox(label="Each feature alone", container=False, elem_id="alone")
             # Read by the rack's script alone: its `follow` event is not sent where this is off.
             gr.Checkbox(label="Answer again as I steer", container=False, elem_id="follow")
             gr.HTML(
@@ -113,6 +115,7 @@ def _stage() -> dict[str, Any]:
         "stop": stop,
         "compare": compare,
         "sweep": sweep,
+        "alone": alone,
     }
 
 

@@ -78,7 +78,11 @@ def _join(page: gr.Blocks, p: layout.Parts, do: Handlers) -> None:
     p.timer.tick(do.look_again, tab, seen, **once)
     p.settings.unlock(do.use_key, [p.session, p.settings], [p.stored, *seen], **once)
 
-    talk = [*steer, p.compare, p.sweep, p.stored]
+    talk = [*steer, p.compare, p.sweep, p.stored, p.alone]
+    ways = [p.compare, p.sweep, p.alone]  # one at a time: each has the unsteered reply beside it
+    for way in ways:
+        others = [other for other in ways if other is not way]
+        way.input(None, None, others, js="() => [false, false]", api_visibility="private")
     heard = {"trigger_mode": "multiple", **streams}  # or Enter is dropped unsaid until a reply ends
     gr.on([p.prompt.submit, p.send.click], do.ask, [p.prompt, *talk], seen, js=SENT, **heard)
     p.thread.ask(do.show, talk, seen, **streams)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, computed_field
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from .assets import drawn
 from .errors import RackError
 from .slider import FURTHEST, ends, near, room
-from .timing import ALWAYS, FIELDS, Timing
+from .timing import ALWAYS, FIELDS, Timing, conditions
 
 Op = Literal["clamp", "add", "ablate", "scale", "at_least", "at_most"]
 Unit = Literal["max", "raw"]
@@ -27,13 +27,19 @@ MOST = 16  # features at once, the service's own limit
 COLOURS = MOST  # a number for each feature of a rack; style.css has a colour for each eight
 
 
+_Label = Annotated[str, Field(max_length=400)]
+
+
 class Entry(BaseModel):
     """One feature in the rack. `strength` is in multiples of its maximum, or raw activations.
 
     band: (onset, breakdown) in multiples of the maximum, as measured for the recommended op.
+    reads: its dictionary can read activations, as every op but `add` needs.
     reach: the strength, in raw activations, at which `add` is as long as the residual itself.
-    timing: when it acts. timed: the same in words, for the page.
-    lo, hi, step: the slider's. colour: which of the page's feature colours marks it.
+    timing: when it acts. timed: the same in words, for the page. labels: of the features that its
+    conditions are about, by reference.
+    lo, hi, step: the slider's where `op` takes a level; level: the strength to begin such an op
+    with. ops.js knows the others. colour: which of the page's feature colours marks it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -45,6 +51,7 @@ class Entry(BaseModel):
     unit: Unit = "max"
     where: Where = "all"
     timing: Timing = ALWAYS
+    labels: Annotated[dict[str, _Label], Field(max_length=MOST)] = {}
     on: bool = True
     colour: int = Field(default=0, ge=0, lt=COLOURS)
     maximum: float | None = None
@@ -55,6 +62,8 @@ class Entry(BaseModel):
     lo: float = -5.0
     hi: float = 10.0
     step: float = Field(default=0.25, gt=0)
+    level: float = 1.0
+    reads: bool = True
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -69,10 +78,16 @@ class Entry(BaseModel):
             edit |= {"strength": self.strength, "unit": self.unit}
         return edit
 
+    def acts(self) -> str:
+        """When, in words that name features as people know them."""
+        return self.timing.said(self.labels) or "always"
+
     def said(self) -> str:
         """The setting in a few characters, as marks in the chat show it."""
         if self.op == "ablate":
             return "ablated"
+        if self.op == "scale":
+            return f"scaled by {self.strength:g}"
         sign = {"add": "+", "at_least": "≥ ", "at_most": "≤ "}.get(self.op, "")
         sign = "" if self.op == "add" and self.strength < 0 else sign
         return f"{sign}{self.strength:g}{'' if self.unit == 'raw' else '×'}"
@@ -131,24 +146,35 @@ def joined(rack: Rack) -> list[dict[str, Any]]:
     return [*others, {**last, "joins": True}]
 
 
-def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | None = None) -> Entry:
+def entry(
+    summary: Mapping[str, Any],
+    colour: int,
+    edit: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+    *,
+    reads: bool = True,
+) -> Entry:
     """A feature of the API as a rack entry: as recommended, or as `edit` (a wire edit) sets it.
 
+    labels: of features, those of the edit's conditions among them, by reference. reads: Entry's.
     RackError where the edit is none that a rack can hold.
     """
     recommended = summary.get("recommended") or {}
     given = edit or {}
     maximum = _number(summary.get("maximum"))
     unit = given.get("unit") or ("max" if maximum else "raw")
-    op = given.get("op") or recommended.get("op") or ("clamp" if maximum else "add")
+    usual = recommended.get("op") or ("clamp" if maximum else "add")
+    op = given.get("op") or (usual if reads else "add")
     band = _band(summary.get("band")) if unit == "max" else None
     reach = _reach(summary.get("reach")) if unit == "raw" else None
     lo, hi, step = ends(band, unit, reach)
+    begin = 2.0 if unit == "max" else 1.0 if reach is None else near(reach / 2, step)
+    level = _number(recommended.get("strength")) or begin
     strength = _number(given.get("strength"))
-    if strength is None:
-        begin = 2.0 if unit == "max" else 1.0 if reach is None else near(reach / 2, step)
-        strength = _number(recommended.get("strength")) or begin
-    lo, hi = room(lo, hi, strength)
+    strength = level if strength is None else strength
+    if op != "scale":  # a factor is no level
+        lo, hi = room(lo, hi, strength)
+    about = {str(one["feature"]) for one in conditions(given)}
     fields = {
         "feature": str(summary.get("ref") or summary.get("id")),
         "label": str(summary.get("label") or "")[:400],
@@ -157,6 +183,7 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
         "unit": unit,
         "where": given.get("where") or "all",
         "timing": {name: given[name] for name in FIELDS if given.get(name)},
+        "labels": {ref: text[:400] for ref, text in (labels or {}).items() if ref in about},
         "on": given.get("on", True),
         "colour": colour % COLOURS,
         "maximum": maximum,
@@ -164,43 +191,23 @@ def entry(summary: Mapping[str, Any], colour: int, edit: Mapping[str, Any] | Non
         "band": band,
         "band_op": recommended.get("op") or "clamp",
         "reach": reach,
+        "reads": reads,
     }
-    return parse([{**fields, "lo": lo, "hi": hi, "step": step}])[0]
+    return parse([{**fields, "lo": lo, "hi": hi, "step": step, "level": level}])[0]
 
 
-def add(rack: Rack, summary: Mapping[str, Any]) -> Rack:
+def add(rack: Rack, summary: Mapping[str, Any], *, reads: bool = True) -> Rack:
     """The rack with one more feature, in the first colour that is free."""
     if any(held.feature == summary.get("ref") for held in rack):
         raise RackError(f"“{summary.get('label')}” is in the rack already.")
     if len(rack) >= MOST:
         raise RackError(f"The rack is full: at most {MOST} features act at once. Remove one first.")
-    return (*rack, entry(summary, free_colour(rack)))
+    return (*rack, entry(summary, free_colour(rack), reads=reads))
 
 
 def free_colour(rack: Rack) -> int:
     used = [held.colour for held in rack]
     return min(range(COLOURS), key=lambda colour: (used.count(colour), colour))
-
-
-def difference(before: Rack, after: Rack) -> tuple[str, str]:
-    """What changed between two racks, for a mark in the chat: in full, and in a few characters.
-
-    Both are empty when nothing that acts changed.
-    """
-    old = {held.feature: held for held in before if held.on}
-    new = {held.feature: held for held in after if held.on}
-    told = []
-    for name, held in new.items():
-        if name not in old:
-            told.append((held.label or name, held.said(), held.said()))
-        elif held.wire() != old[name].wire():
-            was, now = old[name].said(), held.said()
-            if was == now:  # it acts at other times, or in another place
-                was, now = old[name].timed or "always", held.timed or "always"
-            told.append((held.label or name, f"{was} → {now}", held.said()))
-    told += [(held.label or name, "off", "off") for name, held in old.items() if name not in new]
-    brief = told[0][2] if len(told) == 1 else f"{len(told)} changes" if told else ""
-    return ", ".join(f"{label} {change}" for label, change, _ in told), brief
 
 
 def widget() -> gr.HTML:
@@ -210,7 +217,7 @@ def widget() -> gr.HTML:
     the last reply should follow it; `look` ({ref}) when a feature's details are wanted.
     """
     template = '<ul class="sd-rack" aria-label="Features in the rack"></ul>'
-    return drawn("rack", [], template, "offer.js", "when.js", "rack.js")
+    return drawn("rack", [], template, "offer.js", "ops.js", "when.js", "rack.js")
 
 
 def _band(band: object) -> tuple[float, float | None] | None:

@@ -45,7 +45,8 @@ class Racking(Talking):
     async def add(self, event: gr.EventData, session: Session, _chosen: Any, held: Any) -> Update:
         checked = rack.parse(held)
         found = await session.api(self.api).feature(field(event, "ref"))
-        return {self.parts.rack: rack.joined(rack.add(checked, found))}
+        reads = session.reads(found.get("ref"))
+        return {self.parts.rack: rack.joined(rack.add(checked, found, reads=reads))}
 
     @acquainted
     async def details(self, event: gr.EventData, session: Session, _chosen: Any) -> Update:

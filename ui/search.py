@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from . import rack as racks
+from . import timing
 from .assets import drawn
 from .client import Api
 from .errors import ApiError
@@ -86,14 +87,27 @@ async def _numbered(api: Api, q: str, dictionary: str | None) -> list[dict[str, 
         raise
 
 
-async def rack_of(api: Api, edits: Sequence[Mapping[str, Any]]) -> Rack:
-    """Wire edits (of a preset or a link) as a rack, with what the server knows of each feature.
+async def rack_of(
+    api: Api, edits: Sequence[Mapping[str, Any]], reads: Callable[[object], bool] = lambda ref: True
+) -> Rack:
+    """Wire edits (of a preset or a link) as a rack, with what the server knows of each feature,
+    those that its conditions are about among them. reads: whether a feature's dictionary can.
 
     ApiError: the server does not know one of them. RackError: too many of them, or one twice.
     """
     known = await asyncio.gather(*(api.feature(str(edit.get("feature"))) for edit in edits))
+    watched = sorted({str(one["feature"]) for edit in edits for one in timing.conditions(edit)})
+    told = await asyncio.gather(*(api.feature(ref) for ref in watched))
+    refs = {ref: str(one.get("ref") or ref) for ref, one in zip(watched, told, strict=True)}
+    labels = {str(one["ref"]): str(one["label"]) for one in told if one.get("label")}
     entries = [
-        racks.entry(summary, colour, edit)
+        racks.entry(
+            summary,
+            colour,
+            timing.renamed(edit, refs),
+            labels,
+            reads=reads(summary.get("ref")),
+        )
         for colour, (summary, edit) in enumerate(zip(known, edits, strict=True))
     ]
     return racks.parse(racks.value(entries))

@@ -64,6 +64,7 @@ class Session:
     trouble: why the last call failed, where the page must react to it (no server, no key).
     rows: the service computes at once; 0 where it cannot measure against the unsteered model.
     context: tokens of prompt and reply together; 0: not known.
+    thinks: the model marks thinking blocks.
     exact: dictionary id -> whether it can read activations, so whether they can be traced.
     link, preset: the `steer` and the `preset` of the address the tab was opened with, until a ready
     service can resolve them.
@@ -79,6 +80,7 @@ class Session:
     exact: dict[str, bool] = field(default_factory=dict)
     rows: int = 0
     context: int = 0
+    thinks: bool = False
     measured: Measured | None = None
     trouble: ApiError | None = None
     link: str = ""
@@ -87,6 +89,10 @@ class Session:
     loaded: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     opened: tuple[Any, Any] | None = None
+
+    def reads(self, ref: object) -> bool:
+        """Whether the dictionary of a feature can read activations, as far as is known."""
+        return self.exact.get(str(ref).rpartition("/")[0], True)
 
     def api(self, api: Api) -> Api:
         return api.keyed(self.key)

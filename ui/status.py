@@ -32,6 +32,7 @@ class Look:
         return {
             "model": session.model,
             "dictionaries": len(session.exact),
+            "thinks": session.thinks,
             "state": self.state,
             "text": self.text,
             "progress": self.progress,
@@ -66,6 +67,7 @@ async def look(api: Api, session: Session) -> Look:
     rows, context = limits.get("rows"), limits.get("context_tokens")
     session.rows = rows if isinstance(rows, int) and "kl" in (able.get("trace") or ()) else 0
     session.context = context if isinstance(context, int) else 0
+    session.thinks = bool(able.get("thinking"))
     session.transcript.home = presets.home(session.model, gallery)
     return Look("ready", presets=gallery)
 

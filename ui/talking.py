@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from . import chat, rack, repeat, settings, status, sweep
+from . import chat, columns, rack, repeat, settings, singly, status, sweep
 from .arriving import Arriving
 from .desk import NOTHING, Update, field, tells, tells_all
 from .errors import ApiError, Told
@@ -20,7 +20,7 @@ ARRIVAL = 3.0  # seconds a message waits for the page's first look at the servic
 
 class Around(NamedTuple):
     """What a message is answered with, in the order of the page's inputs: the tab, its rack and
-    settings as the browser has them, the two switches, and what the browser keeps.
+    settings as the browser has them, the switches, and what the browser keeps among them.
     """
 
     session: Session
@@ -29,6 +29,7 @@ class Around(NamedTuple):
     compare: bool
     swept: bool
     stored: Any
+    alone: bool = False
 
 
 class Talking(Arriving):
@@ -66,7 +67,7 @@ class Talking(Arriving):
         self, text: str | None, around: Around, *, preset: str = ""
     ) -> AsyncIterator[Update]:
         """Ask `text`, or the last question again where it is None."""
-        session, held, chosen, compare, swept, stored = around
+        session, held, chosen, compare, swept, stored, alone = around
         p = self.parts
         if not session.arrived.is_set():
             shown = await self._arrival(session, stored, chosen)
@@ -82,15 +83,15 @@ class Talking(Arriving):
             held, chosen = loaded[p.rack], loaded.get(p.settings, chosen)
         checked, fields = rack.parse(held), settings.parse(chosen)
         _may_talk(session)
-        if swept:
-            sweep.check(checked)  # before the last turn is taken back
+        # Before the last turn is taken back: a rack may be refused.
+        ways = singly.ways(checked) if alone else sweep.ways(checked) if swept else []
         taken, seed = None, None
         if text is None:
             taken, seed = repeat.take_back(session, checked, fields)
             text = taken.turn.user
         api, pair = session.api(self.api), bool(compare)
-        if swept:
-            logs = sweep.respond(api, session, text, checked, fields, seed=seed)
+        if ways:
+            logs = columns.respond(api, session, text, checked, fields, ways, seed=seed)
         else:
             logs = chat.respond(api, session, text, checked, fields, compare=pair, seed=seed)
         async for log in logs:

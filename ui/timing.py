@@ -5,6 +5,7 @@ when.js says the same words of what is set on the page.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,9 +26,10 @@ class Condition(_Checked):
     unit: Literal["max", "raw"] = "max"
     latch: bool = False
 
-    def said(self) -> str:
+    def said(self, labels: Mapping[str, str]) -> str:
         unit = "×" if self.unit == "max" else ""
-        return f"{self.feature} {_SIGNS[self.op]} {self.value:g}{unit}"
+        name = labels.get(str(self.feature), self.feature)
+        return f"{name} {_SIGNS[self.op]} {self.value:g}{unit}"
 
 
 class Window(_Checked):
@@ -50,19 +52,41 @@ class Timing(_Checked):
     def wire(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_defaults=True)
 
-    def said(self) -> str:
-        """In a few words; empty where the edit always acts."""
-        told = []
+    def said(self, labels: Mapping[str, str] | None = None) -> str:
+        """In a few words; empty where the edit always acts. labels: of features, by reference."""
+        told, labels = [], labels or {}
         if self.when is not None:
-            told.append(f"{'once' if self.when.latch else 'while'} {self.when.said()}")
+            told.append(f"{'once' if self.when.latch else 'while'} {self.when.said(labels)}")
         if self.window is not None:
             told.append(self.window.said())
         if self.decay is not None:
             told.append(f"halved every {self.decay:g} tokens")
         if self.thinking is not None:
             told.append(_THINKING[self.thinking])
-        told += [f"stops the reply when {condition.said()}" for condition in self.abort]
+        told += [f"stops the reply when {condition.said(labels)}" for condition in self.abort]
         return ", ".join(told)
 
 
 ALWAYS = Timing()
+
+
+def conditions(edit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of a wire edit, of whatever form it is."""
+    aborts = edit.get("abort")
+    listed = [edit.get("when"), *(aborts if isinstance(aborts, list) else [])]
+    return [one for one in listed if isinstance(one, Mapping) and "feature" in one]
+
+
+def renamed(edit: Mapping[str, Any], refs: Mapping[str, str]) -> dict[str, Any]:
+    """The edit with the features of its conditions named by these references."""
+
+    def new(condition: Any) -> Any:
+        known = isinstance(condition, Mapping) and refs.get(str(condition.get("feature")))
+        return {**condition, "feature": known} if known else condition
+
+    changed = dict(edit)
+    if edit.get("when"):
+        changed["when"] = new(edit["when"])
+    if isinstance(edit.get("abort"), list):
+        changed["abort"] = [new(one) for one in edit["abort"]]
+    return changed

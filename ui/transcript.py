@@ -8,8 +8,8 @@ A line is an object with `k`:
            so that the last frame of an older one, if it comes late, is not drawn; from: the
            number of the line that follows, where those before it are on the page already
     user   x (text), rack (what acted when it was asked: rack.acting)
-    reply  r (number), lane, seed, pair (are other replies beside it), chips, features (the legend);
-           a chip is [colour, name, setting, reference]
+    reply  r (number), lane, seed, pair (are other replies beside it), chips, features (the legend),
+           title (where the lane tells none); a chip is [colour, name, setting, reference]
     +      r, x (text), t (strip.Packed), n (tokens when there is no trace)
     mark   r, at (token from which on), x (what changed), s (the same in brief), features
     end    r, reason, tokens, seconds, receipt | error and its code, guard (what it did),
@@ -21,11 +21,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from .rack import Entry, Rack, acting
 
-Lane = Literal["steered", "plain", "half", "more", "double"]  # the last three: of a sweep
+# steered, plain; of a sweep half, more, double; of each feature alone "alone 1" and so on.
+Lane = str
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Transcript:
         self._add(k="user", x=text, rack=acting(rack))
         return turn
 
-    def reply(self, turn: Turn, lane: Lane, rack: Rack, *, pair: bool) -> Reply:
+    def reply(self, turn: Turn, lane: Lane, rack: Rack, *, pair: bool, title: str = "") -> Reply:
         self.count += 1
         reply = turn.replies[lane] = Reply(self.count)
         on = tuple(held for held in rack if held.on)
@@ -98,6 +99,7 @@ class Transcript:
             for held, name in zip(on, named(on), strict=True)
         ]
         told = {"r": reply.number, "lane": lane, "seed": turn.seed, "pair": pair}
+        told |= {"title": title} if title else {}
         self._add(k="reply", **told, chips=chips, features=legend(on))
         return reply
 

@@ -1,11 +1,9 @@
 // The rack. props.value is the list of entries (ui/rack.py, Entry); Python checks what comes back.
 const list = element.querySelector(".sd-rack");
-const OPS = { clamp: "Clamp", add: "Add", ablate: "Ablate", scale: "Scale", at_least: "At least", at_most: "At most" };
 const WHERES = { all: "everywhere", prompt: "in the prompt", generated: "in the reply" };
 const EVERY = 100; // ms between commits while a slider moves: the reply follows it
 let entries = [];
 const REST = 350; // ms without a change after which the rack has settled
-const [FURTHEST, ROOM] = [1e6, 1.6]; // those of ui/slider.py
 let timer = null;
 let resting = null;
 
@@ -43,34 +41,14 @@ const commit = (soon) => {
 };
 const announce = () => {
   const acting = entries.filter((entry) => entry.on).length;
+  document.body.classList.toggle("sd-several", acting > 1); // each alone can be asked for
   document.body.dataset.rack = entries.length;
   document.querySelectorAll(".sd-rack-count").forEach((node) => (node.textContent = acting ? ` ${acting}` : ""));
 };
-const clampTo = (value, lo, hi) => Math.min(hi, Math.max(lo, value));
-// The slider's ends: Python's; where the strength lies beyond one, as far as it leaves room to turn on.
-const span = ({ strength, lo, hi }) => {
-  const end = clampTo(ROOM * strength, -FURTHEST, FURTHEST);
-  return [strength < lo ? Math.floor(end) : lo, strength > hi ? Math.ceil(end) : hi];
-};
 const place = ([lo, hi], value) => `${(100 * (clampTo(value, lo, hi) - lo)) / (hi - lo)}%`;
-const banded = (entry) => entry.band && entry.unit === "max" && entry.op === entry.band_op;
-const reaching = ({ strength, reach }) => {
-  const part = short(strength / reach);
-  return `${part === "0.5" ? "half of" : `${part} ×`} the residual's length`;
-};
-const zone = (entry) => {
-  if (!entry.on) return "off";
-  if (entry.op === "ablate") return "held at zero";
-  if (entry.unit === "raw" && entry.op === "add" && entry.reach) return reaching(entry);
-  if (!banded(entry)) return entry.op === entry.band_op || !entry.band ? "" : `band measured for ${OPS[entry.band_op].toLowerCase()}`;
-  const [onset, breakdown] = entry.band;
-  if (breakdown !== null && entry.strength > breakdown) return "too strong: may ramble";
-  if (entry.strength >= onset) return "in the safe band";
-  return entry.strength > 0 ? "gentle: may not show" : "below its natural level";
-};
 
 const track = (entry, ends) => {
-  const marks = [h("span", { class: "sd-zero", style: { left: place(ends, 0) } })];
+  const marks = [h("span", { class: "sd-zero", style: { left: place(ends, neutral(entry)) } })];
   if (banded(entry)) {
     const [onset, breakdown] = entry.band;
     const end = breakdown === null ? ends[1] : breakdown;
@@ -88,24 +66,24 @@ const named = (entry) => {
 
 const card = (entry) => {
   const name = named(entry);
-  const unit = entry.unit === "raw" || entry.op === "scale" ? "" : "×";
+  const unit = measured(entry) ? "×" : "";
   let ends = span(entry);
   let rail = track(entry, ends);
   const hint = h("span", { class: "sd-hint" });
   const number = h("input", { type: "text", inputmode: "decimal", autocomplete: "off", class: "sd-number", value: entry.strength, "data-part": "strength", "aria-label": `Strength of ${name}`, disabled: entry.op === "ablate" });
-  const slider = h("input", { type: "range", min: ends[0], max: ends[1], step: entry.step, "data-part": "slider", "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
+  const slider = h("input", { type: "range", min: ends[0], max: ends[1], step: ends[2], "data-part": "slider", "aria-label": `Slider for ${name}`, disabled: entry.op === "ablate" });
   slider.value = entry.strength;
   const fill = h("span", { class: "sd-fill" });
   const box = h("li", { class: "sd-feature", "data-ref": entry.feature, style: { "--c": colour(entry.colour) } });
   const show = () => {
     box.classList.toggle("sd-off", !entry.on);
-    const [zero, now] = [parseFloat(place(ends, 0)), parseFloat(place(ends, entry.strength))];
+    const [zero, now] = [parseFloat(place(ends, neutral(entry))), parseFloat(place(ends, entry.strength))];
     fill.style.left = `${Math.min(zero, now)}%`;
     fill.style.right = `${100 - Math.max(zero, now)}%`;
     hint.textContent = zone(entry);
     hint.title = hint.textContent.endsWith("length") ? "a rule of thumb: no safe band has been measured" : "";
     box.dataset.zone = hint.textContent.startsWith("too") ? "strong" : "";
-    slider.setAttribute("aria-valuetext", `${entry.strength}${unit ? " times its maximum" : ""}, ${hint.textContent}`);
+    slider.setAttribute("aria-valuetext", [`${entry.strength}${unit ? " times its maximum" : ""}`, hint.textContent].filter(Boolean).join(", "));
   };
   const set = (value, soon) => {
     entry.strength = +value.toFixed(4);
@@ -137,19 +115,18 @@ const card = (entry) => {
     const way = { ArrowUp: 1, ArrowDown: -1 }[event.key];
     if (!way) return;
     event.preventDefault();
-    typed((decimal(number.value) ?? entry.strength) + way * entry.step);
+    typed((decimal(number.value) ?? entry.strength) + way * ends[2]);
   });
-  const segment = (op) =>
-    h("button", { type: "button", "data-part": `op ${op}`, "aria-pressed": String(entry.op === op), onclick: () => { entry.op = op; commit(false); draw(); } }, OPS[op]);
-  const ops = ["clamp", "add", "ablate"].concat(["clamp", "add", "ablate"].includes(entry.op) ? [] : [entry.op]);
+  const ops = h("select", { class: "sd-op", "data-part": "op", "aria-label": `Operation on ${name}`, title: explained(entry), onchange: (event) => { operate(entry, event.target.value); commit(false); draw(); } },
+    Object.entries(OPS).map(([value, text]) => h("option", { value, selected: entry.op === value, disabled: !entry.reads && value !== "add", title: DOES[value] }, text)));
   const where = h("select", { class: "sd-where", "data-part": "where", "aria-label": `Where ${name} is steered`, onchange: (event) => { entry.where = event.target.value; commit(false); } },
     Object.entries(WHERES).map(([value, text]) => h("option", { value, selected: entry.where === value }, text)));
   const fold = h("button", { type: "button", class: "sd-fold", "data-part": "fold", "aria-expanded": String(unfolded.has(entry.feature)), title: `When ${name} acts`, onclick: () => { unfolded.delete(entry.feature) || unfolded.add(entry.feature); draw(); } }, "When…");
   const acts = h("div", { class: "sd-row sd-timed" });
-  const always = () => { entry.timing = {}; entry.timed = ""; commit(false); draw(); };
+  const always = () => { entry.timing = {}; entry.labels = {}; entry.timed = ""; commit(false); draw(); };
   const showTimed = () => {
     acts.hidden = !entry.timed;
-    acts.replaceChildren(...(entry.timed ? [h("span", {}, entry.timed),
+    acts.replaceChildren(...(entry.timed ? [h("span", { title: entry.timed }, timed(entry.timing, (ref) => entry.labels[ref] ?? ref)),
       h("button", { type: "button", "data-part": "always", "aria-label": `Let ${name} act always`, title: "Act always", onclick: always }, "×")] : []));
   };
   box.append(
@@ -158,7 +135,7 @@ const card = (entry) => {
       h("button", { type: "button", class: "sd-name", dir: "auto", "data-part": "name", "aria-label": name, title: `Show details of ${entry.feature}`, onclick: () => details(entry.feature, entry.label) }, entry.label || entry.feature),
       h("button", { type: "button", class: "sd-remove", "data-part": "remove", "aria-label": `Remove ${name}`, onclick: () => { entries = entries.filter((other) => other !== entry); commit(false); draw(); } }, "×")),
     h("div", { class: "sd-row" },
-      h("div", { class: "sd-ops", role: "group", "aria-label": `Operation on ${name}` }, ops.map(segment)),
+      ops,
       h("label", { class: "sd-value" }, number, h("span", { "aria-hidden": "true" }, unit))),
     h("div", { class: "sd-slider" }, rail, fill, slider),
     h("div", { class: "sd-row sd-under" }, h("span", { class: "sd-ref" }, entry.feature), hint, fold, where),

@@ -10,7 +10,7 @@ const drawReply = (line) => {
   const band = strip();
   const chip = ([number, label, setting, ref]) => h("span", { class: "sd-chip", title: label === ref ? label : `${label} (${ref})`, style: { "--c": colour(number) } }, h("span", { dir: "auto" }, label), h("b", {}, setting));
   const chips = h("div", { class: "sd-chips" }, line.chips.map(chip));
-  const title = line.pair && h("h3", {}, TITLES[line.lane]);
+  const title = line.pair && h("h3", { dir: "auto" }, line.title || TITLES[line.lane]);
   const node = h("article", { class: "sd-reply", "data-lane": line.lane, "data-reply": line.r, "aria-busy": "true", tabindex: "-1" },
     (title || line.chips.length > 0) && h("header", {}, title, chips), body, band.node, tools);
   band.legend(line.features);

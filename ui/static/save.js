@@ -6,8 +6,8 @@ const conversation = () => {
   if (system) messages.push({ role: "system", content: system });
   const take = {
     user: ({ x }) => messages.push({ role: "user", content: x }),
-    reply: ({ r, lane, seed }) => {
-      told.set(r, { role: "assistant", content: "", lane, seed });
+    reply: ({ r, lane, title, seed }) => {
+      told.set(r, { role: "assistant", content: "", lane, title, seed });
       messages.push(told.get(r));
     },
     "+": ({ r, x }) => (told.get(r).content += x),

@@ -49,7 +49,7 @@ const begin = {
     replies.set(line.r, reply);
     own.push(line.r);
     answers.classList.toggle("sd-pair", line.pair);
-    if (["half", "more", "double"].includes(line.lane)) answers.classList.add("sd-sweep");
+    answers.classList.toggle("sd-columns", own.length > 2);
     answers.append(reply.node);
   },
   "+": (line) => replies.get(line.r)?.grow(line),

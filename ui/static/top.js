@@ -1,10 +1,11 @@
-// The header and the banner. props.value: {model, dictionaries, state, text, progress} (ui/status.py).
+// The header and the banner. props.value: {model, dictionaries, thinks, state, text, progress} (ui/status.py).
 const model = element.querySelector(".sd-model");
 const banner = element.querySelector(".sd-banner");
 const draw = () => {
   const value = props.value || {};
   model.textContent = value.model || "";
   document.body.classList.toggle("sd-dictionaries", value.dictionaries > 1); // the rack names them
+  document.body.classList.toggle("sd-thinks", value.thinks === true); // when.js offers thinking blocks
   element.dataset.state = value.state || "connecting";
   const bar = typeof value.progress === "number" ? h("progress", { max: "1", value: value.progress, "aria-label": "Loading" }) : null;
   banner.replaceChildren(...(value.text ? [h("span", {}, value.text), bar].filter(Boolean) : []));
