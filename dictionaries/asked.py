@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 from .catalog import Pairing, pairing
@@ -16,12 +17,12 @@ from .dictionary import Dictionary
 from .errors import DictionaryError
 from .formats import Coder, open_coder, open_dictionary
 
-_KEYS = ("k", "norm_scaling_factor", "id")
+_KEYS = ("k", "norm_scaling_factor", "id", "layer")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """name: for `catalog.pairing` and `hub.find_files`. k, norm_scaling_factor, id: see
+    """name: for `catalog.pairing` and `hub.find_files`. k, norm_scaling_factor, id, layer: see
     `formats.open_coder`.
     """
 
@@ -29,25 +30,29 @@ class Asked:
     k: int | None = None
     norm_scaling_factor: float | None = None
     id: str | None = None
+    layer: int | None = None
 
     @property
     def facts(self) -> str:
         """What was said of the files, to stand behind their name; "" for nothing."""
-        said = {"k": self.k, "norm_scaling_factor": self.norm_scaling_factor}
-        told = "&".join(f"{key}={value}" for key, value in said.items() if value is not None)
+        said = self._said.items()
+        told = "&".join(f"{key}={value}" for key, value in said if value is not None)
         return f"?{told}" if told else ""
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        return {
+            "k": self.k,
+            "norm_scaling_factor": self.norm_scaling_factor,
+            "layer": self.layer,
+        }
 
     def open(self, path: Path, id: str | None = None) -> Dictionary:
         """`open_dictionary` of its files. id: unless it was given one."""
-        return open_dictionary(
-            path,
-            id=self.id or id,
-            norm_scaling_factor=self.norm_scaling_factor,
-            k=self.k,
-        )
+        return open_dictionary(path, id=self.id or id, **self._said)
 
     def open_coder(self, path: Path) -> Coder:
-        return open_coder(path, id=self.id, norm_scaling_factor=self.norm_scaling_factor, k=self.k)
+        return open_coder(path, id=self.id, **self._said)
 
 
 def asked(name: str) -> Asked:
@@ -60,16 +65,13 @@ def asked(name: str) -> Asked:
         raise DictionaryError(
             f"{name!r}: behind the '?' stand {', '.join(_KEYS)}, such as {base}?k=128&id=own."
         )
-    k, scale = words.get("k"), words.get("norm_scaling_factor")
-    if k is not None and not (k.isascii() and k.isdigit() and len(k) < 10 and int(k)):
-        raise DictionaryError(
-            f"{base!r}: k should be a whole number from 1 to 999999999, not {k[:20]!r}."
-        )
+    scale = words.get("norm_scaling_factor")
     return Asked(
         base,
-        k=None if k is None else int(k),
+        k=_whole(words.get("k"), "k", 1, base),
         norm_scaling_factor=None if scale is None else _positive(scale, name),
         id=words.get("id"),
+        layer=_whole(words.get("layer"), "layer", 0, base),
     )
 
 
@@ -77,6 +79,17 @@ def paired(want: Asked) -> tuple[Asked, Pairing | None]:
     """Where it is a name of the catalog: that entry's dictionary, and the entry."""
     found = pairing(want.name)
     return replace(want, name=found.dictionary) if found else want, found
+
+
+def _whole(text: str | None, word: str, least: int, base: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise DictionaryError(
+            f"{base!r}: {word} should be a whole number from {least} to 999999999, not "
+            f"{text[:20]!r}."
+        )
+    return int(text)
 
 
 def _positive(text: str, name: str) -> float:

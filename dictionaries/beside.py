@@ -7,11 +7,13 @@ lies there too.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from .card import Card
 from .cards import Cards
 from .errors import DictionaryError
-from .formats import directions
+from .formats import control_vector, directions
 from .hub import other_commits
 from .info import Info
 
@@ -47,9 +49,31 @@ def _say_of(path: Path, info: Info) -> bool:
 
 def stated_cards(path: Path, info: Info) -> Cards | None:
     """Cards in memory of what a dictionary's own files call its features; None if they do not."""
-    if info.format != directions.FORMAT:
-        return None
-    return Cards.in_memory(path / directions.MANIFEST, directions.cards(path))
+    stated = _stated(path, info)
+    return Cards.in_memory(path, stated) if stated else None
+
+
+def write_stated(path: Path, info: Info, target: Path) -> bool:
+    """The same as a new cards file, for a copy that leaves those files; False if there are none.
+
+    All of it or, killed, none.
+    """
+    stated = _stated(path, info)
+    if not stated:
+        return False
+    new = target.with_name(f"{target.name}.stated")
+    new.unlink(missing_ok=True)
+    with Cards.create(new) as cards:
+        cards.put(stated)
+        cards.put_meta(owner(info))
+    os.replace(new, target)
+    return True
+
+
+def _stated(path: Path, info: Info) -> list[Card]:
+    if info.format == directions.FORMAT:
+        return directions.cards(path)
+    return control_vector.cards(path, info) if info.format == control_vector.FORMAT else []
 
 
 def presets_beside(path: Path) -> Path:

@@ -18,7 +18,7 @@ from .card import Card, Example, Histogram
 from .cards_file import connect, fetch, version
 from .cards_schema import utf8
 from .cards_search import COUNTED, find
-from .errors import DictionaryError
+from .errors import Closed, DictionaryError
 
 __all__ = ["COUNTED", "Card", "Cards", "Example", "Histogram", "Sort"]
 
@@ -32,13 +32,14 @@ _REMEMBERED = 4096  # cards without their examples: whoever steers asks for the 
 class Cards:
     """An opened cards file. Reading is thread-safe; a file opened for writing has one writer.
 
-    A file that cannot be read any more (damaged, removed) raises DictionaryError.
+    One that cannot be read any more (damaged, removed) raises DictionaryError, a closed one Closed.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
         self._lock = threading.Lock()
+        self._closed = False
         self._counted: tuple[int, int] | None = None
         self._known: dict[tuple[int, int], Card | None] = {}  # by (state of the file, feature)
 
@@ -211,6 +212,7 @@ class Cards:
     def close(self) -> None:
         """Waits for who reads: where a query loses its connection, SQLite ends the process."""
         with self._lock:
+            self._closed = True
             self._db.close()
 
     def __enter__(self) -> Self:
@@ -240,6 +242,8 @@ class Cards:
     def _reading(self) -> Iterator[None]:
         """For all that asks the connection: another thread may have closed it."""
         with self._lock:
+            if self._closed:
+                raise Closed(f"{self.path} was closed: open it again.")
             try:
                 yield
             except sqlite3.Error as error:

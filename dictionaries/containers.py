@@ -1,4 +1,4 @@
-"""The four containers of tensors, opened by their headers alone.
+"""The five containers of tensors, opened by their headers alone.
 
 Nothing a file says is believed before it is checked against the file's size, and no file gets to
 run code: pickles go through torch's `weights_only` reader, those of `.dcp` through one that calls
@@ -22,6 +22,7 @@ from torch import Tensor
 from . import torch_files
 from .dcp import open_distributed
 from .errors import DictionaryError
+from .gguf import read_gguf
 from .streams import Stream, data_start
 from .tensors import File, FileTensor, Stored
 
@@ -53,7 +54,7 @@ _LONGEST_HEADER = 100 * 2**20  # safetensors' own limit
 
 
 def open_tensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a .safetensors, .npz or .pt/.pth file or .dcp folder by name.
+    """The tensors of a .safetensors, .npz, .pt/.pth or .gguf file or .dcp folder by name.
 
     Only headers are read.
 
@@ -66,6 +67,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
         ".pt": _torch,
         ".pth": _torch,
         ".dcp": open_distributed,
+        ".gguf": lambda path: read_gguf(path).tensors,
     }
     if path.suffix not in readers:
         raise DictionaryError(f"{path} is not one of {', '.join(readers)}: no tensors can be read.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from .edits import FeatureRows, Norm, frame, read, topk_cutoff
 from .errors import DictionaryError
 from .info import HOOKS, Info, Site
 from .memory import room
-from .scan import Nearest, largest
+from .scan import Nearest, cutoffs, largest
 from .weights import Rows, Weights
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Dictionary:
                 self._kept.move_to_end(i)
             while len(self._kept) > self._room:
                 self._kept.popitem(last=False)
-        return _joined(found) if found else self._weights.rows([])
+        return FeatureRows.joined(found) if found else self._weights.rows([])
 
     def encode(self, x: Tensor) -> Tensor:
         """Every activation, exactly as the format defines it: [.., d_in] -> [.., d_sae] float32.
@@ -87,11 +87,16 @@ class Dictionary:
 
     def encoded(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """`encode`, a block of features at a time: (id of its first, [.., features])."""
+        for start, (f,) in self.encoded_each([x]):
+            yield start, f
+
+    def encoded_each(self, xs: Sequence[Tensor]) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        """`encoded` of several x, of each in its turn, in one pass (TopK: two) over the encoder."""
         self._reads()
-        h, _ = frame(x, self.info.norm)
-        cutoff = self.cutoff(h)
-        for start, rows in self._encoder(h.device):
-            yield start, read(h, rows, cutoff)
+        hs = [frame(x, self.info.norm).h for x in xs]
+        framed = [*zip(hs, self._cutoffs(hs), strict=True)]
+        for start, rows in self._encoder(hs[0].device):
+            yield start, (read(h, rows, cutoff) for h, cutoff in framed)
 
     def top(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """The n largest activations of each vector, and their features: both [.., n].
@@ -158,20 +163,24 @@ class Dictionary:
         h: [.., d_in], from `edits.frame`. It takes the whole encoder: kept if it fits into memory
         (see `keep_encoder`), else streamed from disk every time.
         """
+        return self._cutoffs([h])[0]
+
+    def _cutoffs(self, hs: Sequence[Tensor]) -> list[Tensor | None]:
+        """`cutoff` of each; the encoder is streamed once."""
         if self.info.k is None:
-            return None
+            return [None for _ in hs]
         self._reads()
-        if self.can_keep_encoder(h.device):
-            self.keep_encoder(h.device)
-        held = self._encoders.get(h.device)
-        if held is None:
-            z = ((start, h @ rows.enc.T + rows.gate) for start, rows in self._encoder(h.device))
-            return topk_cutoff(largest(z, self.info.k + 1)[0], self.info.k)
+        device = hs[0].device
+        if self.can_keep_encoder(device):
+            self.keep_encoder(device)
+        if device not in self._encoders:
+            return [*cutoffs(self._encoder(device), hs, self.info.k)]
+        return [self._held_cutoff(h, self._encoders[device], self.info.k) for h in hs]
+
+    def _held_cutoff(self, h: Tensor, held: FeatureRows, k: int) -> Tensor:
         at_once = max(1, BLOCK // (4 * self.info.d_sae))
-        found = [
-            topk_cutoff(part @ held.enc.T + held.gate, self.info.k)
-            for part in torch.split(h.reshape(-1, self.info.d_in), at_once)
-        ]
+        parts = torch.split(h.reshape(-1, self.info.d_in), at_once)
+        found = [topk_cutoff(part @ held.enc.T + held.gate, k) for part in parts]
         return torch.cat(found).view(*h.shape[:-1], 1)
 
     def can_keep_encoder(self, device: torch.device) -> bool:
@@ -197,7 +206,7 @@ class Dictionary:
             for start, rows in self._encoder(device):
                 enc[start : start + len(rows.enc)] = rows.enc
                 rest.append(replace(rows, enc=rows.enc[:, :0]))
-            self._encoders[device] = replace(_joined(rest), enc=enc)
+            self._encoders[device] = replace(FeatureRows.joined(rest), enc=enc)
 
     def neighbours(self, feature: int, n: int = 10) -> list[tuple[int, float]]:
         """The n other features whose decoder rows point most nearly the same way: (id, cosine).
@@ -238,10 +247,3 @@ class Dictionary:
                 yield start, held.of(slice(start, stop))
             else:
                 yield start, self._weights.encoder(start, stop).map(lambda t: t.to(device))
-
-
-def _joined(parts: Sequence[FeatureRows]) -> FeatureRows:
-    """The features of all parts, in order."""
-    return FeatureRows(
-        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(FeatureRows))
-    )

@@ -17,7 +17,7 @@ Types: all arithmetic is float32 and is rounded once, to x's dtype, at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import NamedTuple
@@ -113,6 +113,12 @@ class FeatureRows:
     def map(self, change: Callable[[Tensor], Tensor]) -> FeatureRows:
         """Every one of its tensors changed in the same way."""
         return FeatureRows(*(change(getattr(self, field.name)) for field in fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence[FeatureRows]) -> FeatureRows:
+        """The features of all parts, in order."""
+        names = [field.name for field in fields(FeatureRows)]
+        return FeatureRows(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 class Frame(NamedTuple):

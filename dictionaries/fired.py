@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,3 +43,28 @@ def fired(dictionary: Dictionary, x: Tensor, top: int) -> Fired:
 
     values, ids = largest(noted(), top)
     return Fired(values, ids, most, at, mean)
+
+
+class Side(NamedTuple):
+    """Of some texts, [d_sae] each. mean: of a feature's mean activations in them, every text
+    counting the same; share: of the texts on which it fires.
+    """
+
+    mean: Tensor
+    share: Tensor
+
+
+def over_texts(dictionary: Dictionary, sides: Sequence[Sequence[Tensor]]) -> list[Side]:
+    """Of each of several sets of texts; a text is [n, d_in] with n > 0.
+
+    One pass over the encoder for all of them; one block of it is in memory, and what that makes of
+    one text. Raises DictionaryError for a dictionary whose activations cannot be read.
+    """
+    told = [Side(*torch.zeros(2, dictionary.info.d_sae)) for _ in sides]
+    of = [(own, len(side)) for own, side in zip(told, sides, strict=True) for _ in side]
+    for start, each in dictionary.encoded_each([text for side in sides for text in side]):
+        for (own, texts), f in zip(of, each, strict=True):
+            part = slice(start, start + f.shape[-1])
+            own.mean[part] += f.mean(0) / texts
+            own.share[part] += (f.amax(0) > 0) / texts
+    return told

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -30,7 +31,7 @@ _NAME = re.compile(
     r"(/(?P<sub>[^@]+?))?/?"
 )
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_FILE = re.compile(r"[^/]+\.(pt|pth|safetensors)")  # a dictionary that is one file of a folder
+_FILE = re.compile(r"[^/]+\.(pt|pth|safetensors|gguf)")  # a dictionary that is one file of a folder
 NEVER = [
     "*examples.safetensors",
     "original/*",
@@ -43,8 +44,9 @@ NEVER = [
 
 class Place(NamedTuple):
     """What a hub's name means. sub: a folder or file of the repository, "" for all of it.
-    patterns: of the files that belong to it. kept: the name says no revision, and `revision` is the
-    commit of the first download (`hub_pins`); None before that.
+    patterns: of the files that belong to it; never: of those that do not, whatever matches. kept:
+    the name says no revision, and `revision` is the commit of the first download (`hub_pins`); None
+    before that.
     """
 
     repo: str
@@ -52,6 +54,11 @@ class Place(NamedTuple):
     sub: str
     patterns: list[str]
     kept: bool = False
+
+    @property
+    def never(self) -> list[str]:
+        """`NEVER`, but for what is named itself."""
+        return [pattern for pattern in NEVER if not fnmatch(self.sub, pattern)]
 
 
 def find_files(
@@ -175,6 +182,8 @@ def _patterns(kind: Kind, sub: str) -> list[str]:
     above = f"{folder}/" if folder else ""
     stem = file.rpartition(".")[0]
     beside = [f"{above}config.json", f"{above}config.yaml", f"{above}{stem}_cfg.json"]
+    if folder.endswith("/checkpoints"):  # of dictionary_learning
+        beside.append(f"{folder.removesuffix('checkpoints')}config.json")
     return [sub, f"{sub}/*", f"{sub}.cards.sqlite", f"{sub}.presets.json", *beside, *root]
 
 
@@ -189,7 +198,7 @@ def cached(place: Place) -> Path | None:
     repo, revision, _, patterns, _ = place
     if not COMMIT.fullmatch(revision or ""):
         return None
-    options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": NEVER}
+    options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": place.never}
     try:
         get_cached_repo_tree(repo, revision=revision, cache_dir=constants.HF_HUB_CACHE)
         return Path(snapshot_download(repo, local_files_only=True, **options))
@@ -204,7 +213,7 @@ def _download(place: Place, kind: Kind, progress: bool, tally: Tally) -> Path:
     options = {
         "revision": revision,
         "allow_patterns": patterns,
-        "ignore_patterns": NEVER,
+        "ignore_patterns": place.never,
         "endpoint": os.environ.get("HF_ENDPOINT"),
     }
     bar = None if progress else Tally().bar(shown=False)

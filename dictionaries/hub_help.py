@@ -49,11 +49,14 @@ def refuse_many(repo: str, sub: str, files: list[str]) -> None:
 
 
 def _dictionaries(files: list[str]) -> list[str]:
-    """The folders that are one each, and the files that are (Qwen-Scope) and lie in none."""
+    """The folders that are one each, and the files that are (Qwen-Scope) and lie in none; where
+    there are neither, control vectors.
+    """
     folders = {path[: m.start()] for path in files if (m := WEIGHTS.search(path))}
     inside = tuple(f"{folder}/" if folder else "" for folder in folders)
     single = {f for f in files if _FILES.fullmatch(f.rpartition("/")[2])}
-    return sorted(folders | {file for file in single if not file.startswith(inside)})
+    found = folders | {file for file in single if not file.startswith(inside)}
+    return sorted(found or {file for file in files if file.endswith(".gguf")})
 
 
 def some(names: list[str]) -> str:

@@ -19,7 +19,7 @@ from .about import about
 from .absent import Absent, Read, known
 from .errors import DictionaryError
 from .formats import Coder
-from .hub import NEVER, Place, cached, find_files, placed
+from .hub import Place, cached, find_files, placed
 from .hub_help import PATIENCE, explained, refuse_many
 from .hub_ranges import NotInParts, read_range
 
@@ -87,7 +87,7 @@ def _elsewhere(name: str) -> _Elsewhere | None:
         return None
     sizes = {file.rfilename: file.size or 0 for file in found.siblings or []}
     refuse_many(place.repo, place.sub, list(sizes))
-    wanted = filter_repo_objects(sizes, allow_patterns=place.patterns, ignore_patterns=NEVER)
+    wanted = filter_repo_objects(sizes, allow_patterns=place.patterns, ignore_patterns=place.never)
     there = _Elsewhere(place, found.sha, {file: sizes[file] for file in wanted})
     large = [file for file, size in there.files.items() if size >= hub_resume.LARGE]
     inside = any(f"{file}/".startswith(f"{place.sub}/" if place.sub else "") for file in large)

@@ -5,12 +5,15 @@ Memory stays at one block and the answer, whatever the number of features.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from .edits import FeatureRows, topk_cutoff
 
 Blocks = Iterable[tuple[int, Tensor]]  # (id of its first feature, [.., features])
 
@@ -22,16 +25,44 @@ def largest(blocks: Blocks, n: int) -> tuple[Tensor, Tensor]:
 
     Fewer than n where there are fewer features. Among equals any may come.
     """
-    values = ids = torch.empty(0)
-    for start, block in blocks:
-        top = block.topk(min(n, block.shape[-1]), dim=-1)
-        if values.numel():
-            found = torch.cat([values, top.values], -1), torch.cat([ids, start + top.indices], -1)
-            best = found[0].topk(min(n, found[0].shape[-1]), dim=-1)
-            values, ids = best.values, found[1].gather(-1, best.indices)
-        else:
-            values, ids = top.values, start + top.indices
-    return values, ids
+    found = largest_of_each(((start, (block,)) for start, block in blocks), n)
+    return found[0] if found else (torch.empty(0), torch.empty(0))
+
+
+def largest_of_each(
+    blocks: Iterable[tuple[int, Iterable[Tensor]]], n: int
+) -> list[tuple[Tensor, Tensor]]:
+    """`largest` of several sets of rows, of which a block each comes in turn: one pass for all."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for start, sets in blocks:
+        found = [
+            _larger(known, start, block, n)
+            for known, block in zip(found or itertools.repeat(None), sets, strict=False)
+        ]
+    return found
+
+
+def _larger(
+    known: tuple[Tensor, Tensor] | None, start: int, block: Tensor, n: int
+) -> tuple[Tensor, Tensor]:
+    """The n largest of those that are known and of a block, whose first feature is `start`."""
+    top = block.topk(min(n, block.shape[-1]), dim=-1)
+    if known is None:
+        return top.values, start + top.indices
+    values, ids = (
+        torch.cat([known[0], top.values], -1),
+        torch.cat([known[1], start + top.indices], -1),
+    )
+    best = values.topk(min(n, values.shape[-1]), dim=-1)
+    return best.values, ids.gather(-1, best.indices)
+
+
+def cutoffs(
+    encoder: Iterable[tuple[int, FeatureRows]], hs: Sequence[Tensor], k: int
+) -> list[Tensor]:
+    """`topk_cutoff` [.., 1] of each h [.., d_in], of an encoder that comes once, block by block."""
+    z = ((start, (h @ rows.enc.T + rows.gate for h in hs)) for start, rows in encoder)
+    return [topk_cutoff(values, k) for values, _ in largest_of_each(z, k + 1)]
 
 
 def nearest(

@@ -9,10 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dictionaries.errors import DictionaryError
+from dictionaries.errors import Closed, DictionaryError
 
 from .complaints import sentence
-from .errors import BadRequest, MethodNotAllowed, NotFound, SteerdeckError
+from .errors import BadRequest, MethodNotAllowed, NotFound, SteerdeckError, Unavailable
 from .schemas.replies import ErrorReply
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     async def dictionary(_: Request, exc: Exception) -> JSONResponse:
         return answer(BadRequest(str(exc)))
 
+    async def closed(_: Request, exc: Exception) -> JSONResponse:
+        return answer(Unavailable("the server is shutting down"))  # nobody else closes cards
+
     async def http(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)
         return answer(_of_starlette(request, exc))
@@ -64,6 +67,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(SteerdeckError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(DictionaryError, dictionary)
+    app.add_exception_handler(Closed, closed)
     app.add_exception_handler(HTTPException, http)
 
 

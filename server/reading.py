@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dictionaries.cards import Card
 from dictionaries.dictionary import Dictionary
-from dictionaries.fired import Fired, fired
+from dictionaries.fired import Fired, fired, over_texts
 
 from .deck import Deck, FeatureName
 from .engine.text import Prompt, encode_raw
@@ -175,30 +175,20 @@ class ActivationsReader(Reader[ActivationsBody]):
 
 class ContrastReader(Reader[ContrastBody]):
     def whole(self) -> dict[str, Any]:
-        more, less = range(len(self.body.more)), range(len(self.body.more), len(self._read))
-        sides = [self._side(more), self._side(less)]
-        apart = sides[0][0] - sides[1][0]
+        texts = [self._read[row] for row in range(len(self._read))]
+        at = len(self.body.more)
+        sides = over_texts(self._dictionary, (texts[:at], texts[at:]))
+        apart = sides[0].mean - sides[1].mean
         told = {"more": self._ranked(apart), "less": self._ranked(-apart)}
 
         def numbers(feature: int) -> dict[str, float]:
             return {
-                f"{what}_{side}": float(own[feature])
-                for side, pair in zip(("more", "less"), sides, strict=True)
-                for what, own in zip(("mean", "share"), pair, strict=True)
+                f"{what}_{side}": float(getattr(own, what)[feature])
+                for side, own in zip(("more", "less"), sides, strict=True)
+                for what in ("mean", "share")
             }
 
         return self._head("contrast") | {
             side: [{**summary(self._deck, name), **numbers(name.feature)} for name in names]
             for side, names in told.items()
         }
-
-    def _side(self, rows: range) -> tuple[Tensor, Tensor]:
-        """[d_sae] each: the mean activation, each text counting the same; the share of texts on
-        which a feature fires.
-        """
-        mean, share = torch.zeros(2, self._dictionary.info.d_sae).unbind()
-        for row in rows:
-            found = self._fired(row, 1)
-            mean += found.mean / len(rows)
-            share += (found.most > 0) / len(rows)
-        return mean, share

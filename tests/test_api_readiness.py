@@ -9,6 +9,7 @@ import threading
 import pytest
 from api_talk import asgi
 
+from dictionaries.cards import Cards
 from server.app import create_app
 from server.errors import SteerdeckError
 from server.service import Service
@@ -88,3 +89,31 @@ class TestReadiness:
         assert refused.status_code == 503
         assert "retry-after" not in refused.headers
         assert "no disk" in refused.json()["error"]["message"]
+
+    @pytest.mark.parametrize("path", ["/v1/features?q=fog", "/v1/features/fog", "/v1/features/3"])
+    async def test_a_look_up_that_the_close_overtakes_hears_of_it(
+        self, path, make_deck, monkeypatch
+    ):
+        """It waits for nothing that is read, and the request is as good as it ever was."""
+        deck, told, go = make_deck(), threading.Event(), threading.Event()
+        real = Cards._all
+
+        def late(*asked):
+            told.set()
+            assert go.wait(20)
+            return real(*asked)
+
+        service = Service("tiny", lambda _: deck)
+        app = create_app(service, Settings(ui=False))
+        async with app.router.lifespan_context(app), asgi(app) as client:
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(Cards, "_all", late)
+            asking = asyncio.create_task(client.get(path))
+            await asyncio.to_thread(told.wait, 20)
+            await service.close()
+            go.set()
+            answer = await asking
+        assert answer.status_code == 503, answer.text
+        error = answer.json()["error"]
+        assert (error["code"], error["message"]) == ("unavailable", "the server is shutting down")

@@ -11,6 +11,7 @@ import torch
 from api_gate import HUNG_UP, idle, metric, until
 from api_talk import HELLO, USER
 
+from dictionaries.weights import Weights
 from server.engine.text import encode_raw, render
 from server.suggesting import subjects
 
@@ -125,6 +126,18 @@ def test_contrast_is_the_difference_of_the_means(live, encoded) -> None:
     cards = {3: 2.5, 5: 1.5}
     gaps = [abs(apart[x["id"]].item()) / cards.get(x["id"], 1.0) for x in told["more"]]
     assert gaps == sorted(gaps, reverse=True)
+
+
+def test_however_many_texts_are_compared_the_encoder_is_read_once(live, monkeypatch) -> None:
+    reads, real = [], Weights.encoder
+    monkeypatch.setattr(Weights, "encoder", lambda *asked: reads.append(asked[1]) or real(*asked))
+    post(
+        live,
+        CONTRAST,
+        more=["the red bridge", "fog", "a cat sat"],
+        less=["bread and salt", "a cat sat here"],
+    )
+    assert reads == [0]
 
 
 def test_a_wish_gives_edits_that_can_be_sent_as_they_are(live) -> None:

@@ -26,6 +26,7 @@ EXPORT = FIXTURES / "neuronpedia_export" / "v1" / "gemma-2-2b" / "12-gemmascope-
     [
         ("org/repo/a.pt", Asked("org/repo/a.pt")),
         ("org/repo?k=128", Asked("org/repo", k=128)),
+        ("a.gguf?layer=0", Asked("a.gguf", layer=0)),
         ("./sae?id=own&norm_scaling_factor=2.5", Asked("./sae", None, 2.5, "own")),
     ],
 )
@@ -41,6 +42,7 @@ def test_a_name_is_taken_apart(name, found):
         ("K=3", "stand k"),
         ("k", "k should be a whole number from 1 to 999999999, not ''"),
         ("k=0", "not '0'"),
+        ("layer=-1", "layer should be a whole number from 0 to 999999999, not '-1'"),
         (f"k={'9' * 5000}", "not '99999999999999999999'"),
         ("k=2.5", "not '2.5'"),
         ("k=\N{SUPERSCRIPT TWO}", "not '\N{SUPERSCRIPT TWO}'"),

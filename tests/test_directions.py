@@ -15,6 +15,7 @@ from tiny import D_MODEL
 from typer.testing import CliRunner
 
 from dictionaries.about import about
+from dictionaries.beside import cards_of, open_cards, stated_cards
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_dictionary
 from dictionaries.hub import placed
@@ -86,6 +87,22 @@ def test_it_says_what_it_is_and_reads_nothing(tmp_path):
     ran = CliRunner().invoke(app, ["dictionaries", "inspect", str(tmp_path / "own")])
     assert "2 features of 32 numbers" in ran.output
     assert "steering       add: it is a direction of your own" in ran.output
+
+
+def test_a_packed_copy_has_their_labels_and_slugs(tmp_path):
+    own = open_dictionary(written(tmp_path / "own"))
+    ask = ["dictionaries", "pack", str(own.path), "--out", str(tmp_path / "packed")]
+    ran = CliRunner().invoke(app, ask)
+    assert (ran.exit_code, "with cards.sqlite" in ran.stdout) == (0, True), ran.output
+    packed = open_dictionary(tmp_path / "packed")
+    path = cards_of(packed.path, packed.info)
+    with open_cards(path, packed.info) as cards, stated_cards(own.path, own.info) as stated:
+        assert cards.meta["dictionary_revision"] == packed.info.packed_from
+        for name in ("", "at sea", "polite"):
+            assert cards.search(name) == stated.search(name)
+    path.write_bytes(b"one's own")
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    assert path.read_bytes() == b"one's own", "which stay"
 
 
 SPOILT = ROWS.clone()

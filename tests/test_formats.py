@@ -150,8 +150,8 @@ def test_every_fixture_is_accounted_for():
     known = [*READABLE, *ADD_ONLY, *TRANSCODERS, *LAYERED]
     assert sorted(p.name for p in FIXTURES.iterdir()) == sorted([*known, *NO_DICTIONARY])
     families = {said[0] for table in (READABLE, ADD_ONLY, TRANSCODERS) for said in table.values()}
-    ours = {"packed", "directions"}  # see test_pack, test_directions
-    assert families | ours | {said[0] for said in LAYERED.values()} == set(FORMATS)
+    elsewhere = {"packed", "directions", "control_vector"}  # test_pack, test_directions, …
+    assert families | elsewhere | {said[0] for said in LAYERED.values()} == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", READABLE)

@@ -10,8 +10,9 @@ import math
 import pytest
 import torch
 from published import changed, expected
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from dictionaries.errors import DictionaryError
 from dictionaries.formats import open_coder, open_dictionary
 
 FIRST, LATER = "llama_scope", "llamascopium_jumprelu"
@@ -67,3 +68,29 @@ def test_an_sae_that_says_one_hook_point_writes_where_it_reads(tmp_path):
     folder = changed(LATER, tmp_path, "config.json", hook_point_out=None)
     info = open_dictionary(folder).info
     assert (str(info.site), info.reads_exactly) == ("layer 10 resid_post", True)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "config", "weights", "bias"),
+    [
+        (LATER, "config.json", "sae_weights.safetensors", "b_D"),
+        (FIRST, "hyperparams.json", "checkpoints/final.safetensors", "decoder.bias"),
+    ],
+)
+def test_without_a_decoder_bias_the_reconstruction_is_that_less_it(
+    fixture, config, weights, bias, tmp_path
+):
+    """source: `if cfg.use_decoder_bias` where b_D is made, and where `decode` adds it."""
+    x = expected(fixture)["x"]
+    whole = open_dictionary(changed(fixture, tmp_path / "whole", config))
+    folder = changed(fixture, tmp_path / "less", config, use_decoder_bias=False)
+    with pytest.raises(DictionaryError, match=f"use_decoder_bias false, but .* has '{bias}'"):
+        open_dictionary(folder)
+    tensors = load_file(folder / weights)
+    del tensors[bias]
+    save_file(tensors, folder / weights)
+    less = open_dictionary(folder)
+    (acts, recon), (wanted, with_bias) = less.coded(x), whole.coded(x)
+    assert torch.equal(acts, wanted)
+    torch.testing.assert_close(recon, with_bias - whole.weights.b_dec)
+    assert whole.weights.b_dec.abs().max() > 0

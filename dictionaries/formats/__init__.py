@@ -14,6 +14,7 @@ from ..hub_help import WEIGHTS
 from ..layered import Layered
 from . import (
     circuit_tracer,
+    control_vector,
     cross_layer,
     dictionary_learning,
     directions,
@@ -59,9 +60,18 @@ _FOLDERS: tuple[_Family, ...] = (
     temporal,
 )
 # A file is one dictionary; a folder holds one for every layer.
-_FILES: tuple[_Family, ...] = (qwen_scope, circuit_tracer, hook_z, openai, goodfire, qresearch)
+_FILES: tuple[_Family, ...] = (
+    control_vector,
+    dictionary_learning,
+    qwen_scope,
+    circuit_tracer,
+    hook_z,
+    openai,
+    goodfire,
+    qresearch,
+)
 FORMATS: dict[str, _Family] = {family.FORMAT: family for family in (*_FOLDERS, *_FILES)}
-_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth", ".gguf")
 _LOOKED_FOR = (
     "cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz "
     "(Gemma Scope 1), params.safetensors or params_layer_<n>.safetensors (Gemma Scope 2), "
@@ -70,7 +80,8 @@ _LOOKED_FOR = (
     "with latest_ckpt.safetensors (temporal), W_enc_<n>.safetensors or layer_<n>.safetensors "
     "(circuit-tracer), layer<n>.sae.pt (Qwen-Scope), a .pt or .pth file of Goodfire's, OpenAI's, "
     "qresearch's or with a _cfg.json beside it (hook_z), directions.json with "
-    "directions.safetensors (vectors of your own)"
+    "directions.safetensors (vectors of your own), a .gguf of llama.cpp's or repeng's (control "
+    "vectors)"
 )
 
 
@@ -80,12 +91,13 @@ def open_dictionary(
     id: str | None = None,
     norm_scaling_factor: float | None = None,
     k: int | None = None,
+    layer: int | None = None,
 ) -> Dictionary:
     """Open a dictionary to steer with: `open_coder`, less those that nothing can be steered with.
 
     Raises DictionaryError, also with the reason why one cannot be steered with.
     """
-    coder = open_coder(path, id=id, norm_scaling_factor=norm_scaling_factor, k=k)
+    coder = open_coder(path, id=id, norm_scaling_factor=norm_scaling_factor, k=k, layer=layer)
     if isinstance(coder, Layered) or coder.info.refused:
         raise DictionaryError(coder.info.refused)
     return coder
@@ -97,12 +109,13 @@ def open_coder(
     id: str | None = None,
     norm_scaling_factor: float | None = None,
     k: int | None = None,
+    layer: int | None = None,
 ) -> Coder:
     """Open the dictionary in a folder (or the one a file is or lies in), whatever its family.
 
     id: its name on the wire; by default made of folder names. norm_scaling_factor: only for
     SAELens files that say `expected_average_only_in`; it can stand in cfg.json as well. k: only
-    for TopK files that do not say it.
+    for TopK files that do not say it. layer: only for control vectors, which have many.
 
     Raises DictionaryError for what is missing, unknown, damaged or contradicts itself, and for a
     number that was given in vain.
@@ -110,7 +123,7 @@ def open_coder(
     path = Path(path)
     if not path.exists():
         raise DictionaryError(f"there is no dictionary at {path}: no such file or folder.")
-    given = Given(norm_scaling_factor, k)
+    given = Given(norm_scaling_factor, k, layer)
     coder = _opened(path, id, given)
     given.all_read(coder.path)
     return coder
@@ -152,7 +165,7 @@ def _single(folder: Path) -> list[Path]:
     Files of one kind are alike: one is tried, and two more lest the first is the damaged one.
     """
     found: list[Path] = []
-    for kind in ("*.pt", "*.pth", "layer_*.safetensors"):
+    for kind in ("*.pt", "*.pth", "layer_*.safetensors", "*.gguf"):
         files = sorted(folder.glob(kind))
         if any(_is_one(file) for file in files[:3]):
             found += files

@@ -15,41 +15,11 @@ from ..errors import DictionaryError
 from ..info import HOOKS, Info, Site
 from ..weights import Weights
 from ..whole import Whole
+from .given import NOTHING as NOTHING
+from .given import Given as Given
 from .revision import revision
 
 Config = Mapping[str, Any]
-
-
-class Given:
-    """What a person can say that some published files do not: a format reads it where it lacks it.
-
-    norm_scaling_factor: SAELens' expected_average_only_in. k: TopK and BatchTopK files without one.
-    """
-
-    def __init__(self, norm_scaling_factor: float | None = None, k: int | None = None) -> None:
-        said = {"norm_scaling_factor": norm_scaling_factor, "k": k}
-        self._unread = {word: value for word, value in said.items() if value is not None}
-        self._norm_scaling_factor, self._k = norm_scaling_factor, k
-
-    @property
-    def norm_scaling_factor(self) -> float | None:
-        self._unread.pop("norm_scaling_factor", None)
-        return self._norm_scaling_factor
-
-    @property
-    def k(self) -> int | None:
-        self._unread.pop("k", None)
-        return self._k
-
-    def all_read(self, path: Path) -> None:
-        """Raise DictionaryError for what this dictionary had no use for, rather than ignore it."""
-        for word, value in self._unread.items():
-            raise DictionaryError(
-                f"{word} {value:g} was given, but {path} has none, or says its own: leave it out."
-            )
-
-
-NOTHING = Given()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -214,10 +184,13 @@ def assemble(
     of_module: bool = False,
     less_value_bias: bool = False,
     packed_from: str = "",
+    layers: tuple[int, ...] = (),
+    part: str = "",
     whole: Whole | None = None,
 ) -> Dictionary:
-    """A Dictionary of checked parts. why_not … packed_from: see Info; with a why_not, single
-    rows read nothing. d_in: of what is read, where that is another width than what is written.
+    """A Dictionary of checked parts. why_not … layers: see Info; with a why_not, single rows read
+    nothing. d_in: of what is read, where that is another width than what is written. part: which
+    of the files' dictionaries it is, where they hold several.
     """
     if k is not None and not 1 <= k <= weights.d_sae:
         raise DictionaryError(f"{path}: k is {k}, but there are {weights.d_sae} features.")
@@ -231,7 +204,7 @@ def assemble(
         norm=norm,
         k=k,
         model=model,
-        revision=revision(files),
+        revision=revision(files, part),
         reads_exactly=not why_not,
         why_not=why_not,
         d_out=None if d_in is None else weights.d_in,
@@ -240,5 +213,6 @@ def assemble(
         of_module=of_module,
         less_value_bias=less_value_bias,
         packed_from=packed_from,
+        layers=layers,
     )
     return Dictionary(info, path, replace(weights, enc=None) if why_not else weights, whole)

@@ -4,6 +4,8 @@
 nn.Linear weights lie transposed (encoder [d_sae, d_in], decoder [d_in, d_sae]); raw parameters do
 not. Input normalisation was folded into the biases before saving, so raw activations go in. A
 BatchTopK threshold of -1 means that none was ever estimated: the library then computes plain ReLU.
+Earlier states of a training lie in `checkpoints/ae_<step>.pt`, saved in the same way: each is a
+dictionary by itself, by the config of its folder.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from .path_names import named
 from .tensor_file import Tensors
 
 FORMAT = "dictionary_learning"
+_EARLIER = re.compile(r"ae_\d+\.pt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +76,24 @@ _NO_THRESHOLD = (
 )
 
 
-def recognise(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and (folder / "ae.pt").is_file()
+def recognise(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "config.json").is_file() and (path / "ae.pt").is_file()
+    folder = path.absolute().parent
+    earlier = folder.name == "checkpoints" and _EARLIER.fullmatch(path.name)
+    return bool(earlier) and (folder.parent / "config.json").is_file()
 
 
-def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
-    path = folder / "config.json"
+def open(place: Path, id: str | None = None, given: Given = NOTHING) -> Dictionary:
+    """place: a trained folder, or a file of its `checkpoints`."""
+    step = () if place.is_dir() else (place.stem,)
+    trained = place.absolute().parents[1] if step else place
+    path = trained / "config.json"
     config = read_config(path)
     trainer = section(config, "trainer")
     kind = _kind(trainer, path)
     site = _site(trainer, section(config, "buffer"), path)
-    tensors = Tensors(folder / "ae.pt")
+    tensors = Tensors(place if step else trained / "ae.pt")
     b_dec, gate = tensors.vector(kind.b_dec), tensors.per_feature(kind.b_enc)
     d_in, d_sae = len(b_dec), len(gate)
     declared(trainer, "activation_dim", d_in, path)
@@ -102,10 +112,10 @@ def open(folder: Path, id: str | None = None, given: Given = NOTHING) -> Diction
         centred=kind.centred,
     )
     return assemble(
-        folder,
+        place,
         [path, tensors.path],
         weights,
-        id=name_of(id, *named(folder)[-2:]),
+        id=name_of(id, *named(trained)[-2:], *step),
         format=FORMAT,
         architecture=kind.architecture,
         site=site,

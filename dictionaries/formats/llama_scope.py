@@ -101,7 +101,7 @@ def _only_plain(config: Config, path: Path) -> None:
 
 def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     """Llama Scope: f in raw units along unit decoder rows, one threshold for all features."""
-    weights = _linear(tensors)
+    weights = _linear(tensors, config, path)
     d_in = weights.d_in
     lengths = section(config, "dataset_average_activation_norm")
     s_in = _scale(config, lengths.get("in"), d_in, path)
@@ -131,7 +131,7 @@ def _first(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
 
 def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     """R1-Distill and llamascopium: f in scaled units, a threshold per feature, or TopK."""
-    weights = _linear(tensors)
+    weights = _linear(tensors, config, path)
     d_in, d_sae = weights.d_in, weights.d_sae
     s_in, s_out = (
         _scale(config, tensors.scalar(length) if length in tensors else None, d_in, path)
@@ -170,13 +170,24 @@ def _later(config: Config, tensors: Tensors, path: Path) -> dict[str, Any]:
     }
 
 
-def _linear(tensors: Tensors) -> Weights:
-    """The four tensors, under either set of names, as stored."""
+def _linear(tensors: Tensors, config: Config, path: Path) -> Weights:
+    """The four tensors, under either set of names, as stored. With `use_decoder_bias: false` there
+    is no decoder bias in the file, and `decode` adds none.
+    """
     if "W_E" in tensors:
         names, axis = ("W_E", "W_D", "b_E", "b_D"), 1
     else:
         names, axis = ("encoder.weight", "decoder.weight", "encoder.bias", "decoder.bias"), 0
-    b_enc, b_dec = tensors.per_feature(names[2]), tensors.vector(names[3])
+    b_enc = tensors.per_feature(names[2])
+    if config.get("use_decoder_bias") is not False:
+        b_dec = tensors.vector(names[3])
+    elif names[3] in tensors:
+        raise DictionaryError(
+            f"{path} says use_decoder_bias false, but {tensors.path} has {names[3]!r}: config and "
+            "weights do not belong together."
+        )
+    else:
+        b_dec = torch.zeros(tensors.width(names[1], len(b_enc), axis=1 - axis))
     return Weights(
         enc=tensors.matrix(names[0], len(b_enc), len(b_dec), axis=axis),
         dec=tensors.matrix(names[1], len(b_enc), len(b_dec), axis=1 - axis),

@@ -32,7 +32,7 @@ def pack(
 
     Its values stay the same bit for bit, and the folder opens like any other. Stopped or killed,
     the same command goes on; memory stays below 500 MB. Cards and presets beside it are copied, or
-    else the catalog's presets.
+    else the catalog's presets; of directions of your own, labels and slugs become cards.
 
     [bold]Examples[/bold]
 
@@ -68,18 +68,21 @@ def pack(
 
 def _copy_beside(source: Dictionary, target: Path) -> list[str]:
     """The cards and presets of one dictionary for another, unless it has its own."""
-    from dictionaries.beside import cards_beside, cards_of, presets_beside
+    from dictionaries.beside import cards_beside, cards_of, presets_beside, write_stated
 
+    path, info, cards = source.path, source.info, cards_beside(target)
     copied = []
     for there, wanted in (
-        (cards_of(source.path, source.info), cards_beside(target)),
-        (presets_beside(source.path), presets_beside(target)),
+        (cards_of(path, info), cards),
+        (presets_beside(path), presets_beside(target)),
     ):
         if there.is_file() and not wanted.exists():
             new = wanted.with_name(f"{wanted.name}.new")
             shutil.copyfile(there, new)
             os.replace(new, wanted)
             copied.append(wanted.name)
+    if not cards.exists() and write_stated(path, info, cards):
+        copied.append(cards.name)
     return copied
 
 
