@@ -5,7 +5,7 @@ Row 0 is the unsteered reply, row i the i-th variant; all have the same prompt, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,15 @@ from .alarms import alarms
 from .completions import ChatWriter
 from .deck import Deck
 from .engine.types import Delta, Finish
-from .errors import BadRequest, SteerdeckError
+from .engine.vectors import Vector
+from .errors import BadRequest, SteerdeckError, named
 from .prepare import Ask, prepare_chat
 from .receipt import applied
 from .schemas.compare import CompareRequest, Variant
 from .schemas.replies import SteeringTold
-from .steering import Resolved, named, resolve_change, split_model
+from .steering import Resolved, resolve_change, split_model
 from .trace import traced
+from .vectors import check_named, read_vectors
 
 UNSTEERED = "unsteered"
 
@@ -32,9 +34,14 @@ def prepare_compare(deck: Deck, body: CompareRequest) -> Ask:
             'variant: {"preset": "…"}',
             param="model",
         )
-    ask = prepare_chat(deck, body)
+    common = body.steering.vectors if body.steering else {}
+    with named("steering"):
+        vectors = read_vectors(deck, common, {})
+    ask = prepare_chat(deck, _unsteered(body))
     [plain] = ask.requests
-    ways = [_resolve(deck, i, variant) for i, variant in enumerate(body.variants)]
+    ways = [_resolve(deck, i, variant, vectors) for i, variant in enumerate(body.variants)]
+    with named("steering"):
+        check_named(common, [way.steering for way in ways])
     requests = [plain]
     requests += [
         replace(plain, id=f"{ask.id}/{i}", steering=way.steering) for i, way in enumerate(ways, 1)
@@ -50,11 +57,18 @@ def prepare_compare(deck: Deck, body: CompareRequest) -> Ask:
     )
 
 
-def _resolve(deck: Deck, i: int, variant: Variant) -> Resolved:
+def _unsteered(body: CompareRequest) -> CompareRequest:
+    """Without the vectors, which are for the variants to add."""
+    if body.steering is None:
+        return body
+    return body.model_copy(update={"steering": body.steering.model_copy(update={"vectors": {}})})
+
+
+def _resolve(deck: Deck, i: int, variant: Variant, known: Mapping[str, Vector]) -> Resolved:
     where = f"variants[{i}]"
     try:
         with named(where):
-            return resolve_change(deck, variant)
+            return resolve_change(deck, variant, known)
     except SteerdeckError as exc:
         raise type(exc)(f"{where}: {exc}", param=exc.param) from exc
 
@@ -75,8 +89,7 @@ def _check_room(deck: Deck, replies: int, rows: int) -> None:
 def _name(variant: Variant, way: Resolved) -> str:
     """What the variant is called: by its caller, else by what it does."""
     edits = [
-        f"{way.labels.get(f'{edit.dictionary}/{edit.feature}') or edit.feature} "
-        f"{edit.op} {edit.strength:g}"
+        f"{way.labels.get(edit.ref) or edit.feature} {edit.op} {edit.strength:g}"
         for edit in way.steering.edits
     ]
     return variant.label or variant.preset or ", ".join(edits) or UNSTEERED

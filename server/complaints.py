@@ -66,7 +66,7 @@ def field_name(loc: Sequence[int | str]) -> str:
     for part in loc[1:]:
         if isinstance(part, int):
             name += f"[{part}]"
-        elif not _is_member(part):
+        elif part != "[key]" and not _is_member(part):  # pydantic's word after a key that is wrong
             name += f".{part}" if name else part
     return name
 
@@ -80,6 +80,7 @@ def _is_member(part: int | str) -> bool:
 def _plain(error: dict[str, Any]) -> str:
     """pydantic's words for people who write JSON and know none of our classes."""
     said: str = _PYTHONIC.sub("", error["msg"]).replace("valid dictionary", "valid object")
+    said = said.replace("Dictionary should", "object should")
     if error["type"] in ("too_short", "too_long") and isinstance(error.get("input"), str):
         said = said.replace("item", "character")
     return said[:1].lower() + said[1:]

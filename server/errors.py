@@ -22,7 +22,8 @@ Every message says what came, what is allowed and what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SteerdeckError(Exception):
@@ -106,3 +107,13 @@ class EngineDead(Unavailable):
 
 class GenerationFailed(SteerdeckError):
     code = "generation_failed"
+
+
+@contextmanager
+def named(field: str, *, whole: bool = False) -> Iterator[None]:
+    """A refusal from inside is about `field`, and unless `whole` about what it names of it."""
+    try:
+        yield
+    except SteerdeckError as exc:
+        exc.param = field if whole or not exc.param else f"{field}.{exc.param}"
+        raise

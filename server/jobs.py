@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from .deck import Deck
 from .engine.seam import Generation
 from .engine.types import Change, Delta, Event, Failure, Finish, FinishReason
+from .engine.vectors import Vector
 from .errors import GenerationFailed
 from .metrics import Clock, Metrics
 from .prepare import Ask
 from .timeline import Timeline, guard_steps
+from .vectors import vectors_of
 
 _LEFT: set[asyncio.Task[None]] = set()  # the loop itself keeps no task from being collected
 
@@ -31,6 +33,7 @@ class Job:
     released: bool = False
     steering: asyncio.Lock = field(default_factory=asyncio.Lock)  # live changes, in their order
     timelines: tuple[Timeline, ...] = field(init=False)  # one for each generation
+    vectors: dict[str, Vector] = field(init=False)  # that its edits have named, live changes' too
     _clock: Clock = field(init=False)
     _running: set[int] = field(init=False)  # rows whose end was not heard
 
@@ -39,6 +42,8 @@ class Job:
             Timeline((Change(0, request.steering), *request.changes), guard_steps(request))
             for request in self.ask.requests
         )
+        resolved = self.ask.resolved
+        self.vectors = vectors_of([resolved.steering, *(c.steering for c in resolved.changes)])
         self._clock = Clock(self.metrics, self.started)
         self._running = set(range(len(self.generations)))
 

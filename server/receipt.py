@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +15,8 @@ from .deck import Deck
 from .engine.conditions import Condition, Timing
 from .engine.guard import Mode
 from .engine.types import Change, FeatureEdit, Finish, FinishReason, Request, Sampling, Steering
+from .engine.vectors import Vector
+from .vectors import vectors_of
 
 
 @cache
@@ -48,7 +52,7 @@ def prompt_sha256(prompt: tuple[int, ...]) -> str:
 def wire_edit(edit: FeatureEdit) -> dict[str, Any]:
     """As a request may send it, in activations: what `replay` and `timeline` are made of."""
     return {
-        "feature": f"{edit.dictionary}/{edit.feature}",
+        "feature": edit.ref,
         "op": str(edit.op),
         "strength": edit.strength,
         "unit": "raw",
@@ -95,7 +99,7 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
     began = _beginning(request, finish)
     changes = (*request.changes, *finish.timeline)
     acted = [request.steering, *(change.steering for change in changes)]
-    used = dict.fromkeys(e.dictionary for s in acted for e in s.edits)
+    used = dict.fromkeys(e.dictionary for s in acted for e in s.edits if e.vector is None)
     used |= dict.fromkeys(c.dictionary for s in acted for c in s.conditions)
     return {
         "model": deck.model,
@@ -109,6 +113,7 @@ def receipt(deck: Deck, request: Request, finish: Finish) -> dict[str, Any]:
             }
             for name in used
         ],
+        **_vectors([began, *(change.steering for change in finish.timeline)]),
         "edits": [_in_full(edit) for edit in began.edits],
         "norm": _norm(began),
         **_aborts(began),
@@ -141,6 +146,7 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any] | No
     """
     beginning = _beginning(request, finish)
     changes = [change for change in finish.timeline if change.at > 0]
+    vectors = vectors_of([beginning, *(change.steering for change in changes)])
     limit = request.sampling.max_tokens
     guard = request.guard
     backs_off = guard is not None and guard.mode is Mode.BACK_OFF  # and the timeline has it all
@@ -159,12 +165,28 @@ def _replay(deck: Deck, request: Request, finish: Finish) -> dict[str, Any] | No
         "seed": request.sampling.seed,
         "steering": {
             "edits": [wire_edit(edit) for edit in beginning.edits],
+            **({"vectors": {v.name: _sent(v) for v in vectors.values()}} if vectors else {}),
             "norm": _norm(beginning),
             **_aborts(beginning),
             **({"guard": wire_guard(guard)} if guard and not backs_off else {}),
             "timeline": [_entry(change) for change in changes],
         },
     }
+
+
+def _vectors(acted: Iterable[Steering]) -> dict[str, Any]:
+    """Which came with the request or a live change; `replay` has what they hold."""
+    found = vectors_of(acted).values()
+    told = {v.name: {"sha256": v.sha256, "site": _site(v)} for v in found}
+    return {"vectors": told} if told else {}
+
+
+def _sent(vector: Vector) -> dict[str, Any]:
+    return {"data": base64.b64encode(vector.file).decode(), "site": _site(vector)}
+
+
+def _site(vector: Vector) -> dict[str, Any]:
+    return {"layer": vector.site.layer, "hook": vector.site.hook}
 
 
 def _entry(change: Change) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .prepare import Ask
 from .schemas.listings import Ready
 from .schemas.steering import SteeringChange
 from .steering import Resolved, resolve_change
+from .vectors import vectors_of
 
 log = logging.getLogger("steerdeck.service")
 
@@ -185,7 +186,7 @@ class Service:
     @staticmethod
     def _steer(deck: Deck, job: Job, asked: SteeringChange) -> tuple[list[int], Resolved]:
         """Off the loop: rows of features that nobody used before are read from disk."""
-        resolved = resolve_change(deck, asked)
+        resolved = resolve_change(deck, asked, job.vectors)
         for timeline in job.timelines:
             timeline.check(resolved.steering)
         held: list[int] = []
@@ -196,6 +197,7 @@ class Service:
                 continue  # this row has ended; another may still run
             timeline.note(at, resolved.steering)
             held.append(at)
+        job.vectors |= vectors_of([resolved.steering])
         return held, resolved
 
     def stop(self, name: str) -> None:

@@ -5,8 +5,7 @@ Whatever cannot be applied exactly as asked is refused here, before anything is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dictionaries.edits import Op
@@ -15,9 +14,11 @@ from .deck import Deck, FeatureName
 from .engine.checks import check_steering
 from .engine.conditions import Condition, Timing
 from .engine.types import Change, FeatureEdit, Steering
-from .errors import BadRequest, SteerdeckError, UnknownModel, Unsteerable
+from .engine.vectors import Vector, mounted
+from .errors import BadRequest, UnknownModel, Unsteerable, named
 from .schemas.conditions import STRENGTH, Unit, WireCondition
 from .schemas.steering import PresetBody, SteeringChange, WireEdit, WireSteering
+from .vectors import check_named, is_vector, named_vector, read_vectors, refuse_vector
 
 SEPARATOR = "@"  # between model and preset in a model name
 
@@ -56,35 +57,38 @@ def resolve(deck: Deck, model: str | None, asked: WireSteering | None) -> Resolv
             param="steering.preset",
         )
     with named("steering"):
-        first = _resolve(deck, asked.edits, asked.preset or preset, asked.norm, asked.abort)
+        vectors = read_vectors(deck, asked.vectors, {})
+        name = asked.preset or preset
+        first = _resolve(deck, asked.edits, name, asked.norm, asked.abort, vectors)
     labels = dict(first.labels)
     changes = []
     for i, entry in enumerate(asked.timeline):
         with named(f"steering.timeline[{i}]"):
-            later = _resolve(deck, entry.edits, None, entry.norm, entry.abort)
+            later = _resolve(deck, entry.edits, None, entry.norm, entry.abort, vectors)
         labels |= later.labels
         changes.append(Change(entry.at, later.steering))
+    with named("steering"):
+        check_named(asked.vectors, [first.steering, *(change.steering for change in changes)])
     return Resolved(first.steering, labels, tuple(changes))
 
 
-def resolve_change(deck: Deck, asked: SteeringChange) -> Resolved:
-    """What a live change asks for; it replaces all edits that held before."""
-    return _resolve(deck, asked.edits, asked.preset, asked.norm, asked.abort)
+def resolve_change(deck: Deck, asked: SteeringChange, known: Mapping[str, Vector]) -> Resolved:
+    """What a live change asks for; it replaces all edits that held before.
+
+    known: the vectors that it may name without bringing them.
+    """
+    vectors = read_vectors(deck, asked.vectors, known)
+    found = _resolve(deck, asked.edits, asked.preset, asked.norm, asked.abort, vectors)
+    check_named(asked.vectors, [found.steering])
+    return found
 
 
 def check_preset(deck: Deck, body: PresetBody) -> None:
     """Raise what a request with this preset would."""
-    _resolve(deck, body.edits, None, body.norm, ())
-
-
-@contextmanager
-def named(field: str, *, whole: bool = False) -> Iterator[None]:
-    """A refusal from inside is about `field`, and unless `whole` about what it names of it."""
-    try:
-        yield
-    except SteerdeckError as exc:
-        exc.param = field if whole or not exc.param else f"{field}.{exc.param}"
-        raise
+    for i, edit in enumerate(body.edits):
+        with named(f"edits[{i}]"):
+            refuse_vector(edit.feature)
+    _resolve(deck, body.edits, None, body.norm, (), {})
 
 
 def _resolve(
@@ -93,15 +97,17 @@ def _resolve(
     preset: str | None,
     norm: str | None,
     aborts: Iterable[WireCondition],
+    vectors: Mapping[str, Vector],
 ) -> Resolved:
     """The preset's edits first, then the request's own; a feature may appear once.
 
     What is refused, also by the engine's own check, names its field, seen from where these stand.
     """
     body = deck.presets.get(preset).body if preset else None
-    steered = _Steered(deck, preset)
+    steered = _Steered(deck, preset, vectors)
     with named("preset", whole=True):
         for edit in body.edits if body else ():
+            refuse_vector(edit.feature)
             steered.add(edit)
     for i, edit in enumerate(edits):
         with named(f"edits[{i}]"):
@@ -118,22 +124,28 @@ def _resolve(
 class _Steered:
     """Edits, and what ends the reply, as they are resolved one after the other."""
 
-    def __init__(self, deck: Deck, preset: str | None) -> None:
-        self._deck, self._preset = deck, preset
+    def __init__(self, deck: Deck, preset: str | None, vectors: Mapping[str, Vector]) -> None:
+        self._deck, self._preset, self._vectors = deck, preset, vectors
         self.edits: dict[str, FeatureEdit] = {}
         self.labels: dict[str, str | None] = {}
         self.ending: dict[Condition, None] = {}  # each once
 
     def add(self, edit: WireEdit) -> None:
-        name = self._deck.find(edit.feature)
-        if name.ref in self.edits:
+        label: str | None
+        if is_vector(edit.feature):
+            vector = named_vector(str(edit.feature), self._vectors)
+            made, label = _adding(self._deck, vector, edit), vector.name
+        else:
+            name = self._deck.find(edit.feature)
+            made, label = _edit(self._deck, name, edit), name.label
+        if made.ref in self.edits:
             both = f" (preset {self._preset!r} edits it already)" if self._preset else ""
             raise Unsteerable(
-                f"{name.ref} is edited twice{both}: send each feature once, with one op",
+                f"{made.ref} is edited twice{both}: send each feature once, with one op",
                 param="feature",
             )
-        self.edits[name.ref] = _edit(self._deck, name, edit)
-        self.labels[name.ref] = name.label
+        self.edits[made.ref] = made
+        self.labels[made.ref] = label
         self.end(edit.abort)
 
     def end(self, aborts: Iterable[WireCondition]) -> None:
@@ -149,14 +161,37 @@ def _edit(deck: Deck, name: FeatureName, asked: WireEdit) -> FeatureEdit:
         raise Unsteerable(f"{name.ref}: {info.why_not}", param="op")
     strength = _strength(name, asked)
     edit = asked.op.edit(strength)
-    timing = _timing(deck, name, asked)
+    timing = _timing(deck, name.ref, asked)
     return FeatureEdit(name.dictionary, name.feature, asked.op, strength, edit, asked.where, timing)
 
 
-def _timing(deck: Deck, name: FeatureName, asked: WireEdit) -> Timing:
+def _adding(deck: Deck, vector: Vector, asked: WireEdit) -> FeatureEdit:
+    """Where the edit is silent nothing else is assumed: its defaults are those of features."""
+    if asked.op is not Op.ADD:
+        raise Unsteerable(
+            f"{vector.ref}: the op {asked.op} came, and a vector can only be added, as nothing "
+            'encodes it: it has no activation. Send "op": "add", "unit": "raw", where strength 1 '
+            "adds it as it is",
+            param="op",
+        )
+    if asked.unit != "raw":
+        raise Unsteerable(
+            f'{vector.ref} has no maximum to take multiples of: send "unit": "raw", where strength '
+            "1 adds the vector as it is",
+            param="unit",
+        )
+    strength = asked.strength or 0.0
+    timing = _timing(deck, vector.ref, asked)
+    place = mounted(vector.site)
+    return FeatureEdit(
+        place, 0, asked.op, strength, asked.op.edit(strength), asked.where, timing, vector
+    )
+
+
+def _timing(deck: Deck, ref: str, asked: WireEdit) -> Timing:
     if asked.thinking and not deck.engine.capabilities.thinks:
         raise Unsteerable(
-            f"{name.ref}: thinking {asked.thinking.value!r} came, but {deck.model} marks no "
+            f"{ref}: thinking {asked.thinking.value!r} came, but {deck.model} marks no "
             "thinking blocks: leave it out",
             param="thinking",
         )
@@ -167,6 +202,12 @@ def _timing(deck: Deck, name: FeatureName, asked: WireEdit) -> Timing:
 
 
 def _condition(deck: Deck, asked: WireCondition) -> Condition:
+    if is_vector(asked.feature):
+        raise Unsteerable(
+            f"{asked.feature}: a vector has no activation that a condition could read: name a "
+            "feature of a dictionary",
+            param="feature",
+        )
     name = deck.find(asked.feature)
     with named("value"):
         value = _activation(name, asked.value, asked.unit, str(asked.op))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from sent_vectors import CALM, edit, vector
 
 from server.engine.compiled import store
 from server.engine.compiled.store import Store
@@ -50,7 +51,9 @@ def folder(make_model, tokenizer, dictionary, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def requests(ask: Callable[..., Request], steer: Callable[..., Steering]) -> list[Request]:
-    """Without edits, with one, with eight of every kind, steered anew on the way, and keep_norm."""
+    """Without edits, with one, with eight of every kind, steered anew on the way, keep_norm, and a
+    vector where no dictionary is.
+    """
     ops = ["clamp", "add", "scale", "ablate", "at_least", "at_most", "clamp", "add"]
     eight = steer(*((3 + 5 * i, op, 2.0 + i) for i, op in enumerate(ops)))
     other = steer((9, "clamp", 6.0), (30, "add", 3.0), keep_norm=True)
@@ -61,6 +64,7 @@ def requests(ask: Callable[..., Request], steer: Callable[..., Steering]) -> lis
         ask("The fog comes in over the bridge, and nobody sees the water.", steering=eight),
         ask("A cat.", steering=one, changes=(Change(3, eight), Change(7, other))),
         ask("Warm.", steering=other, temperature=0.8, seed=5),
+        ask("Of my own.", steering=Steering((edit(vector(CALM, 2), 8.0),))),
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from dictionaries.dictionary import Info
+from dictionaries.dictionary import Info, Site
 from dictionaries.errors import DictionaryError
 
 from ..errors import BadRequest, TooLong, Unsteerable
@@ -16,6 +16,7 @@ from .seam import Capabilities
 from .sites import depth, heads_width, post_normed
 from .tables import only_adds
 from .types import FeatureEdit, Request, Steering, Where
+from .vectors import info_of
 
 
 def check_sizes(request: Request, engine: Capabilities) -> None:
@@ -90,25 +91,30 @@ def check_steering(steering: Steering, loaded: Mapping[str, Info], max_edits: in
         )
     for condition in steering.conditions:
         _check_condition(condition, loaded)
-    seen: set[tuple[str, int, Where]] = set()
+    seen: set[tuple[str, Where]] = set()
     for edit in steering.edits:
-        if edit.dictionary not in loaded:
+        info = loaded.get(edit.dictionary) if edit.vector is None else info_of(edit.vector)
+        if info is None:
             known = ", ".join(loaded) or "none"
             raise _refused(f"Dictionary {edit.dictionary!r} is not loaded; loaded: {known}.")
-        _check_edit(edit, loaded[edit.dictionary])
-        _check_timing(edit, loaded)
+        _check_edit(edit, info)
+        _check_timing(edit, info.site, loaded)
         places = (Where.PROMPT, Where.GENERATED) if edit.where is Where.ALL else (edit.where,)
-        keys = {(edit.dictionary, edit.feature, place) for place in places}
+        keys = {(edit.ref, place) for place in places}
         if keys & seen:
             raise _refused(
-                f"Feature {edit.dictionary}/{edit.feature} is edited twice on the same tokens: "
+                f"Feature {edit.ref} is edited twice on the same tokens: "
                 "keep one of the edits, or give them different `where`."
             )
         seen |= keys
 
 
+def _name(edit: FeatureEdit) -> str:
+    return edit.ref if edit.vector else f"feature {edit.feature} of {edit.dictionary!r}"
+
+
 def _check_edit(edit: FeatureEdit, info: Info) -> None:
-    name = f"feature {edit.feature} of {edit.dictionary!r}"
+    name = _name(edit)
     if not 0 <= edit.feature < info.d_sae:
         raise _refused(f"There is no {name}: it has features 0 to {info.d_sae - 1}.")
     numbers = edit.edit
@@ -136,9 +142,8 @@ def _check_condition(condition: Condition, loaded: Mapping[str, Info]) -> None:
         raise _refused(f"A condition reads {name}, which cannot be read exactly: {info.why_not}")
 
 
-def _check_timing(edit: FeatureEdit, loaded: Mapping[str, Info]) -> None:
-    timing, own = edit.timing, loaded[edit.dictionary].site
-    name = f"feature {edit.feature} of {edit.dictionary!r}"
+def _check_timing(edit: FeatureEdit, own: Site, loaded: Mapping[str, Info]) -> None:
+    timing, name = edit.timing, _name(edit)
     if timing.when is not None and depth(loaded[timing.when.dictionary].site) > depth(own):
         raise _refused(
             f"The edit of {name} at {own} waits for feature {timing.when.feature} of "

@@ -94,6 +94,7 @@ class SlotEngine:
             d_model=config.hidden_size,
             vocab_size=config.vocab_size,
             thinks=self._vocabulary.marks.thinks,
+            no_vectors=self._runner.steerer.no_vectors,
             prefix_bytes=self._runner.pool.bytes,
             prefix_tokens=self._runner.pool.positions,
         )

@@ -33,7 +33,7 @@ class Mount:
     ) -> None:
         self.dictionary = dictionary
         self.info = dictionary.info
-        self.table = Table(rows, width, self.info.width, device)
+        self.table = Table(rows, width, self.info.width, device, reads=self.info.reads_exactly)
         self.gates = Gates(rows, width, device)
         self.watch = Watch(dictionary, rows, device)
         # row -> (before, after) of its entries at the last token of the pass; only when traced
@@ -91,13 +91,19 @@ class Mount:
         """What the edits of a part's rows add to x [rows, tokens, d]; float32."""
         view = self.table.view(part.rows, part.phase)
         h, back = self._frame(x)
-        f = read(h, view.features, self._cutoff(h, part))
+        f = self._activations(h, view, part)
         opening = self._opening(view, part)
         # What only adds moves by its shift whatever f is; from 0 it does so without rounding.
         before = f.masked_fill(view.adds, 0.0)
         if part.traced:
             self._note(f, _changed(f, view, opening, part.steerable), part.rows)
         return delta(before, _changed(before, view, opening, part.steerable), view.features, back)
+
+    def _activations(self, h: Tensor, view: View, part: Part) -> Tensor:
+        """[rows, tokens, k]; 0 of a dictionary that reads none: what only adds needs none."""
+        if not self.info.reads_exactly:
+            return h.new_zeros(*h.shape[:-1], self.table.width)
+        return read(h, view.features, self._cutoff(h, part))
 
     def _opening(self, view: View, part: Part) -> Opening | None:
         """Where the edits act, None for everywhere; noted in the part's clock."""

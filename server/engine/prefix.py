@@ -42,19 +42,30 @@ def marks(steering: Steering, revisions: Mapping[str, str]) -> tuple[Mark, Mark]
 
 def _plain(edit: FeatureEdit) -> bool:
     return edit == FeatureEdit(
-        edit.dictionary, edit.feature, edit.op, edit.strength, edit.edit, edit.where
+        edit.dictionary,
+        edit.feature,
+        edit.op,
+        edit.strength,
+        edit.edit,
+        edit.where,
+        vector=edit.vector,
     )
 
 
 def _mark(steering: Steering, phase: Where, revisions: Mapping[str, str]) -> Mark:
     acting = [
-        (e.dictionary, revisions[e.dictionary], e.feature, *map(float, e.edit))
+        (e.dictionary, _content(e, revisions), e.feature, *map(float, e.edit))
         for e in steering.edits
         if e.where in (Where.ALL, phase)
     ]
     if not acting:
         return NEUTRAL
     return hashlib.blake2b(repr((steering.keep_norm, acting)).encode(), digest_size=32).digest()
+
+
+def _content(edit: FeatureEdit, revisions: Mapping[str, str]) -> str:
+    """Of two vectors the name may be the same: what they hold decides."""
+    return revisions[edit.dictionary] if edit.vector is None else edit.vector.sha256
 
 
 class Trail:

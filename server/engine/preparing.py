@@ -18,6 +18,7 @@ from .mount import Mount
 from .prefix import Mark, marks
 from .tables import Entries, Phase, acts_in, entries
 from .types import FeatureEdit, Steering
+from .vector_mounts import VectorMounts
 
 _REMEMBERED = 64  # steerings whose rows are held ready
 _TOGETHER = 128  # steerings whose rows are read at once
@@ -51,17 +52,25 @@ class Preparer:
     """Reads the rows of edited and watched features from the mounts, by dictionary.
 
     `prepare`: from any thread; raises Unsteerable. The last steerings are remembered, as a request
-    is checked aside and submitted on the loop, and presets come again and again.
+    is checked aside and submitted on the loop, and presets come again and again; but none with
+    vectors, which go with their request.
     """
 
-    def __init__(self, mounts: Mapping[str, Mount], max_edits: int) -> None:
-        self._mounts, self._max_edits = mounts, max_edits
-        self.prepare = lru_cache(_REMEMBERED)(self._prepare)
+    def __init__(self, mounts: Mapping[str, Mount], vectors: VectorMounts, max_edits: int) -> None:
+        self._mounts, self._vectors, self._max_edits = mounts, vectors, max_edits
+        self._remembered = lru_cache(_REMEMBERED)(self._prepare)
+
+    def prepare(self, steering: Steering) -> Prepared:
+        brought = any(edit.vector for edit in steering.edits)
+        return self._prepare(steering) if brought else self._remembered(steering)
 
     def check(self, steering: Steering) -> None:
         """Raise Unsteerable for what `prepare` refuses without reading anything."""
         loaded = {name: mount.info for name, mount in self._mounts.items()}
         check_steering(steering, loaded, self._max_edits)
+        for edit in steering.edits:
+            if edit.vector is not None:
+                self._vectors.check(edit.vector)
 
     def prepare_all(self, steerings: Sequence[Steering]) -> list[Prepared]:
         """`prepare` of each. Their rows are read together, some steerings at a time: where an
@@ -80,7 +89,8 @@ class Preparer:
         features: dict[str, set[int]] = {}
         for steering in steerings:
             self.check(steering)
-            named: list[FeatureEdit | Condition] = [*steering.edits, *steering.conditions]
+            listed = (edit for edit in steering.edits if edit.vector is None)
+            named: list[FeatureEdit | Condition] = [*listed, *steering.conditions]
             for one in named:
                 features.setdefault(one.dictionary, set()).add(one.feature)
         for name, own in features.items():
@@ -100,10 +110,14 @@ class Preparer:
         for name in dict.fromkeys((*editing, *watching)):
             with _told(name):
                 if name in editing:
-                    prepared[name] = self._mounts[name].prepare(editing[name])
+                    prepared[name] = self._mount(editing[name][0]).prepare(editing[name])
                 if name in watching:
                     watched[name] = self._mounts[name].watched(watching[name])
         return self._made(steering, prepared, watched)
+
+    def _mount(self, edit: FeatureEdit) -> Mount:
+        vector = edit.vector
+        return self._mounts[edit.dictionary] if vector is None else self._vectors.of(vector)
 
     def lowered(self, before: Prepared, steering: Steering) -> Prepared:
         """The same edits with other numbers, or none of them and the aborts. Reads no rows, so a

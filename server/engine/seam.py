@@ -33,6 +33,7 @@ class Capabilities:
     d_model: int
     vocab_size: int
     thinks: bool = False  # whether the model marks thinking blocks
+    no_vectors: str = ""  # a sentence: why requests may bring none; empty: they may
     prefix_bytes: int = 0  # of keys and values kept beyond a reply, and the positions they are
     prefix_tokens: int = 0
 

@@ -118,8 +118,8 @@ def attach(layer: nn.Module, hook: str, edited: Edited) -> list[RemovableHandle]
 
     Raises Unsteerable if the layer has no such point.
     """
-    if hook == "resid_pre":
-        return [layer.register_forward_pre_hook(_on_input(edited), with_kwargs=True)]
+    if hook == "resid_pre":  # before others of this layer, which see what goes into it
+        return [layer.register_forward_pre_hook(_on_input(edited), prepend=True, with_kwargs=True)]
     if hook == "resid_post":
         return [layer.register_forward_hook(_on_output(edited))]
     if hook == "resid_mid":

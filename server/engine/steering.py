@@ -30,6 +30,7 @@ from .sites import attach, decoder_layers, depth, place, text_config
 from .tables import Phase
 from .types import Reading
 from .value_bias import unseen
+from .vector_mounts import VectorMounts
 from .watch import NEVER
 
 
@@ -67,7 +68,8 @@ class Steerer:
         self._parts: list[Part] = []
         self._keep = torch.zeros(rows, 1, 1, dtype=torch.bool, device=device)
         self._mounts: dict[str, Mount] = {}
-        layers, d_model = decoder_layers(model), text_config(model).hidden_size
+        self._layers = layers = decoder_layers(model)
+        d_model = text_config(model).hidden_size
         sites: dict[Site, list[Mount]] = {}
         for name, dictionary in dictionaries.items():
             check_fit(dictionary.info, layers, d_model)
@@ -76,16 +78,25 @@ class Steerer:
             self._mounts[name] = mount
             # All dictionaries of a place in one hook: each reads it before any edits it.
             sites.setdefault(place(dictionary.info.site), []).append(mount)
-        preparer = Preparer(self._mounts, max_edits)
+        self._vectors = VectorMounts(
+            layers, d_model, rows=rows, width=max_edits, device=device, run=run
+        )
+        self.no_vectors = self._vectors.refused
+        preparer = Preparer({**self._mounts}, self._vectors, max_edits)
         self.prepare, self.prepare_all = preparer.prepare, preparer.prepare_all
         self.check, self.lowered = preparer.check, preparer.lowered
         for site in sites:
             prove(layers[site.layer], site.hook, run)
-        self._hooks = []
+        self._hooks: dict[Site, SiteHook] = {}
         for site in sorted(sites, key=depth):  # two may share a module, and then run in this order
-            hook = SiteHook(sites[site])
-            self._hooks.append(hook)
-            attach(layers[site.layer], site.hook, hook)
+            self._hook(site, sites[site])
+
+    def _hook(self, site: Site, mounts: Sequence[Mount]) -> None:
+        """Add these to what edits at a place."""
+        if site not in self._hooks:
+            self._hooks[site] = SiteHook(())
+            attach(self._layers[site.layer], site.hook, self._hooks[site])
+        self._hooks[site].mounts = [*self._hooks[site].mounts, *mounts]
 
     def write(
         self, row: int, prepared: Prepared | None, start: int = 0, *, anew: bool = True
@@ -95,6 +106,9 @@ class Steerer:
         start: the position of its first reply token. anew: forget which conditions held; else the
         latches that the row had before and has again go on.
         """
+        for mount in self._vectors.arrived():  # here, as no pass is under way
+            self._mounts[mount.info.id] = mount
+            self._hook(mount.info.site, [mount])
         held = {} if anew else self._held(row)
         self._rows[row], self._starts[row] = prepared, start
         self._keep[row] = prepared is not None and prepared.steering.keep_norm
@@ -131,7 +145,7 @@ class Steerer:
         for mount in self._mounts.values():
             mount.observed = {}  # else that of a pass that failed would be the next one's
         self._parts = self._parted(batch) if self._hooks else []
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.parts = self._parts
 
     def _parted(self, batch: Batch) -> list[Part]:

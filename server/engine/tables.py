@@ -83,8 +83,12 @@ def entries(features: FeatureRows, edits: Sequence[FeatureEdit]) -> Entries:
 
 
 class Table:
-    def __init__(self, rows: int, width: int, d: int, device: torch.device) -> None:
-        self.enc = torch.zeros(rows, width, d, device=device)
+    """reads: whether activations are read here; if not, the encoder's rows are not held."""
+
+    def __init__(
+        self, rows: int, width: int, d: int, device: torch.device, *, reads: bool = True
+    ) -> None:
+        self.enc = torch.zeros(rows, width, d if reads else 0, device=device)
         self.dec = torch.zeros(rows, width, d, device=device)
         neutral = torch.tensor(_NEUTRAL, device=device)
         self.numbers = neutral[:, None, None, None].repeat(1, rows, 1, width)  # [12, rows, 1, k]
@@ -101,7 +105,7 @@ class Table:
         used = 0 if old is None else len(old)
         k = 0 if new is None else len(new)
         if new is not None:
-            self.enc[row, :k].copy_(new.features.enc)
+            self.enc[row, :k].copy_(new.features.enc[:, : self.enc.shape[-1]])
             self.dec[row, :k].copy_(new.features.dec)
             self.numbers[:, row, 0, :k].copy_(new.numbers)
             self.adds[:, row, 0, :k].copy_(new.adds)

@@ -14,6 +14,8 @@ from .guard import Alarm, Guard
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .vectors import Vector
+
 
 class Where(StrEnum):
     """The tokens an edit acts on. Template and special tokens are never among them."""
@@ -25,7 +27,11 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FeatureEdit:
-    """One resolved edit: `strength` and the four numbers of `edit` are in plain activations."""
+    """One resolved edit: `strength` and the four numbers of `edit` are in plain activations.
+
+    vector: what is added, where that is no feature of a loaded dictionary. `dictionary` is then
+    `vectors.mounted` of its site, and `feature` 0.
+    """
 
     dictionary: str
     feature: int
@@ -34,6 +40,12 @@ class FeatureEdit:
     edit: Edit
     where: Where = Where.ALL
     timing: Timing = ALWAYS
+    vector: Vector | None = None
+
+    @property
+    def ref(self) -> str:
+        """As a request names it."""
+        return self.vector.ref if self.vector else f"{self.dictionary}/{self.feature}"
 
 
 @dataclass(frozen=True, slots=True)

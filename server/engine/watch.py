@@ -27,7 +27,8 @@ class Watch:
     def __init__(self, dictionary: Dictionary, rows: int, device: torch.device) -> None:
         self.dictionary = dictionary
         self.since = torch.full((rows, 1, CONDITIONS), NEVER, dtype=torch.long, device=device)
-        self._enc = torch.zeros(rows, CONDITIONS, dictionary.info.d_in, device=device)
+        width = dictionary.info.d_in if dictionary.info.reads_exactly else 0  # nothing can watch
+        self._enc = torch.zeros(rows, CONDITIONS, width, device=device)
         idle = torch.tensor(_IDLE, device=device)[:, None, None, None]
         self._numbers = idle.repeat(1, rows, 1, CONDITIONS)  # [5, rows, 1, conditions]
         self._below = torch.zeros(rows, 1, CONDITIONS, dtype=torch.bool, device=device)

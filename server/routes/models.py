@@ -11,6 +11,7 @@ from dictionaries.edits import Op
 from dictionaries.fit import Fit
 
 from ..deck import Deck
+from ..engine import vectors
 from ..engine.conditions import CONDITIONS, Thinking
 from ..engine.guard import Mode
 from ..engine.types import Where
@@ -21,7 +22,9 @@ from ..schemas.compare import MAX_VARIANTS
 from ..schemas.conditions import Unit
 from ..schemas.listings import DictionaryList, DictionaryReply, FitReply, ModelList, ModelReply
 from ..schemas.steering import Traced
+from ..schemas.vectors import MAX_VECTORS
 from ..steering import SEPARATOR
+from ..vectors import FLOATS
 from .common import DeckDep
 from .presets import preset_reply
 
@@ -111,7 +114,9 @@ async def capabilities(deck: DeckDep) -> dict[str, Any]:
             "rows": told.max_rows,
             "waiting": told.max_waiting,
             "variants": MAX_VARIANTS,
+            "vectors": 0 if told.no_vectors else MAX_VECTORS,
         },
+        "vectors": {"hooks": vectors.HOOKS, "dtypes": list(FLOATS)},
         "prefix_cache": {"bytes": told.prefix_bytes, "tokens": told.prefix_tokens},
         "ops": list(Op),
         "units": get_args(Unit),

@@ -11,7 +11,7 @@ from .requests import ChatRequest
 from .steering import SteeringChange
 
 MAX_VARIANTS = 16
-COMMON = ("id", "trace", "guard")  # of `steering`: what is not a variant's own
+COMMON = ("id", "trace", "guard", "vectors")  # of `steering`: what is not a variant's own
 
 
 class Variant(SteeringChange):
@@ -23,8 +23,8 @@ class Variant(SteeringChange):
 
 
 class CompareRequest(ChatRequest):
-    """POST /v1/compare. `steering` holds `id`, `trace` and `guard` only: what is edited is said by
-    the variants.
+    """POST /v1/compare. `steering` holds `id`, `trace`, `guard` and `vectors` only: what is edited
+    is said by the variants, which may all name those vectors.
     """
 
     variants: Annotated[

@@ -17,7 +17,7 @@ FeatureRef = Annotated[
     | Annotated[StrictStr, Field(min_length=1, max_length=200)],
     Field(
         description="an id (`12`), `dictionary/id` (`foghorn/12`), or a card's exact slug "
-        "(`golden-gate-bridge`)",
+        "(`golden-gate-bridge`); of an edit also `vector:NAME`, one of the request's `vectors`",
         examples=["golden-gate-bridge"],
     ),
 ]

@@ -28,14 +28,14 @@ HARMLESS = frozenset(
 # Fields of ours that steer nothing at the root of a chat's or a completion's body.
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(
-        ("edits", "preset", "norm", "abort", "guard", "trace", "timeline"),
+        ("edits", "vectors", "preset", "norm", "abort", "guard", "trace", "timeline"),
         "put it inside `steering`",
     ),
     "steer": "what is edited stands in `steering`",
     "extra_body": "put what it holds at the root itself",
     "variants": "send it to /v1/compare",
 }
-# What stands in a folder here, not in a body.
+# Where vectors stand that a preset of others brings: ours hold none.
 VECTORS = (
     'put it into a folder of directions (dictionaries/README.md, "Directions of your own"), open '
     "that with --dictionary, and add it by its name"
@@ -147,7 +147,10 @@ def why_not(name: str) -> str:
     if name in ELSEWHERE:
         return f"{name} is not read at the root of this body: {ELSEWHERE[name]}"
     if name == "steering_vectors":
-        return f"{name} is not read in a body: of each vector, {VECTORS}"
+        return (
+            f"{name} is another server's word: send each one in steering.vectors, as base64 of a "
+            "safetensors file, and add it by an edit"
+        )
     if name in RENAMED:
         return f"{name} is another server's word: {RENAMED[name][0]}"
     return f"{name} is not built here and would change the reply: leave it out"

@@ -29,6 +29,7 @@ from .conditions import (
     WireCondition,
 )
 from .guard import WireGuard
+from .vectors import VECTORS, Vectors
 
 Traced = Literal["activations", "kl", "top"]
 MAX_EDITS = 64  # on the wire; an engine may hold fewer
@@ -113,6 +114,9 @@ class SteeringChange(Wire):
     preset: PresetName | None = Field(None, description="a preset whose edits come first")
     norm: Norm = Field(None, description=NORM)
     abort: Aborts = Field([], description=ABORTS)
+    vectors: Vectors = Field(
+        {}, description=f"{VECTORS}; those that the reply had before can be named as well"
+    )
 
 
 class WireChange(Wire):
@@ -150,6 +154,7 @@ class WireSteering(Wire):
     """What a request may say about steering. An unknown field is refused."""
 
     edits: Edits = Field([], description="features to edit; each at most once")
+    vectors: Vectors = Field({}, description=f"{VECTORS}, be it one of `timeline`")
     preset: PresetName | None = Field(
         None, description="a preset whose edits come first; `model` = `name@preset` does the same"
     )
