@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from .errors import BadRequest
@@ -44,7 +45,8 @@ def _meant(errors: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     meant goes deeper than that it is not one of the others; if nothing is deeper, all are told.
     """
     first = errors[0]
-    tag = next((i for i, part in enumerate(first["loc"]) if _is_member(part)), None)
+    parts = enumerate(pairwise(first["loc"]), 1)
+    tag = next((i for i, two in parts if _is_member(*two)), None)
     if tag is None:
         return first, _plain(first)
     members = [e for e in errors if e["loc"][:tag] == first["loc"][:tag]]
@@ -63,24 +65,26 @@ def field_name(loc: Sequence[int | str]) -> str:
     pydantic puts the names of a union's members between; they are no fields and are left out.
     """
     name = ""
-    for part in loc[1:]:
+    for before, part in pairwise(loc):
         if isinstance(part, int):
             name += f"[{part}]"
-        elif part != "[key]" and not _is_member(part):  # pydantic's word after a key that is wrong
+        elif part != "[key]" and not _is_member(before, part):  # pydantic's word after a wrong key
             name += f".{part}" if name else part
     return name
 
 
-def _is_member(part: int | str) -> bool:
-    return isinstance(part, str) and (
-        part in ("str", "int") or part.startswith(("constrained-", "list[", "function-"))
+def _is_member(before: int | str, part: int | str) -> bool:
+    """Of a union; but what stands in `vectors` was named by the caller."""
+    return (
+        isinstance(part, str)
+        and before != "vectors"
+        and (part in ("str", "int") or part.startswith(("constrained-", "list[", "function-")))
     )
 
 
 def _plain(error: dict[str, Any]) -> str:
     """pydantic's words for people who write JSON and know none of our classes."""
     said: str = _PYTHONIC.sub("", error["msg"]).replace("valid dictionary", "valid object")
-    said = said.replace("Dictionary should", "object should")
     if error["type"] in ("too_short", "too_long") and isinstance(error.get("input"), str):
         said = said.replace("item", "character")
     return said[:1].lower() + said[1:]

@@ -12,9 +12,11 @@ from .deck import Deck
 from .engine.seam import Generation
 from .engine.types import Change, Delta, Event, Failure, Finish, FinishReason
 from .engine.vectors import Vector
-from .errors import GenerationFailed
+from .errors import GenerationFailed, UnknownGeneration
 from .metrics import Clock, Metrics
 from .prepare import Ask
+from .schemas.steering import SteeringChange
+from .steering import Resolved, resolve_change
 from .timeline import Timeline, guard_steps
 from .vectors import vectors_of
 
@@ -55,6 +57,26 @@ class Job:
         for request in ask.requests:
             metrics.admitted(request)
         return cls(ask, deck, metrics, admitted, started)
+
+    def steer(self, asked: SteeringChange) -> tuple[list[int], Resolved]:
+        """Change the rows that still run: the generated token from which each of them holds it.
+
+        Off the loop, as rows of features that nobody used before are read from disk, and one change
+        at a time, with `steering` held. Raises BadRequest or Unsteerable, and then nothing changes.
+        """
+        resolved = resolve_change(self.deck, asked, self.vectors)
+        for timeline in self.timelines:
+            timeline.check(resolved.steering)
+        held: list[int] = []
+        for generation, timeline in zip(self.generations, self.timelines, strict=True):
+            try:
+                at = self.deck.engine.steer(generation.id, resolved.steering)
+            except UnknownGeneration:
+                continue  # this row has ended; another may still run
+            timeline.note(at, resolved.steering)
+            held.append(at)
+        self.vectors |= vectors_of([resolved.steering])
+        return held, resolved
 
     def release(self) -> None:
         """Free what still runs, before the next step. Idempotent; the end of every request."""

@@ -18,8 +18,7 @@ from .metrics import Metrics
 from .prepare import Ask
 from .schemas.listings import Ready
 from .schemas.steering import SteeringChange
-from .steering import Resolved, resolve_change
-from .vectors import vectors_of
+from .steering import Resolved
 
 log = logging.getLogger("steerdeck.service")
 
@@ -176,29 +175,12 @@ class Service:
                 param="id",
             )
         async with job.steering:
-            held, resolved = await asyncio.to_thread(self._steer, self.deck, job, asked)
+            held, resolved = await asyncio.to_thread(job.steer, asked)
         if not held:
             raise self._unknown(name)
         for edit in resolved.steering.edits:
             self.metrics.edits.labels(str(edit.op)).inc()
         return held[0], resolved
-
-    @staticmethod
-    def _steer(deck: Deck, job: Job, asked: SteeringChange) -> tuple[list[int], Resolved]:
-        """Off the loop: rows of features that nobody used before are read from disk."""
-        resolved = resolve_change(deck, asked, job.vectors)
-        for timeline in job.timelines:
-            timeline.check(resolved.steering)
-        held: list[int] = []
-        for generation, timeline in zip(job.generations, job.timelines, strict=True):
-            try:
-                at = deck.engine.steer(generation.id, resolved.steering)
-            except UnknownGeneration:
-                continue  # this row has ended; another may still run
-            timeline.note(at, resolved.steering)
-            held.append(at)
-        job.vectors |= vectors_of([resolved.steering])
-        return held, resolved
 
     def stop(self, name: str) -> None:
         """End a running reply; its stream finishes with what it has."""
@@ -213,6 +195,8 @@ class Service:
             raise self._unknown(name)
 
     def _job(self, name: str) -> Job:
+        if self._closing:
+            raise self._shut()
         if name not in self.jobs:
             raise self._unknown(name)
         return self.jobs[name]

@@ -30,6 +30,14 @@ def test_strange_names_are_not_looked_at_for_long(count, digits, seconds):
     assert time.process_time() - begun < seconds
 
 
+@pytest.mark.parametrize("field", ["steering", "stream_options"])
+def test_nor_are_those_within_a_field(field):
+    begun = time.process_time()
+    with pytest.raises(ValidationError, match="120000 fields came; leave out all but"):
+        ChatRequest.model_validate({"messages": USER, field: {f"a{i}": 0 for i in range(120_000)}})
+    assert time.process_time() - begun < 0.3
+
+
 def test_no_route_has_its_body_checked_twice():
     def readers(dependant):
         return bool(dependant.body_params) + sum(map(readers, dependant.dependencies))

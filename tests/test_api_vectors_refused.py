@@ -120,14 +120,22 @@ def test_a_name_without_a_vector_is_refused_and_a_name_has_letters(live):
     assert error["param"] == "steering.vectors.ca/lm"
 
 
+@pytest.mark.parametrize("name", ["int", "str", "function-a", "list"])
+def test_a_name_is_told_whatever_it_is(live, name):
+    """Also where a complaint of pydantic's has it for a type."""
+    wrong = {"data": 1, "site": SITE}
+    error = refusal(live, {"vectors": {name: wrong}, "edits": [adding(name)]})
+    assert error["param"] == f"steering.vectors.{name}.data"
+
+
 def test_sixteen_vectors_may_come(live):
     names = [f"v{i}" for i in range(17)]
     sixteen = {"vectors": {name: sent(CALM) for name in names[:16]}}
     assert live.chat(steering={**sixteen, "edits": [adding(name, 0.1) for name in names[:16]]})
-    more = {"vectors": {name: sent(CALM) for name in names}, "edits": [adding("v0")]}
-    error = refusal(live, more)
-    assert error["param"] == "steering.vectors"
-    assert "object should have at most 16 items" in error["message"]
+    for wrong in (sent(CALM), 1):  # nor is any looked at then, which of thousands took seconds
+        error = refusal(live, {"vectors": dict.fromkeys(names, wrong), "edits": [adding("v0")]})
+        assert error["param"] == "steering.vectors"
+        assert error["message"].endswith(": 17 vectors came, and 16 are the most: send fewer")
     variant = {"edits": [adding("v16")], "vectors": {"v16": sent(CALM)}}
     error = refusal(live, sixteen, "/v1/compare", variants=[variant])
     assert error["param"] == "variants[0].vectors"

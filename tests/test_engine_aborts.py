@@ -10,8 +10,8 @@ import torch
 from conditions_by_hand import OPEN, RARE, START, TEXT, ByHand, above, below, edit
 from gated_engine import LONG
 
-from server.engine.conditions import Condition, Crossing
-from server.engine.types import Change, FinishReason, Met, Steering
+from server.engine.conditions import Condition, Crossing, Met
+from server.engine.types import Change, FinishReason, Steering
 
 three = conditions_by_hand.three  # fixture
 gated = gated_engine.gated  # fixture

@@ -8,8 +8,8 @@ import conditions_by_hand
 import pytest
 from conditions_by_hand import OPEN, RARE, START, TEXT, ByHand, above, below, edit
 
-from server.engine.conditions import Timing
-from server.engine.types import Change, Met, Steering
+from server.engine.conditions import Met, Timing
+from server.engine.types import Change, Steering
 
 three = conditions_by_hand.three  # fixture
 

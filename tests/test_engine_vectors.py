@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dictionaries.formats import open_dictionary
 from server.engine.conditions import Condition, Crossing, Thinking, Timing
+from server.engine.guard import Guard, Mode
 from server.engine.types import Steering
 from server.errors import Unsteerable
 
@@ -164,6 +165,19 @@ async def test_live_changes_bring_and_take_a_vector(make_engine, hear, ask):
     assert [change.steering for change in told if change.at in at][-1:] == changes[-1:]
     [again] = await hear(engine, ask(max_tokens=200, changes=told[1:]))
     assert again.ids == [token.id for event in heard[:-1] for token in event.tokens]
+
+
+async def test_a_guard_takes_a_vector_back_step_by_step_and_its_replay_does_too(
+    make_engine, hear, ask
+):
+    loud = Steering((edit(vector(CALM), 40.0), edit(vector(STORM, name="storm"), 2.0)))
+    guard = Guard(Mode.BACK_OFF, low=None, window=6, factor=0.5)
+    [heard] = await hear(make_engine(), replace(ask(steering=loud, max_tokens=40), guard=guard))
+    first, second, *_ = changes = heard.end.timeline[1:]
+    assert [one.strength for one in first.steering.edits] == [20.0, 1.0]
+    assert [one.strength for one in second.steering.edits] == [10.0, 0.5]
+    replay = ask(steering=loud, changes=changes, max_tokens=len(heard.ids))
+    assert (await hear(make_engine(), replay))[0].ids == heard.ids
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,16 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Met:
+    """A condition of a reply and the token at which it first held: 0 is the reply's first, -1 the
+    prompt's last; None for never.
+    """
+
+    condition: Condition
+    at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """On which tokens an edit acts, of those that `where` leaves.
 

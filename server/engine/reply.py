@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .conditions import Condition
+from .conditions import Condition, Met
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .guard import Alarm, Mode
@@ -22,7 +22,7 @@ from .steering import Seen
 from .stream import Stream
 from .tables import Phase
 from .telling import told
-from .types import Change, Delta, Finish, FinishReason, Met, Reading, Request
+from .types import Change, Delta, Finish, FinishReason, Reading, Request
 from .warden import Verdict, Warden
 from .watch import NEVER
 

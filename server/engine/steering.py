@@ -82,6 +82,7 @@ class Steerer:
             layers, d_model, rows=rows, width=max_edits, device=device, run=run
         )
         self.no_vectors = self._vectors.refused
+        # A copy: other threads read it, while vectors' mounts come to ours between two passes.
         preparer = Preparer({**self._mounts}, self._vectors, max_edits)
         self.prepare, self.prepare_all = preparer.prepare, preparer.prepare_all
         self.check, self.lowered = preparer.check, preparer.lowered

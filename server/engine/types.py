@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dictionaries.edits import Edit, Op
 
-from .conditions import ALWAYS, Condition, Timing
+from .conditions import ALWAYS, Condition, Met, Timing
 from .guard import Alarm, Guard
 
 if TYPE_CHECKING:
@@ -211,16 +211,6 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
     ABORT = "steering_abort"
     GUARD = "steering_guard"
-
-
-@dataclass(frozen=True, slots=True)
-class Met:
-    """A condition of a reply and the token at which it first held: 0 is the reply's first, -1 the
-    prompt's last; None for never.
-    """
-
-    condition: Condition
-    at: int | None
 
 
 @dataclass(frozen=True, slots=True)

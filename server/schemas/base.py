@@ -17,6 +17,15 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, body: Any) -> Any:
+        """pydantic complains about every unknown field, and of thousands that takes seconds."""
+        if isinstance(body, dict) and len(body) > len(cls.model_fields) + MAX_STRANGE:
+            fields = ", ".join(cls.model_fields)
+            raise refuse(f"{len(body)} fields came; leave out all but {fields}")
+        return body
+
 
 def refuse(message: str, param: str = "") -> PydanticCustomError:
     """An error whose sentence reaches the caller unchanged. param: the field, if it is not the

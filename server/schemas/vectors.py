@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictInt, StrictStr, field_validator
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator
 
 from dictionaries.info import HOOKS
 
@@ -48,7 +48,16 @@ class WireVector(Wire):
     site: WireSite = Field(description="where it is added")
 
 
-Vectors = Annotated[dict[VectorName, WireVector], Field(max_length=MAX_VECTORS)]
+def _few(vectors: Any) -> Any:
+    """Before any is looked at: pydantic counts at the end, and complains about each until then."""
+    if isinstance(vectors, dict) and len(vectors) > MAX_VECTORS:
+        raise refuse(f"{len(vectors)} vectors came, and {MAX_VECTORS} are the most: send fewer")
+    return vectors
+
+
+Vectors = Annotated[
+    dict[VectorName, WireVector], BeforeValidator(_few), Field(max_length=MAX_VECTORS)
+]
 VECTORS = (
     "directions of your own, by a name that edits of this request give as "
     f"`{vectors.VECTOR}NAME`, with the op add and the unit raw: 1 adds the vector as it is. Each "
