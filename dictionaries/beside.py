@@ -2,7 +2,8 @@
 
 A folder that is one dictionary holds them as `cards.sqlite` and `presets.json`. Of a file that is
 one (Qwen-Scope's `layer5.sae.pt`) they lie beside it and bear its name, for the next layer's file
-lies there too.
+lies there too. Of a control vector's file, which is a dictionary for each layer, cards bear the
+layer's as well: `calm.gguf.layer5.cards.sqlite`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def cards_of(path: Path, info: Info) -> Path:
     The hub's cache has a folder for each commit, and upstream may change a README the day after
     cards were made: so the latest of the same weights at another commit are a dictionary's, too.
     """
-    own = cards_beside(path)
+    layer = f"layer{info.site.layer}." if info.format == control_vector.FORMAT else ""
+    own = _beside(path, layer + CARDS)
     if own.is_file():
         return own
     others = [other for other in other_commits(own) if other.is_file() and _say_of(other, info)]

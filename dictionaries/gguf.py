@@ -22,7 +22,7 @@ _LONGEST = 2**20  # bytes of header: a direction takes some fifty, and a model's
 _NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _TEXT, _ARRAY = 8, 9
 _TYPES = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
-_AXES = 4  # ggml's most
+_AXES, _NAME = 4, 64  # ggml's most; bytes of a tensor's name
 _ALIGNED = 32  # where no `general.alignment` says otherwise
 
 
@@ -69,8 +69,8 @@ def _check_architecture(words: dict[str, Any], path: Path) -> None:
     said = words.get("general.architecture")
     if said != ARCHITECTURE:
         raise DictionaryError(
-            f"{path} is a GGUF file of the architecture {said!r}, a model perhaps; of those only "
-            f"control vectors ({ARCHITECTURE!r}) are opened."
+            f"{path} is a GGUF file of the architecture {said!r:.80}, a model perhaps; of those "
+            f"only control vectors ({ARCHITECTURE!r}) are opened."
         )
 
 
@@ -139,7 +139,10 @@ class _Header:
     def entry(self) -> tuple[str, tuple[int, ...], int, int]:
         """(name, shape, ggml's type, where it begins); ggml names the last axis first."""
         name, axes = self.text(), self.number("I")
-        if axes > _AXES:
-            raise DictionaryError(f"tensor {name[:80]!r} of {self._path} has {axes} axes.")
+        if len(name) > _NAME or axes > _AXES:
+            raise DictionaryError(
+                f"tensor {name[:_NAME]!r} of {self._path} has {axes} axes and a name of "
+                f"{len(name)} letters; ggml's most are {_AXES} and {_NAME}."
+            )
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]
         return name, shape, self.number("I"), self.number("Q")

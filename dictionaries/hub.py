@@ -184,7 +184,7 @@ def _patterns(kind: Kind, sub: str) -> list[str]:
     beside = [f"{above}config.json", f"{above}config.yaml", f"{above}{stem}_cfg.json"]
     if folder.endswith("/checkpoints"):  # of dictionary_learning
         beside.append(f"{folder.removesuffix('checkpoints')}config.json")
-    return [sub, f"{sub}/*", f"{sub}.cards.sqlite", f"{sub}.presets.json", *beside, *root]
+    return [sub, f"{sub}/*", f"{sub}.*cards.sqlite", f"{sub}.presets.json", *beside, *root]
 
 
 def cached(place: Place) -> Path | None:

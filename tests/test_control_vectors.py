@@ -20,7 +20,7 @@ from tiny import D_MODEL
 from typer.testing import CliRunner
 
 from dictionaries.asked import asked
-from dictionaries.beside import cards_beside, open_cards
+from dictionaries.beside import cards_beside, cards_of, open_cards
 from dictionaries.errors import DictionaryError
 from dictionaries.formats import control_vector, open_coder, open_dictionary
 from dictionaries.hub import find_files
@@ -76,6 +76,13 @@ def test_of_many_layers_one_is_named_and_inspect_says_which_there_are(tmp_path):
     opened = [open_dictionary(path, layer=layer) for layer in (10, 11, 12)]
     assert torch.equal(torch.cat([one.rows([0]).dec for one in opened]), ROWS)
     assert len({one.info.revision for one in opened} | {open_coder(path).info.revision}) == 4
+
+
+def test_what_a_file_says_is_no_command_to_the_terminal(tmp_path):
+    said = {"controlvector.model_hint": "ll\x1b]0;a\x07ma"}
+    told = run("inspect", f"{written(tmp_path / 'calm.gguf', **said)}?layer=1").output
+    assert "ll]0;ama" in told
+    assert "\x1b" not in told
 
 
 def test_what_is_one_needs_no_layer_and_what_has_none_takes_none(tmp_path):
@@ -170,14 +177,30 @@ def test_a_packed_copy_has_its_name(tmp_path):
     assert (refused.exit_code, "calm.gguf?layer=0" in refused.output) == (1, True)
 
 
+def test_each_layer_of_a_file_has_cards_of_its_own(tmp_path):
+    path = written(tmp_path / "calm.gguf")
+    for layer in (1, 2):
+        table = tmp_path / "labels.csv"
+        table.write_text(f"feature_id,label\n0,deep calm {layer}\n")
+        command = ["features", "import", str(table), "-d", f"{path}?layer={layer}"]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    for layer in (1, 2):
+        info = open_dictionary(path, layer=layer).info
+        with open_cards(cards_of(path, info), info) as cards:
+            assert cards.get(0).label == f"deep calm {layer}"
+
+
 def test_of_the_hub_the_one_that_is_named_comes(hub, tmp_path):
     repo = tmp_path / "vectors"
     for name in ("llama-3:8b-calm", "llama-3:8b-bold"):
         written(repo / "llama" / f"{name}.gguf")
+    own = "llama-3:8b-calm.gguf.layer1.cards.sqlite"
+    (repo / "llama" / own).write_bytes(b"cards")
     hub.handler.repos["org/vectors"] = repo
     with pytest.raises(DictionaryError, match=r"holds 2 dictionaries; name one of them: org/vec"):
         find_files("org/vectors/llama", kind="dictionary", progress=False)
     name = "org/vectors/llama/llama-3:8b-calm.gguf"
     found = find_files(name, kind="dictionary", progress=False)
-    assert names(found.parent) == ["llama-3:8b-calm.gguf"]
+    assert names(found.parent) == ["llama-3:8b-calm.gguf", own]
     assert open_dictionary(found, layer=1).info.id == "llama-3-8b-calm-layer1"

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import ui_browser
+from ui_service import parts
 
 from ui import rack
+from ui.transcript import Transcript
 
 blank, mounted = ui_browser.blank, ui_browser.mounted  # fixtures
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]
@@ -168,3 +170,38 @@ def test_thinking_blocks_are_offered_where_the_model_marks_them_or_they_are_set(
     thinking.select_option("")
     assert "thinking" not in wire(page)
     assert thinking.is_hidden()
+
+
+def test_a_reply_that_began_with_the_rack_as_it_is_leaves_nothing_to_follow(mounted: Any) -> None:
+    mounted(rack.widget(), [entry("a/1", "cats"), entry("a/2", "sea")])
+    page = mounted(parts().thread, "")
+    page.get_by_role("button", name="When…").first.click()
+    page.get_by_label("Whether it waits").select_option("once")
+    page.get_by_label("Whether it stops the reply", exact=True).select_option("when")
+    words = {
+        "The activation it waits for": "0,12345678",
+        "The activation it stops the reply at": "2500000",
+        "First token it acts on": "3",
+        "Tokens after which half of it is left": "0,3333333333",
+    }
+    for label, typed in words.items():
+        page.get_by_label(label).fill(typed)
+        page.get_by_label(label).press("Enter")
+    held, talk = rack.parse(page.evaluate("rack.props.value")), Transcript()
+    turned = rack.parse([rack.value(held)[0] | {"timing": {}}, *rack.value(held)[1:]])
+    for acted, changed in ((turned, True), (held, False)):
+        talk.reply(talk.ask("Hello", acted), "steered", acted, pair=False)
+        page.evaluate("log => thread.show(log)", talk.log())
+        assert page.evaluate("document.body.classList.contains('sd-changed')") is changed
+
+
+def test_a_condition_is_offered_each_feature_of_the_rack_that_can_be_read(mounted: Any) -> None:
+    held = [entry("a/1", "cats"), entry("b/0", "calm", op="add", reads=False)]
+    page = mounted(rack.widget(), held)
+    page.get_by_role("button", name="When…").first.click()
+    page.get_by_label("Whether it waits").select_option("while")
+    features = page.get_by_label("The feature it waits for").locator("option")
+    assert features.all_inner_texts() == ["cats"]
+    assert wire(page)["when"]["feature"] == "a/1"
+    page.evaluate("more => rack.show(more)", [*held, entry("a/2", "sea") | {"joins": True}])
+    assert features.all_inner_texts() == ["cats", "sea"]

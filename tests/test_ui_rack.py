@@ -208,6 +208,21 @@ def test_a_setting_reads_as_people_say_it(fields: dict[str, Any], said: str) -> 
     assert Entry(feature="a/1", **fields).said() == said
 
 
+def test_in_which_place_it_acts_is_told_where_that_is_what_changed() -> None:
+    held = rack.entry(BRIDGE, 0)
+    inside = held.model_copy(update={"where": "generated"})
+    fading = rack.parse([rack.value([inside])[0] | {"timing": {"decay": 8.0}}])
+    assert difference((held,), (inside,))[0] == "Golden Gate Bridge always → in the reply"
+    assert difference(fading, (held,))[0] == (
+        "Golden Gate Bridge in the reply, halved every 8 tokens → always"
+    )
+
+
+def test_what_is_recommended_in_maxima_is_no_level_in_raw_activations() -> None:
+    raw = rack.entry(BRIDGE, 0, {"op": "scale", "strength": 3.0, "unit": "raw"})
+    assert raw.level == 1.0
+
+
 TIMED: dict[str, Any] = {
     "when": {"feature": 3, "value": 0.5, "latch": True},
     "abort": [{"feature": "foghorn/4", "op": "below", "value": 1.0, "unit": "raw"}],

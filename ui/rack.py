@@ -27,6 +27,7 @@ MOST = 16  # features at once, the service's own limit
 COLOURS = MOST  # a number for each feature of a rack; style.css has a colour for each eight
 
 
+_PLACES: dict[Where, str] = {"prompt": "in the prompt", "generated": "in the reply"}
 _Label = Annotated[str, Field(max_length=400)]
 
 
@@ -79,8 +80,9 @@ class Entry(BaseModel):
         return edit
 
     def acts(self) -> str:
-        """When, in words that name features as people know them."""
-        return self.timing.said(self.labels) or "always"
+        """Where and when, in words that name features as people know them."""
+        told = [_PLACES.get(self.where, ""), self.timing.said(self.labels)]
+        return ", ".join(filter(None, told)) or "always"
 
     def said(self) -> str:
         """The setting in a few characters, as marks in the chat show it."""
@@ -131,8 +133,8 @@ def edits(rack: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def acting(rack: Iterable[Entry]) -> list[list[Any]]:
-    """What acts and how; rack.js makes the same of what it holds, to compare."""
-    return [[e.feature, e.op, e.strength, e.unit, e.where, e.timed] for e in rack if e.on]
+    """What acts and how; rack.js compares it with what it holds."""
+    return [[e.feature, e.op, e.strength, e.unit, e.where, e.timing.wire()] for e in rack if e.on]
 
 
 def value(rack: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -169,7 +171,7 @@ def entry(
     reach = _reach(summary.get("reach")) if unit == "raw" else None
     lo, hi, step = ends(band, unit, reach)
     begin = 2.0 if unit == "max" else 1.0 if reach is None else near(reach / 2, step)
-    level = _number(recommended.get("strength")) or begin
+    level = (_number(recommended.get("strength")) if unit == "max" else None) or begin
     strength = _number(given.get("strength"))
     strength = level if strength is None else strength
     if op != "scale":  # a factor is no level

@@ -43,7 +43,7 @@ class Given:
         """Raise DictionaryError for what this dictionary had no use for, rather than ignore it."""
         for word, value in self._unread.items():
             raise DictionaryError(
-                f"{word} {value:g} was given, but {path} has none, or says its own: leave it out."
+                f"{word} {value} was given, but {path} has none, or says its own: leave it out."
             )
 
 

@@ -77,8 +77,9 @@ def inspect(
         return show(found)
     console = Console(highlight=False)
     console.print(f"[bold]{escape(found['id'])}[/bold]  {escape(found['path'])}")
-    for line in _facts(found):
-        console.print(f"  {escape(line)}", soft_wrap=True)
+    for line in _facts(found):  # less what a stranger's file may have for the terminal in them
+        plain = "".join(filter(str.isprintable, line))
+        console.print(f"  {escape(plain)}", soft_wrap=True)
 
 
 @app.command("encode")

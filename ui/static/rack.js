@@ -29,8 +29,9 @@ const follow = () => {
 };
 // Replies begin. If what they were asked with (ui/rack.py, acting) has been turned meanwhile, that is to be followed.
 document.addEventListener("steerdeck:asked", ({ detail }) => {
-  const acting = entries.filter((one) => one.on).map(({ feature, op, strength, unit, where, timed }) => [feature, op, strength, unit, where, timed]);
-  if (JSON.stringify(acting) === JSON.stringify(detail)) document.body.classList.remove("sd-changed");
+  const acting = entries.filter((one) => one.on).map(({ feature, op, strength, unit, where, timing }) => [feature, op, strength, unit, where, timing]);
+  const values = (rack) => JSON.stringify(rack.map((one) => [...one.slice(0, -1), moments(one.at(-1))]));
+  if (values(acting) === values(detail)) document.body.classList.remove("sd-changed");
   else settle();
 });
 const commit = (soon) => {
@@ -176,7 +177,8 @@ const join = (more) => {
     entries.push(entry);
     list.querySelector(".sd-empty")?.remove();
     list.append(card(entry));
-    if (named(entry) !== (entry.label || entry.feature)) draw(); // the other has to say which it is, too
+    // Another of that label has to say which it is, and an open fold to offer this one.
+    if (unfolded.size || named(entry) !== (entry.label || entry.feature)) draw();
   }
   props.value = entries.map((entry) => ({ ...entry }));
   announce();

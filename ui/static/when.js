@@ -12,6 +12,11 @@ const timed = ({ when, abort, window: part, decay, thinking }, label = (ref) => 
     thinking && THINKING[thinking],
     ...(abort || []).map((one) => `stops the reply when ${conditioned(one, label)}`),
   ].filter(Boolean).join(", ");
+// The same as values in one order, to compare: Python leaves out what is usual.
+const moments = ({ when, abort = [], window: part, decay, thinking }) => {
+  const values = ({ feature, op = "above", value, unit = "max", latch = false }) => [String(feature), op, value, unit, latch];
+  return [when && values(when), abort.map(values), part && [part.first, part.last], decay, thinking];
+};
 const picked = (part, label, choices, chosen, put) =>
   h("select", { class: "sd-where", "data-part": part, "aria-label": label, onchange: (event) => put(event.target.value) },
     choices.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
@@ -41,9 +46,10 @@ const whenFold = (entry, others, named, changed) => {
     entry.labels = Object.fromEntries(about.map((ref) => [ref, label(ref).slice(0, 400)]));
     changed(anew);
   };
+  const readable = others.filter((one) => one.reads); // a condition reads its feature
   // A condition that was, or a new one, with a change. The unit is that of the feature it is about.
   const turned = (was, change) => {
-    const feature = String(change.feature ?? was?.feature ?? (others.find((one) => one !== entry) ?? entry).feature);
+    const feature = String(change.feature ?? was?.feature ?? (readable.find((one) => one !== entry) ?? entry).feature);
     const held = others.find((one) => one.feature === feature);
     const unit = held && (!was || change.feature) ? (held.maximum ? "max" : "raw") : (was?.unit ?? "max");
     return { op: "above", value: 0.5, latch: false, ...was, ...change, feature, unit };
@@ -51,8 +57,8 @@ const whenFold = (entry, others, named, changed) => {
   // Its controls. part, says: what they are called; get(): as it is now; put(condition, anew): it was changed.
   const controls = (part, says, get, put) => {
     const { feature, op = "above", unit } = get();
-    const features = others.map((one) => [one.feature, named(one)]);
-    if (!others.some((one) => one.feature === String(feature))) features.unshift([String(feature), label(String(feature))]);
+    const features = readable.map((one) => [one.feature, named(one)]);
+    if (!readable.some((one) => one.feature === String(feature))) features.unshift([String(feature), label(String(feature))]);
     return h("span", { class: "sd-condition" },
       picked(`${part} feature`, `The feature ${says}`, features, String(feature), (value) => put(turned(get(), { feature: value }), true)),
       picked(`${part} op`, `Above or below what ${says}`, [["above", ">"], ["below", "<"]], op, (value) => put(turned(get(), { op: value }))),
