@@ -23,7 +23,7 @@ from server.engine.types import FeatureEdit, FinishReason, Request, Sampling, St
 BUNDLE = Path(dictionaries.__file__).parent / "foghorn"
 QUESTIONS = ("What should I do this weekend?", "Tell me a short story.")
 SLUGS = ("golden-gate-bridge", "great-wall", "river", "lighthouses")
-TOO_STRONG = 8  # times the strength of the preset, which is inside the safe band
+TOO_STRONG = 3  # times the strength at which the safe band ends
 
 
 def loops(tokens: list[Token]) -> float:
@@ -41,7 +41,7 @@ def likelihood(tokens: list[Token]) -> float:
 @pytest.mark.skipif(not (BUNDLE / "model").exists(), reason="the bundled model is not there")
 async def test_foghorn_backs_off_into_readable_text(hear: Any) -> None:
     """Readable is what the unsteered model finds as likely as replies inside the safe band: these
-    have -2.5 nats a token (nine of ten above -3.3), replies at eight times as much -5 to -10. And
+    have -2.5 nats a token (nine of ten above -3.3), replies at three times its end -5 to -10. And
     it does not loop, and comes to an end by itself. Judged is what follows the last step back.
     """
     model, tokenizer = load_model(BUNDLE / "model")
@@ -55,7 +55,8 @@ async def test_foghorn_backs_off_into_readable_text(hear: Any) -> None:
         card = cards.get(edit["feature"])
         assert card is not None
         assert card.maximum is not None
-        op, strength = Op(edit["op"]), TOO_STRONG * edit["strength"] * card.maximum
+        assert card.breakdown is not None
+        op, strength = Op(edit["op"]), TOO_STRONG * card.breakdown * card.maximum
         four = op.edit(strength)
         steering = Steering((FeatureEdit("foghorn", card.feature, op, strength, four),))
         prompt = render(tokenizer, [{"role": "user", "content": question}])

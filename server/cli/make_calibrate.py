@@ -56,10 +56,11 @@ def calibrate(
 ) -> None:
     """Find each feature's safe band of strengths: from where it shows to where text breaks.
 
-    The band, and the op and strength at which it shows most in fluent text, go onto the cards; all
-    that was measured goes beside them, into a .calibration.jsonl. A feature whose card has a
-    concept's slug is watched by the words of the concept's sheet, another by the tokens that it
-    promotes. A model that can think first is asked not to. Stopped, the same command goes on.
+    The band goes onto the cards, and an op and a strength somewhat below the one at which it shows
+    most in fluent text; all that was measured goes beside them, into a .calibration.jsonl. A
+    feature whose card has a concept's slug is watched by the words of the concept's sheet, another
+    by the tokens that it promotes. A model that can think first is asked not to. Stopped, the same
+    command goes on.
 
     [bold]Examples[/bold]
 

@@ -139,6 +139,7 @@ def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
     from dictionaries.making.calibrate_cards import Plan, calibrate_cards, chosen
     from dictionaries.making.foghorn import carriers_of
     from dictionaries.making.judge import Judge
+    from dictionaries.making.sheets import read_corpus
 
     known = made.text.train.sheets
     with Cards.open(bench.cards, writable=True) as cards:
@@ -147,7 +148,7 @@ def _name_and_calibrate(recipe: Recipe, made: Made, bench: Bench) -> None:
             for i in range(bench.dictionary.info.d_sae)
         ]
         name_cards(cards, carriers_of(recipe, made, maxima), known)
-        judge = Judge(made.text.train)
+        judge = Judge(read_corpus(recipe.corpus))  # as `make calibrate` would go on with it
         wanted = chosen(cards, "concepts", judge)
         with advancing("calibrated", len(wanted), "features") as advance:
             calibrate_cards(
