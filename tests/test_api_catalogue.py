@@ -40,6 +40,7 @@ def test_capabilities_tell_the_limits(live):
         "rows": 4,
         "waiting": 3,
         "variants": 16,
+        "vectors": 16,
     }
     assert told["trace"] == ["activations", "kl", "top"]
     assert set(told["ops"]) == {"add", "clamp", "scale", "ablate", "at_least", "at_most"}
