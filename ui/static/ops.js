@@ -41,9 +41,9 @@ const reaching = ({ strength, reach }) => {
   return `${part === "0.5" ? "half of" : `${part} ×`} the residual's length`;
 };
 const within = ({ strength, band: [onset, breakdown] }) => {
-  if (breakdown !== null && strength > breakdown) return "too strong: may ramble";
+  if (breakdown !== null && strength > breakdown) return "too strong";
   if (strength >= onset) return "in the safe band";
-  return strength > 0 ? "gentle: may not show" : "below its natural level";
+  return strength > 0 ? "may not show" : "below its natural level";
 };
 const scaling = ({ strength }) => {
   if (strength === 1) return "changes nothing";

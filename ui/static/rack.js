@@ -82,7 +82,7 @@ const card = (entry) => {
     fill.style.left = `${Math.min(zero, now)}%`;
     fill.style.right = `${100 - Math.max(zero, now)}%`;
     hint.textContent = zone(entry);
-    hint.title = hint.textContent.endsWith("length") ? "a rule of thumb: no safe band has been measured" : "";
+    hint.title = hint.textContent.endsWith("length") ? "a rule of thumb: no safe band has been measured" : hint.textContent; // on a narrow rack it is cut
     box.dataset.zone = hint.textContent.startsWith("too") ? "strong" : "";
     slider.setAttribute("aria-valuetext", [`${entry.strength}${unit ? " times its maximum" : ""}`, hint.textContent].filter(Boolean).join(", "));
   };
