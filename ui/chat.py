@@ -22,7 +22,7 @@ from .fitting import fitting
 from .rack import Rack
 from .session import Live, Running, Session
 from .settings import Settings
-from .transcript import Lane
+from .transcript import Lane, Turn
 
 GRACE = 1.5  # seconds a stopped reply has to send its receipt
 SEEDS = 2**31
@@ -55,6 +55,17 @@ def request(
     return body
 
 
+def begun(
+    session: Session, text: str, rack: Rack, settings: Settings, seed: int | None
+) -> tuple[Turn, int]:
+    """The turn that asks `text`, and its seed: the settings', else `seed`, else one drawn."""
+    turn = session.transcript.ask(text, rack)
+    seed = seed if settings.seed is None else settings.seed
+    turn.seed = seed = random.randrange(SEEDS) if seed is None else seed
+    turn.steering = steering(rack, keep_norm=settings.norm)
+    return turn, seed
+
+
 async def respond(
     api: Api,
     session: Session,
@@ -68,14 +79,11 @@ async def respond(
     """Ask `text` and yield the log of this turn as the reply grows, about 15 times a second.
 
     With `compare` the unsteered model answers beside it, from the same seed and in the same batch.
-    seed: where the settings fix none; None draws one.
+    seed: as `begun` takes it.
     A reply that fails says so in the log; closing the iterator stops the replies.
     """
     transcript = session.transcript
-    turn = transcript.ask(text, rack)
-    seed = seed if settings.seed is None else settings.seed
-    turn.seed = seed = random.randrange(SEEDS) if seed is None else seed
-    turn.steering = steering(rack, keep_norm=settings.norm)
+    turn, seed = begun(session, text, rack, settings, seed)
     lanes: tuple[Lane, ...] = ("steered", "plain") if compare else ("steered",)
     running: dict[Lane, Running] = {}
     streams = {}

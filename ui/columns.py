@@ -6,7 +6,6 @@ steering differs. The conversation goes on with the column "steered", the rack a
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -61,10 +60,7 @@ async def respond(
 ) -> AsyncIterator[str]:
     """Ask `text` in every way and yield the log as the replies grow, as chat.respond does."""
     transcript = session.transcript
-    turn = transcript.ask(text, rack)
-    seed = seed if settings.seed is None else settings.seed
-    turn.seed = seed = random.randrange(chat.SEEDS) if seed is None else seed
-    turn.steering = chat.steering(rack, keep_norm=settings.norm)
+    turn, seed = chat.begun(session, text, rack, settings, seed)
     messages = transcript.messages("steered", settings.system)
     body = request(session, messages, [way.rack for way in ways], settings, seed)
     columns = [Way(PLAIN, ()), *ways]
