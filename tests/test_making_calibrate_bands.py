@@ -93,6 +93,19 @@ def test_a_band_begins_where_replies_turn_although_their_text_shows_nothing_yet(
     assert 2.0 <= result.band.onset < 3.0
 
 
+def test_in_a_narrow_band_its_beginning_is_recommended_and_nothing_below_it() -> None:
+    gauge = Known(2.0, 2.2)
+    whole = gauge._replies
+
+    def turning(trial: Trial) -> Replies:
+        said, turned = whole(trial), trial.strength >= 1.9
+        return replace(said, heard=tuple(replace(h, shows=turned) for h in said.heard))
+
+    gauge._replies = turning  # type: ignore[method-assign]
+    (result,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
+    assert result.band.strength == result.band.onset
+
+
 def test_no_multiple_of_the_maximum_is_too_small_or_large_to_be_found() -> None:
     for length in (0.01, 1.0, 300.0):
         gauge = Known(2.0 / length, 5.0 / length)
