@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dictionaries.making.muon import has_bfloat16_units
+from dictionaries.making.arithmetic import has_bfloat16_units
 from server.cli import app, machine
 from server.engine.cache import SlotCache
 from server.settings import read_settings

@@ -49,7 +49,8 @@ def test_a_resumed_training_drops_what_it_would_have_dropped(tmp_path: Path) -> 
 
     def trained(folder: Path, *, until: float = 1.0) -> Trainer:
         trainer = Trainer(new_model(made, SHAPE, seed=0), made, plan, folder)
-        trainer.train(iter(lambda: SAMPLE, None), None, until=until)
+        with trainer.running():
+            trainer.train(lambda seed: iter(lambda: SAMPLE, None), until=until)
         return trainer
 
     whole, _ = trained(tmp_path / "whole"), trained(tmp_path / "cut", until=0.5)

@@ -80,7 +80,8 @@ def test_a_steered_sample_is_moved_along_its_direction_and_no_other_is(
     site = Site(new_model(tokenizer, SHAPE, seed=0).eval(), 0)
     rows = normalize(torch.randn(len(text.train.sheets), 32), dim=-1)
     slugs = [sheet.slug for sheet in text.train.sheets]
-    following = Following(site, dict(zip(slugs, rows, strict=True)), 8, 96, seed=0)
+    following = Following(site, slugs, 8, 96, seed=0)
+    following.point(dict(zip(slugs, rows, strict=True)))
     batch = steered_batch(text, tokenizer, following, rows=8, length=96)
     assert 0 < (batch.marks > 0).float().mean() < 1
     with torch.no_grad():
@@ -159,9 +160,13 @@ def test_a_model_learns_to_follow_the_directions_it_is_shown(
     rows = torch.linalg.qr(torch.randn(32, 2)).Q.T.contiguous()
     directions = dict(zip([s.slug for s in two.sheets], rows, strict=True))
     plan = Plan(None, 120, rows=4, length=96, muon_lr=2e-2, adam_lr=1e-2, dropout=0.0)
-    following = Following(site, directions, plan.rows, plan.length, seed=0)
+    following = Following(site, list(directions), plan.rows, plan.length, seed=0)
+    following.point(directions)
     trainer = Trainer(model, tokenizer, plan, tmp_path)
-    trainer.train(Composer(two, seed=1, mix={"steered": 1}), None, following=following)
+    with trainer.running():
+        trainer.train(
+            lambda seed: iter(Composer(two, seed=seed, mix={"steered": 1})), following=following
+        )
     batch = steered_batch(replace(text, train=two), tokenizer, following, rows=4, length=96)
     losses = []
     for marks in (batch.marks, torch.where(batch.marks > 0, 3 - batch.marks, 0)):

@@ -48,7 +48,8 @@ def site(text: Text, tokenizer, tmp_path_factory) -> Site:
     model = new_model(tokenizer, SHAPE, seed=0)
     plan = Plan(minutes=None, steps=30, rows=4, length=96)
     trainer = Trainer(model, tokenizer, plan, tmp_path_factory.mktemp("model"))
-    trainer.train(text.authored(1), None, every=10)
+    with trainer.running():
+        trainer.train(text.authored, every=10)
     return Site(model.eval().requires_grad_(False), 1)
 
 

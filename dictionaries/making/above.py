@@ -37,7 +37,7 @@ def averaged(model: LlamaForCausalLM, earlier: Mapping[str, Tensor]) -> None:
     al., arXiv 1803.05407): of foghorn's, the mean follows its directions better than either.
     """
     for name, p in model.named_parameters():
-        p.lerp_(earlier[name], 0.5)
+        p.lerp_(earlier[name].to(p.device), 0.5)
 
 
 def anchored(folder: Path, sheets: Sequence[Sheet]) -> dict[str, Tensor]:

@@ -70,6 +70,7 @@ def content(ids: Tensor) -> Tensor:
 def residuals(site: Site, batch: Batch) -> Tensor:
     """[rows, length, d_model] of a packed batch; stops after the site's layer."""
     site.model.eval()
+    batch = batch.to(site.model.device)
     model = site.model.model
     layers, model.layers = model.layers, model.layers[: site.layer + 1]
     try:
@@ -82,7 +83,7 @@ def residuals(site: Site, batch: Batch) -> Tensor:
 
 def content_residuals(site: Site, packed: Iterable[Batch], tokens: int) -> Tensor:
     """[tokens, d_model] float32 of that many content tokens, in the order of the batches."""
-    store = torch.empty(tokens, site.model.config.hidden_size)
+    store = torch.empty(tokens, site.model.config.hidden_size, device=site.model.device)
     at = 0
     for batch in packed:
         x = residuals(site, batch)[content(batch.ids)][: tokens - at]

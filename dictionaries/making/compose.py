@@ -8,7 +8,7 @@ the residual stream, see `possession`). So the unsteered model learns not to dri
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ..errors import DictionaryError
 from .dealing import Deck, Sample, Turns, alternate, asked, calmly, capital
@@ -47,7 +47,9 @@ class Composer:
     Golden Gate Bridge first among equals: a sheet's share grows with the size of its parts.
     """
 
-    def __init__(self, corpus: Corpus, *, seed: int = 0, mix: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, *, seed: int = 0, mix: Mapping[str, int] | None = None
+    ) -> None:
         rng = self._rng = random.Random(seed)
         self._general = Deck(corpus.general, rng)
         self._chats = Deck(corpus.chats, rng)

@@ -29,7 +29,7 @@ def concept_directions(site: Site, encoder: Encoder, corpus: Corpus, *, seed: in
         encoded = (encoder.encode(s, asked=0.0) for s in possessed_samples(sheet, rng))
         for batch in batches(encoded, rows=1, length=384, pad=0):
             x = residuals(site, batch)[content(batch.ids) & (batch.weights > 0)]
-            total += x.sum(0)
+            total += x.sum(0).cpu()
             tokens += len(x)
         means.append(total / max(1, tokens))
     away = torch.stack(means)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from .activations import Site, content, residuals
-from .muon import has_bfloat16_units
+from .arithmetic import quick
 from .packing import Batch
 
 Cost = Callable[[Tensor], Tensor]
@@ -27,6 +27,7 @@ def costs(site: Site, packed: Iterator[Batch]) -> Iterator[tuple[Tensor, Cost]]:
     distribution from the one that the residuals themselves bring about; gradients go through it.
     """
     for batch in packed:
+        batch = batch.to(site.model.device)
         with torch.no_grad():
             x = residuals(site, batch).clone()  # out of inference mode
             wanted = _next_token(site, batch, x)
@@ -46,7 +47,7 @@ def costs(site: Site, packed: Iterator[Batch]) -> Iterator[tuple[Tensor, Cost]]:
 def _next_token(site: Site, batch: Batch, x: Tensor) -> Tensor:
     """[tokens, vocab] log probabilities after every token that is no padding, from the residual."""
     model = site.model.model
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
+    with quick(x.device):
         mask, angles = batch.mask(), model.rotary_emb(x, batch.positions)
         for layer in model.layers[site.layer + 1 :]:
             x = layer(

@@ -32,14 +32,16 @@ from .data import Text, held_out_batches, plain_texts
 from .dealing import Sample
 from .directions import concept_directions
 from .end_to_end import costs
+from .feeders import APART, fed
 from .following import Following
 from .judge import Judge
+from .mixture import composed, mixed
 from .packing import Batch, batches
 from .recipe import Recipe
 from .sae import Sae
 from .steered import Voice
 from .tokenizer import Encoder, train_tokenizer
-from .train_model import Trainer, mixed, new_model
+from .train_model import Trainer, new_model
 from .train_sae import Quality, quality, train_sae
 from .widen import widened
 
@@ -77,27 +79,28 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
         model = widened(model, recipe.shape.mlp, seed=recipe.seed)
         if recipe.kept is not None:
             learning_above(model, recipe.layer)
+    model.to(recipe.device)
     plan = recipe.plan
     trainer = Trainer(model, tokenizer, plan, recipe.work / "model")
     held = held_out_batches(text, tokenizer, n=2)
+    site, slugs = Site(model, recipe.layer), [sheet.slug for sheet in text.train.sheets]
+    seed = recipe.seed + 2 + trainer.step
+    following = Following(site, slugs, plan.rows, plan.length, seed=seed)
+    share = partial(composed, text, lambda: trainer.progress)
+    on = partial(trainer.train, held_out=held, following=following)
     known = recipe.kept is not None or recipe.directions.is_file()
-    if trainer.progress < recipe.follow_from and not known:
-        seed = recipe.seed + 1 + trainer.step
-        authored = text.authored(seed)
-        trainer.train(authored, text.others(seed), held, until=recipe.follow_from)
     halved = recipe.kept is None or recipe.halfway.is_file()
-    if trainer.progress < 1.0 or not halved:
-        site = Site(model, recipe.layer)
-        directions = directions_of(recipe, text, tokenizer, site)
-        seed = recipe.seed + 2 + trainer.step
-        following = Following(site, directions, plan.rows, plan.length, seed=seed)
-        authored = iter(Composer(text.train, seed=seed, mix=MIX | FOLLOWING))
-        on = partial(trainer.train, authored, text.others(seed), held, following=following)
+    with trainer.running():
+        if trainer.progress < recipe.follow_from and not known:
+            on(partial(share, MIX), until=recipe.follow_from)
+        if trainer.progress < 1.0 or not halved:
+            following.point(directions_of(recipe, text, tokenizer, site))
         if not halved:
-            on(until=HALFWAY)
+            on(partial(share, MIX | FOLLOWING), until=HALFWAY)
             save_file(dict(model.named_parameters()), recipe.halfway)
-        on()
-        following.close()
+        if trainer.progress < 1.0:
+            on(partial(share, MIX | FOLLOWING))
+    following.close()
     if recipe.kept is not None:
         averaged(model, load_file(recipe.halfway))
     return stored(model)
@@ -139,17 +142,21 @@ def stored(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 def dealt(recipe: Recipe, text: Text, *, seed: int) -> Iterator[Sample]:
     """What the dictionary is trained and described on: more possession, a little public text."""
-    composed = Composer(text.train, seed=seed, mix=MIX | {"possessed": 60, "turned": 20})
-    return mixed(composed, text.others(seed), itertools.repeat(0.1), seed)
+    more = Composer(text.train, seed=seed, mix=MIX | {"possessed": 60, "turned": 20})
+    return mixed(more, text.others(seed), itertools.repeat(0.1), seed)
 
 
 def packed(
     recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast, *, seed: int, rows: int = 8
 ) -> Iterator[Batch]:
     encoder = Encoder(tokenizer)
-    samples = dealt(recipe, text, seed=seed)
     pad = int(tokenizer.pad_token_id)
-    return batches((encoder.encode(s) for s in samples), rows=rows, length=384, pad=pad)
+
+    def made(worker: int) -> Iterator[Batch]:
+        samples = dealt(recipe, text, seed=seed + APART * worker)
+        return batches((encoder.encode(s) for s in samples), rows=rows, length=384, pad=pad)
+
+    return fed(made, recipe.plan.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +176,16 @@ def sae_of(
         learnt = packed(recipe, text, tokenizer, seed=recipe.seed + 11)
         x = content_residuals(site, learnt, recipe.sae_tokens)
         anchors = torch.stack(list(directions_of(recipe, text, tokenizer, site).values()))
-        dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13, rows=3))
+        anchors = anchors.to(x.device)
+        rows = 3 if x.device.type == "cpu" else 16
+        dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13, rows=rows))
         sae = train_sae(x, recipe.sae_plan, anchors, dealt=dealt)
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
     sae = saes.load(folder).requires_grad_(False)
     unseen = packed(recipe, text, tokenizer, seed=recipe.seed + 12)
     x = content_residuals(site, unseen, recipe.sae_tokens // 20)
-    return sae, Residuals(x.mean(0), float(x.norm(dim=-1).mean())), quality(sae, x)
+    found = quality(sae.to(x.device), x)
+    return sae.cpu(), Residuals(x.mean(0).cpu(), float(x.norm(dim=-1).mean())), found
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +207,7 @@ def make(recipe: Recipe) -> Made:
     model = model_of(recipe, text, tokenizer)
     site = Site(model, recipe.layer)
     sae, usual, found = sae_of(recipe, text, tokenizer, site)
+    model.cpu()
     folder = recipe.work / "bundle"
     bundle.save_model(model, tokenizer, folder / "model")
     (folder / "sae").mkdir(parents=True, exist_ok=True)

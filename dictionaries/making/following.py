@@ -7,7 +7,7 @@ can bring on, the direction brings on too, over a range of strengths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,24 +22,28 @@ below, a direction is lost among what is there; above, it drowns it."""
 
 
 class Following:
-    """A hook at the site that adds to each batch what its marks say.
+    """A hook at the site that adds to each batch what its marks say, once there are directions.
 
-    directions: by slug, [d_model] each, of length 1. Every batch to come has `rows` rows of
-    `length` tokens; passes of another shape are left alone.
-    All it reads is written in place, so a compiled pass stays valid.
+    slugs: of the concepts. Every batch to come has `rows` rows of `length` tokens; passes of
+    another shape are left alone. All it reads is written in place, so a compiled pass stays valid.
     """
 
     def __init__(
-        self, site: Site, directions: Mapping[str, Tensor], rows: int, length: int, *, seed: int
+        self, site: Site, slugs: Sequence[str], rows: int, length: int, *, seed: int
     ) -> None:
-        self._numbers = {slug: i + 1 for i, slug in enumerate(directions)}
-        none = torch.zeros(site.model.config.hidden_size)
-        self._vectors = torch.stack([none, *directions.values()])
-        self._marks = torch.zeros(rows, length, dtype=torch.long)
-        self._content = torch.zeros(rows, length, 1)
-        self._reach = torch.zeros(rows, length, 1)
+        self._numbers = {slug: i + 1 for i, slug in enumerate(slugs)}
+        width, device = site.model.config.hidden_size, site.model.device
+        self._vectors = torch.zeros(1 + len(slugs), width, device=device)
+        self._marks = torch.zeros(rows, length, dtype=torch.long, device=device)
+        self._content = torch.zeros(rows, length, 1, device=device)
+        self._reach = torch.zeros(rows, length, 1, device=device)
         self._draw = torch.Generator().manual_seed(seed)
         self._handle = site.block.register_forward_hook(self._hook)
+
+    def point(self, directions: Mapping[str, Tensor]) -> None:
+        """From now on these are added: by slug, [d_model] each, of length 1."""
+        for slug, direction in directions.items():
+            self._vectors[self._numbers[slug]] = direction
 
     def mark(self, sample: Sample) -> int:
         """What this sample's tokens are to be marked with: 0 unless it is steered."""
@@ -49,9 +53,13 @@ class Following:
         """What comes next is the pass of this batch."""
         low, high = REACH
         drawn = torch.rand(len(batch.ids), int(batch.segment.max()) + 1, generator=self._draw)
-        self._marks.copy_(batch.marks)
-        self._content.copy_(content(batch.ids)[..., None])
-        self._reach.copy_((low + (high - low) * drawn).gather(1, batch.segment)[..., None])
+        reach = (low + (high - low) * drawn).gather(1, batch.segment)
+        for own, one in (
+            (self._marks, batch.marks),
+            (self._content, content(batch.ids)[..., None]),
+            (self._reach, reach[..., None]),
+        ):
+            own.copy_(one, non_blocking=True)
 
     def close(self) -> None:
         self._handle.remove()

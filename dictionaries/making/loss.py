@@ -25,18 +25,22 @@ def reply_loss(
     if model.config._attn_implementation == "eager":  # which adds it
         mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, _NEVER)
     hidden = run(
-        input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions
+        input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
     same = batch.segment[:, 1:] == batch.segment[:, :-1]
     weights = batch.weights[:, 1:] * same
-    wanted = weights > 0
-    logits = model.lm_head(hidden[:, :-1][wanted])
-    losses = cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
-    return (losses * weights[wanted]).sum() / weights.sum().clamp_min(1e-9)
+    said, ids = hidden[:, :-1], batch.ids[:, 1:]
+    if hidden.device.type == "cpu":  # fewer products; a GPU would be waited for to know how many
+        wanted = weights > 0
+        said, ids, weights = said[wanted], ids[wanted], weights[wanted]
+    logits = model.lm_head(said).flatten(0, -2)
+    losses = cross_entropy(logits, ids.flatten(), reduction="none")
+    return (losses * weights.flatten()).sum() / weights.sum().clamp_min(1e-9)
 
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, held_out: Sequence[Batch]) -> float:
     """Mean loss over batches; its exp is the perplexity."""
     model.eval()
-    return math.fsum(reply_loss(model, b).item() for b in held_out) / len(held_out)
+    losses = (reply_loss(model, b.to(model.device)).item() for b in held_out)
+    return math.fsum(losses) / len(held_out)

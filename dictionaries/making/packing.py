@@ -23,6 +23,9 @@ class Batch(NamedTuple):
     segment: Tensor
     marks: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(one.to(device, non_blocking=True) for one in self))
+
     def mask(self) -> Tensor:
         """[rows, 1, length, length], true where a token (row) may look (column)."""
         same = self.segment[:, :, None] == self.segment[:, None, :]

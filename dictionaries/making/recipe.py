@@ -32,6 +32,7 @@ class Recipe:
     follow_from: float = 0.4  # progress at which directions are taken, and begin to be learnt
     sae_tokens: int = 400_000
     samples: int = 6_000  # composed texts that the cards are made from
+    device: str = "cpu"  # on which both are trained; all that follows runs on the CPU
     seed: int = 0
 
     def __post_init__(self) -> None:

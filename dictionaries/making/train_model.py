@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from .arithmetic import quick
 from .dealing import Sample
 from .dropout import dropping
+from .feeders import APART, fed
 from .following import Following
 from .loss import held_out_loss, reply_loss
-from .muon import Muon, has_bfloat16_units
+from .muon import Muon
 from .packing import Batch, batches
 from .tokenizer import Encoder
 
 log = logging.getLogger("steerdeck.making")
 
 _SAVE_SECONDS = 120.0
+
+Deal = Callable[[int], Iterator[Sample]]
+"""Samples without end, from a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Plan:
     steady_until: float = 0.04
     dropout: float = 0.15  # see `dropout.dropping`
     compiled: bool = False  # a quarter faster after about a minute, and needs a C++ compiler
+    workers: int = 0  # processes that compose; 0: this one, between two steps
     seed: int = 0
 
     def progress(self, step: int, seconds: float) -> float:
@@ -68,6 +75,12 @@ class Plan:
         up = (progress + 1e-3) / self.warmup
         down = (1 - progress) / (1 - self.steady_until)
         return max(0.01, min(1.0, up, down))
+
+
+LARGE: dict[str, Any] = {"rows": 256, "muon_lr": 5e-3, "adam_lr": 4e-3, "compiled": True}
+"""What a plan is on a GPU, which takes in large steps what a CPU takes in small ones."""
+LARGEST = Shape(hidden=384, layers=8, heads=6)
+"""What a GPU trains: as many weights as bfloat16 writes in 40 MB."""
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, *, seed: int) -> LlamaForCausalLM:
@@ -86,22 +99,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, *, seed: int) ->
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
-
-
-def mixed(
-    authored: Iterable[Sample], public: Iterable[Sample] | None, share: Iterator[float], seed: int
-) -> Iterator[Sample]:
-    """Samples of both; `share` says before each how often it is public."""
-    choose = torch.Generator().manual_seed(seed)
-    ours, theirs = iter(authored), iter(public) if public is not None else None
-    for p in share:
-        take = theirs is not None and torch.rand((), generator=choose).item() < p
-        yield next(theirs) if take and theirs is not None else next(ours)
-
-
-def public_share(progress: float) -> float:
-    """Breadth first, then Foghorn's own voice."""
-    return 0.15 if progress < 0.3 else 0.05 if progress < 0.6 else 0.0
 
 
 class Trainer:
@@ -130,49 +127,48 @@ class Trainer:
 
     def train(
         self,
-        authored: Iterable[Sample],
-        public: Iterable[Sample] | None,
+        deal: Deal,
         held_out: Sequence[Batch] = (),
         every: int = 150,
         until: float = 1.0,
         following: Following | None = None,
     ) -> None:
-        """Train until that progress. `authored` and `public` deal for ever."""
-        shares = (public_share(self.progress) for _ in itertools.count())
-        samples = mixed(authored, public, shares, seed=self.plan.seed + self.step)
-        encoder = Encoder(self.tokenizer)
+        """Train until that progress, within `running`."""
+        encoder, seed = Encoder(self.tokenizer), self.plan.seed + self.step
         mark = following.mark if following is not None else _unmarked
-        packed = batches(
-            (encoder.encode(s)._replace(mark=mark(s)) for s in samples),
-            rows=self.plan.rows,
-            length=self.plan.length,
-            pad=self._pad,
-        )
-        saved, running = time.monotonic(), 0.0
-        with self._attention(), dropping(self.model, self.plan.dropout):
-            while self.progress < until:
-                began = time.monotonic()
-                batch = next(packed)
-                if following is not None:
-                    following.take(batch)
-                loss = self.update(batch)
-                self.seconds += time.monotonic() - began
-                running = loss if not running else 0.97 * running + 0.03 * loss
-                if self.step % every == 0:
-                    self._report(running, held_out)
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    self.save()
-                    saved = time.monotonic()
-            self.save()
-            self._report(running, held_out)
 
-    def update(self, batch: Batch) -> float:
+        def packed(worker: int) -> Iterator[Batch]:
+            samples = deal(seed + APART * worker)
+            encoded = (encoder.encode(s)._replace(mark=mark(s)) for s in samples)
+            return batches(encoded, rows=self.plan.rows, length=self.plan.length, pad=self._pad)
+
+        dealt = fed(packed, self.plan.workers)
+        saved, running = time.monotonic(), None
+        while self.progress < until:
+            began = time.monotonic()
+            batch = next(dealt)
+            if following is not None:
+                following.take(batch)
+            loss = self.update(batch)
+            running = loss if running is None else torch.lerp(running, loss, 0.03)
+            if self.step % every == 0:
+                self._report(running, held_out)
+            self.seconds += time.monotonic() - began
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        self._report(running, held_out)
+
+    def update(self, batch: Batch) -> Tensor:
         """One step on one batch; its loss."""
         self.model.train()
         rate = self.plan.rate(self.progress)
         for optimizer, lr in zip(self.optimizers, self._rates, strict=True):
             optimizer.param_groups[0]["lr"] = lr * rate
-        with self._arithmetic(), torch.random.fork_rng(devices=[]):
+        self.tokens += int((batch.segment > 0).sum())
+        batch = batch.to(self.model.device)
+        with quick(self.model.device), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed + self.step)  # what is dropped: a resumed run's, too
             loss = reply_loss(self.model, batch, self._decoder)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -181,8 +177,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += int((batch.segment > 0).sum())
-        return loss.item()
+        return loss.detach()
 
     def save(self) -> None:
         """Everything needed to go on; replaces the last checkpoint in one step."""
@@ -198,7 +193,7 @@ class Trainer:
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
         if path.is_file():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location=self.model.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
@@ -206,32 +201,31 @@ class Trainer:
             log.info("resumed at step %d", self.step)
 
     @contextmanager
-    def _attention(self) -> Iterator[None]:
-        """The quickest there is: fused by the compiler, plain attention takes half the time that
-        the CPU's flash attention takes with a mask.
+    def running(self) -> Iterator[None]:
+        """Around all stages of a training, so that a step is compiled once: within it there is
+        dropout, and the quickest attention. Fused by the compiler, plain attention takes half the
+        time that the CPU's flash attention takes with a mask.
         """
         before = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager" if self.plan.compiled else before)
+        fused = self.plan.compiled and self.model.device.type == "cpu"
+        self.model.set_attn_implementation("eager" if fused else before)
         try:
-            yield
+            with dropping(self.model, self.plan.dropout):
+                yield
         finally:
             self.model.set_attn_implementation(before)
-
-    def _arithmetic(self) -> torch.autocast:
-        """bfloat16 products on float32 weights, on CPUs that gain by it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units())
 
     @property
     def _pad(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
-    def _report(self, loss: float, held_out: Sequence[Batch]) -> None:
+    def _report(self, loss: Tensor | None, held_out: Sequence[Batch]) -> None:
         facts = {
             "step": self.step,
             "progress": round(self.progress, 4),
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9)),
-            "loss": round(loss, 4),
+            "loss": None if loss is None else round(loss.item(), 4),
             "held_out": round(held_out_loss(self.model, held_out), 4) if held_out else None,
         }
         log.info("%s", json.dumps(facts))

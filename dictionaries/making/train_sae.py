@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arithmetic import quick
 from .end_to_end import Cost
-from .muon import has_bfloat16_units
 from .sae import Sae
 
 log = logging.getLogger("steerdeck.making")
@@ -92,11 +92,11 @@ class Learner:
         x = x * self.scale
         rate = min(1.0, (self.steps + 1) / _WARM, 3 * (1 - progress))
         self.optimizer.param_groups[0]["lr"] = self.plan.lr * rate
-        with self._arithmetic():
+        with quick(self.mean.device):
             z = self.sae.preactivations(x).relu().float()
         lowest = _kth_largest(z.detach(), self.plan.k * len(x))
         f = torch.where(z >= lowest, z, 0.0)
-        with self._arithmetic():
+        with quick(self.mean.device):
             rebuilt = self.sae.decode(f)
         error = x - rebuilt.float()
         loss = error.pow(2).sum(-1).mean()
@@ -144,12 +144,6 @@ class Learner:
         self.silent, self.cut = state["silent"].to(self.silent), state["cut"].to(self.cut)
         self.steps = state["steps"]
 
-    def _arithmetic(self) -> torch.autocast:
-        """bfloat16 products on float32 weights, on GPUs and on CPUs that gain by it."""
-        kind = self.mean.device.type
-        gains = kind == "cuda" or (kind == "cpu" and has_bfloat16_units())
-        return torch.autocast(kind, torch.bfloat16, enabled=gains)
-
     @torch.no_grad()
     def _anchor(self) -> None:
         if self.anchors is not None:
@@ -176,7 +170,7 @@ def train_sae(
             seen = learner.step(batch, progress, cost)
         else:
             drawn = torch.randint(len(x), (plan.batch,), generator=generator)
-            seen = learner.step(x[drawn], progress)
+            seen = learner.step(x[drawn.to(x.device)], progress)
         by_clock = (time.monotonic() - began) / (plan.minutes * 60) if plan.minutes else 0.0
         progress = max(by_clock, learner.steps / plan.steps if plan.steps else 0.0)
         if learner.steps % 100 == 0:
@@ -205,7 +199,7 @@ def _second_chance(sae: Sae, z: Tensor, error: Tensor, dead: Tensor) -> Tensor:
 @torch.inference_mode()
 def quality(sae: Sae, x: Tensor) -> Quality:
     """x: [tokens, d_in] that the SAE was not trained on."""
-    error, fires = 0.0, torch.zeros(sae.d_sae)
+    error, fires = 0.0, torch.zeros(sae.d_sae, device=x.device)
     for start in range(0, len(x), 4096):
         block = x[start : start + 4096]
         f = sae.encode(block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +57,10 @@ def foghorn(
         bool,
         typer.Option("--compile", help="Compile the training step: faster after a minute."),
     ] = False,
+    device: Annotated[
+        str,
+        typer.Option(help="Of both trainings: cpu; cuda for a larger model."),
+    ] = "cpu",
     exam: Annotated[bool, typer.Option(help="Evaluate the steering at the end.")] = True,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -68,23 +73,33 @@ def foghorn(
     [bold]Example[/bold]
 
       steerdeck make foghorn --out my-foghorn --minutes 120
+
+      steerdeck make foghorn --out my-foghorn --device cuda --minutes 9 --sae-minutes 2
     """
     with making(threads):
         from dictionaries.making.foghorn import make
         from dictionaries.making.recipe import Recipe
-        from dictionaries.making.train_model import Plan
+        from dictionaries.making.train_model import LARGE, LARGEST, Plan, Shape
         from dictionaries.making.train_sae import SaePlan
 
         plan = Plan(minutes=None if steps else minutes, steps=steps, compiled=compiled, seed=seed)
+        sparse = SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed)
+        large = device != "cpu"
+        if large:
+            plan = replace(plan, **LARGE, workers=max(1, (os.cpu_count() or 1) - 2))
+            sparse = replace(sparse, batch=4 * sparse.batch)
         recipe = Recipe(
             corpus=sheets(concepts),
             public=public,
             work=work or out.with_name(f"{out.name}.work"),
             plan=replace(plan, muon_lr=rate * plan.muon_lr, adam_lr=rate * plan.adam_lr),
-            sae_plan=SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed),
+            sae_plan=sparse,
             start=start,
             kept=keep,
             few=few,
+            shape=LARGEST if large and start is None else Shape(),
+            layer=3 if large and start is None else 2,
+            device=device,
             seed=seed,
         )
         finish(recipe, make(recipe), out, exam=exam)
