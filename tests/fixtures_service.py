@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import pytest
 from background import Background, stop_all
 
 if TYPE_CHECKING:
+    import httpx2
     from transformers import PreTrainedTokenizerFast
 
     from dictionaries.dictionary import Dictionary
@@ -141,6 +141,8 @@ def make_deck(
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., Live]]:
     """Serve a deck (or what a loader makes of one) on a free port, in a thread."""
+    import httpx2
+
     from server.app import create_app
     from server.mount import make_server
     from server.service import Service

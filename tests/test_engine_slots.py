@@ -146,7 +146,7 @@ def test_a_deep_model_that_rounds_is_not_taken_for_another_but_a_broken_one_is(m
         return made
 
     assert prefill(runner(model()), 0).isfinite().all()
-    attend = attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda *given: attend(*given[:-1], None))
+    attend = attention.attend_to
+    monkeypatch.setattr(attention, "attend_to", lambda *given: attend(*given[:-1], None))
     with pytest.raises(SteerdeckError, match="differs from its own forward pass"):
         runner(model())

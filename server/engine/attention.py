@@ -31,11 +31,20 @@ STEP: ContextVar[SlotStep] = ContextVar("steerdeck_step")
 class SlotStep:
     """What the attention layers need to know of one forward pass."""
 
-    def __init__(self, cache: SlotCache, batch: Batch, device: torch.device) -> None:
+    def __init__(
+        self,
+        cache: SlotCache,
+        batch: Batch,
+        device: torch.device,
+        positions: Tensor | None = None,
+    ) -> None:
+        """positions: the batch's, where they are on the device already."""
         self.cache = cache
         self.batch = batch
         self.offsets = batch.offsets()
-        self.positions = torch.tensor(batch.positions, dtype=torch.long, device=device)
+        if positions is None:
+            positions = torch.tensor(batch.positions, dtype=torch.long, device=device)
+        self.positions = positions
         self.longest = max(batch.positions, default=-1) + 1
         self.shortest = min(batch.positions, default=-1) + 1
         self._index: dict[int, Tensor] = {}
@@ -63,7 +72,7 @@ class SlotStep:
         if self.shortest == self.longest:
             return None
         if window not in self._masks:
-            mask = _mask(self.positions, self.first_key(window), self.longest, window, like)
+            mask = mask_of(self.positions, self.first_key(window), self.longest, window, like)
             self._masks[window] = mask[:, None, None, :]
         return self._masks[window]
 
@@ -73,7 +82,7 @@ class SlotStep:
         if key not in self._span_masks:
             span = self.batch.spans[number]
             positions = torch.arange(span.start, span.stop, device=like.device)
-            mask = _mask(positions, span_first(span.start, window), span.stop, window, like)
+            mask = mask_of(positions, span_first(span.start, window), span.stop, window, like)
             self._span_masks[key] = mask.repeat(groups, 1)
         return self._span_masks[key]
 
@@ -82,7 +91,7 @@ def span_first(start: int, window: int | None) -> int:
     return 0 if window is None else max(0, start - window + 1)
 
 
-def _mask(positions: Tensor, first: int, stop: int, window: int | None, like: Tensor) -> Tensor:
+def mask_of(positions: Tensor, first: int, stop: int, window: int | None, like: Tensor) -> Tensor:
     """Additive mask [positions, stop - first]: each sees itself and, with a window, w-1 before."""
     keys = torch.arange(first, stop, device=positions.device)
     hidden = keys > positions[:, None]
@@ -125,7 +134,9 @@ def slot_attention(
         rows, seen = slots.batch.rows, slice(slots.first_key(window), slots.longest)
         q = query[0, :, :count].transpose(0, 1).reshape(count, kv_heads, groups, -1)
         mask = slots.mask(window, query)
-        out = _attend(q, keys[rows, :, seen], values[rows, :, seen], mask, scaling, softcap, s_aux)
+        out = attend_to(
+            q, keys[rows, :, seen], values[rows, :, seen], mask, scaling, softcap, s_aux
+        )
         outputs.append(out.reshape(count, heads, -1))
     for number, span in enumerate(slots.batch.spans):
         part = slice(slots.offsets[number], slots.offsets[number + 1])
@@ -135,7 +146,7 @@ def slot_attention(
         row = slice(span.row, span.row + 1)
         q = query[0, :, part].reshape(1, kv_heads, groups * len(span.tokens), -1)
         mask = slots.span_mask(number, window, groups, query)
-        out = _attend(q, keys[row, :, seen], values[row, :, seen], mask, scaling, softcap, s_aux)
+        out = attend_to(q, keys[row, :, seen], values[row, :, seen], mask, scaling, softcap, s_aux)
         outputs.append(out.reshape(heads, len(span.tokens), -1).transpose(0, 1))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
@@ -146,7 +157,7 @@ def _layer_index(module: nn.Module) -> int:
     return index
 
 
-def _attend(
+def attend_to(
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 CONDITIONS = 8  # different ones in one reply
 SHORTEST = 0.01  # half-life in tokens: after one token nothing is left
@@ -67,3 +68,15 @@ class Timing:
 
 
 ALWAYS = Timing()
+
+
+class Seen(NamedTuple):
+    """What a pass showed of a row whose steering is timed.
+
+    touched: the pass' tokens at which an edit acted. since: the position at which each of
+    `Steering.conditions` first held, NEVER (watch.py) or later for those that did not yet.
+    Behind the token that aborts the reply nothing counts: how far a chunk goes on is chance.
+    """
+
+    touched: int
+    since: tuple[int, ...]

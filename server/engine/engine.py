@@ -21,6 +21,7 @@ from ..errors import EngineDead, UnknownGeneration
 from .admission import Admission, check_names
 from .checks import check_room
 from .decoding import Vocabulary, ends
+from .gpu.graphs import Capture
 from .linear import Rounding
 from .prompts import link
 from .reply import Reply
@@ -46,7 +47,8 @@ class SlotEngine:
     threads: of the CPU; by default as many as make a step fastest. compiled: a folder in which
     compiled layers are kept, made in the background if they are not there; none: nothing is.
     prefix_cache: bytes of keys and values kept for prompts that begin like an earlier one or its
-    reply.
+    reply. graphs: whether decode steps are captured, and layers run in fewer kernels, on an NVIDIA
+    GPU; off until that has been run on one.
     Raises SteerdeckError for a model that it cannot run, Unsteerable for a dictionary that does
     not fit it.
     """
@@ -66,6 +68,7 @@ class SlotEngine:
         prefix_cache: int = 0,
         compiled: Path | None = None,
         weights: Rounding | None = None,
+        graphs: bool | Capture = False,
     ) -> None:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))
@@ -82,6 +85,7 @@ class SlotEngine:
             compiled=compiled,
             found=self._wake,
             weights=weights,
+            graphs=graphs,
         )
         self._capabilities = Capabilities(
             device=str(model.device),

@@ -36,8 +36,10 @@ class Mount:
         self.table = Table(rows, width, self.info.width, device, reads=self.info.reads_exactly)
         self.gates = Gates(rows, width, device)
         self.watch = Watch(dictionary, rows, device)
-        # row -> (before, after) of its entries at the last token of the pass; only when traced
-        self.readings: dict[int, tuple[list[float], list[float]]] = {}
+        # Of the pass, where traced: some rows, and their entries' activations before and after the
+        # edits at the last token, [2, rows, k], read off the device when they are asked for.
+        self.noted: list[tuple[slice, Tensor]] = []
+        self._readings: dict[int, tuple[list[float], list[float]]] = {}
         self.observed: dict[int, Tensor] = {}  # row -> its chunk [tokens, d_in], where wanted
         self._device = device
         self._unseen = unseen
@@ -71,6 +73,33 @@ class Mount:
     def busy(self) -> bool:
         """Whether any row edits or watches a feature here."""
         return self.table.width > 0 or self.watch.busy
+
+    @property
+    def readings(self) -> dict[int, tuple[list[float], list[float]]]:
+        """Row -> (before, after) of its entries at the last token of the pass; only when traced."""
+        for rows, both in self.noted:
+            befores, afters = both.tolist()
+            for i, row in enumerate(range(rows.start, rows.stop)):
+                self._readings[row] = befores[i], afters[i]
+        self.noted = []
+        return self._readings
+
+    def begin(self, noted: Sequence[tuple[slice, Tensor]] = ()) -> None:
+        """A pass comes, or has been replayed, which noted this: what another left is forgotten."""
+        self.observed, self._readings, self.noted = {}, {}, [*noted]
+
+    def shape(self, rows: slice, traced: bool) -> int | None:
+        """How many entries a pass over decoding rows computes with, 0 where it computes nothing.
+
+        None where that does not say all: of a TopK dictionary, whose rows read is chosen anew.
+        """
+        if not self.table.steers(rows):
+            return 0
+        if self.info.k is not None and self.reads:
+            steered = (entry for entry in self.table.rows[rows] if entry is not None)
+            if traced or any(entry.reads for entry in steered):
+                return None
+        return self.table.width
 
     def look(self, x: Tensor, part: Part) -> None:
         """See which conditions hold at the tokens of a part. x: [rows, tokens, d], unedited."""
@@ -127,9 +156,7 @@ class Mount:
         return cutoffs(self.dictionary, h, reading if self.reads else ())
 
     def _note(self, before: Tensor, after: Tensor, rows: slice) -> None:
-        befores, afters = before[:, -1].tolist(), after[:, -1].tolist()
-        for i, row in enumerate(range(rows.start, rows.stop)):
-            self.readings[row] = befores[i], afters[i]
+        self.noted.append((rows, torch.stack([before[:, -1], after[:, -1]])))
 
 
 def _changed(

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Span
+from .conditions import Seen
 from .contrast import Difference, Pair, differences, entropies
 from .reply import Reply
 from .runner import Runner
 from .sampling import Choice, choose, rows
 from .scheduler import Chunk
 from .shadow import Shadow
-from .steering import Seen
 from .types import Reading
 from .warden import Verdict
 
@@ -111,14 +111,14 @@ class Passes:
             logits = kept if logits is None else torch.cat([logits, kept])
         if logits is None:
             return [Made() for _ in jobs]
-        ending = [job for job in jobs if job.ends]
-        for job, one in zip(ending, logits, strict=True):
+        ending, each = [job for job in jobs if job.ends], logits.unbind(0)
+        for job, one in zip(ending, each, strict=True):
             if job.chunk is not None and job.reply.shared:
                 job.ticket.ended = one.clone()
         leading = [i for i, job in enumerate(ending) if job.leads]
         samplers = [ending[i].reply.sampler for i in leading]
         choices = iter(choose(rows(logits, leading), samplers) if leading else ())
-        own = iter(logits)
+        own = iter(each)
         made = [self._made(job, next(own), choices) if job.ends else Made() for job in jobs]
         for i, job in enumerate(jobs):
             if not job.heir:

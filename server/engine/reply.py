@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .conditions import Condition, Met
+from .conditions import Condition, Met, Seen
 from .contrast import Difference
 from .decoding import Vocabulary, Writer
 from .guard import Alarm, Mode
@@ -18,7 +18,6 @@ from .regions import Region
 from .sampling import Choice, Sampler
 from .scheduler import Ticket
 from .shadow import Shadow
-from .steering import Seen
 from .stream import Stream
 from .tables import Phase
 from .telling import told

@@ -12,9 +12,13 @@ from torch import Tensor
 from dictionaries.dictionary import Dictionary
 
 from ..errors import SteerdeckError
+from .agreement import EIGHT, FLOAT32, HALF, ROUNDED, apart
 from .attention import NAME, STEP, SlotStep, register
 from .batch import Batch, Span
 from .cache import SlotCache
+from .gpu.graphs import Capture
+from .gpu.parts import fuse
+from .gpu.start import capturing, few_steps
 from .int8 import quantize
 from .linear import Rounding, halve, pack
 from .pool import Pool
@@ -29,9 +33,6 @@ if TYPE_CHECKING:
 
 _ONE, _TWO = range(3, 80, 7), range(1, 31, 5)  # two prompts, of 11 and 6 tokens
 _MEASURED = 8  # rows of the step that decides on the number of threads
-# How far any logit may differ, as a part of their spread; of a model that is itself in sixteen bits
-# all of them together, for a few of many thousands are always far off.
-_FLOAT32, _HALF, _EIGHT, _ROUNDED = 0.02, 0.2, 1.0, 0.15
 
 
 class Runner:
@@ -41,6 +42,7 @@ class Runner:
     compiled: where compiled layers are kept; none are made or used without. found: called from
     another thread when there are some to swap in.
     weights: in which linear layers are to hold theirs; the model is float32 on a CPU.
+    graphs: whether decode steps are captured and layers fused on a GPU, or by what, anywhere.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
     Unsteerable for a dictionary that does not fit it.
     """
@@ -58,13 +60,14 @@ class Runner:
         compiled: Path | None = None,
         found: Callable[[], object] = lambda: None,
         weights: Rounding | None = None,
+        graphs: bool | Capture = False,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device
         # Attention ignores it, and a mask of four axes spares transformers making one.
         self._mask = torch.zeros(1, 1, 1, 1, device=self.device)
         self.cache = SlotCache(rows, max(capacity, len(_ONE)))
-        self._prove(weights)
+        self._prove(weights, fused=bool(graphs))
         # Positions a reply may take: the proof's prompts are shorter than a window.
         self.context = min(capacity, windowed_context(text_config(model), STEP.get().windows))
         self.pool = Pool(self.cache, prefix_cache)
@@ -77,6 +80,9 @@ class Runner:
             run=self._short_pass,
         )
         self.scorer = Scorer(model)
+        self._graphs = capturing(
+            graphs, self._logits, self._pass, self.steerer, self.cache, self.device
+        )
         self.threads = threads or self._threads()
         self._compilation: Compilation | None = None
         if compiled is not None:
@@ -100,6 +106,8 @@ class Runner:
     def close(self) -> None:
         if self._compilation is not None:
             self._compilation.close()
+        if self._graphs is not None:
+            self._graphs.close()
 
     def enter(self) -> None:
         """To be called by the thread that will run the passes, before the first."""
@@ -111,10 +119,16 @@ class Runner:
             self._compilation.swap()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt."""
+        """Logits [sampled, vocab]: of the decoding rows, then of the spans that end a prompt.
+
+        On a GPU the next pass may fill them anew: who keeps some keeps a copy.
+        """
         self.swap()
-        self.steerer.begin(batch)
         with self.scorer.hearing(batch):
+            captured = self._graphs.logits(batch) if self._graphs is not None else None
+            if captured is not None:
+                return captured
+            self.steerer.begin(batch)
             return self._logits(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
@@ -125,17 +139,25 @@ class Runner:
         sampled = batch.sampled()
         everything = len(sampled) == len(tokens)
         keep = 0 if everything else torch.tensor(sampled or [0], device=self.device)
-        STEP.set(SlotStep(self.cache, batch, self.device))
+        step = SlotStep(self.cache, batch, self.device)
+        ids, at = (torch.tensor([one], device=self.device) for one in (tokens, positions))
+        return self._pass(step, ids, at, keep)[: len(sampled)]
+
+    def _pass(
+        self, step: SlotStep, ids: Tensor, positions: Tensor, keep: Tensor | int = 0
+    ) -> Tensor:
+        """Logits [kept, vocab] of tokens at positions [1, tokens]; 0 keeps all of them."""
+        STEP.set(step)
         with torch.no_grad():
             output = self.model(
-                input_ids=torch.tensor([tokens], device=self.device),
-                position_ids=torch.tensor([positions], device=self.device),
+                input_ids=ids,
+                position_ids=positions,
                 attention_mask=self._mask,
                 use_cache=False,
                 logits_to_keep=keep,
             )
         logits: Tensor = output.logits[0]
-        return logits[: len(sampled)]
+        return logits
 
     def move(self, source: int, target: int, length: int) -> None:
         """A reply of `length` computed positions changes rows; its old row is for someone else."""
@@ -153,7 +175,7 @@ class Runner:
             self.cache.clear(row, 1)
         return chosen
 
-    def _prove(self, weights: Rounding | None) -> None:
+    def _prove(self, weights: Rounding | None, *, fused: bool) -> None:
         """Run a prompt in chunks beside another and compare with the model's plain forward pass."""
         vocab = self.model.get_input_embeddings().weight.shape[0]
         one, two = [i % vocab for i in _ONE], [i % vocab for i in _TWO]
@@ -183,17 +205,19 @@ class Runner:
         except Exception as error:
             raise SteerdeckError(f"{name} does not run over the engine's slots: {error}") from error
         rounded = dtype != torch.float32
-        apart = _apart(plain, own, together=rounded)
-        most = _ROUNDED if rounded else _HALF if weights == "float16" else _FLOAT32
-        if not apart <= most:
+        gap = apart(plain, own, together=rounded)
+        most = ROUNDED if rounded else HALF if weights == "float16" else FLOAT32
+        if not gap <= most:
             raise SteerdeckError(
-                f"{name} over the engine's slots differs from its own forward pass by {apart:.3g} "
+                f"{name} over the engine's slots differs from its own forward pass by {gap:.3g} "
                 "times the spread of the logits: "
                 + ("leave --dtype float16 out" if weights == "float16" else "it is not supported.")
             )
         if weights == "int8":
             self._prove_quantized(plain, one, two)
         write_out(self.model, self._short_pass)
+        if fused and self.device.type == "cuda":
+            fuse(self.model, lambda: few_steps(self._logits, self.cache.rows))
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, len(one))
 
@@ -202,14 +226,14 @@ class Runner:
         quantize(self.model)
         name = type(self.model).__name__
         try:
-            apart = _apart(plain, self._slotted(one, two))
+            gap = apart(plain, self._slotted(one, two))
         except Exception as error:
             raise SteerdeckError(
                 f"{name} does not run in eight bits ({error}): leave --dtype int8 out"
             ) from error
-        if not apart <= _EIGHT:
+        if not gap <= EIGHT:
             raise SteerdeckError(
-                f"in eight bits {name} differs from itself by {apart:.3g} times the spread of the "
+                f"in eight bits {name} differs from itself by {gap:.3g} times the spread of the "
                 "logits: leave --dtype int8 out"
             )
 
@@ -235,15 +259,3 @@ class Runner:
             return [first, self._logits(Batch(0, [], [], [], (span(0, two, 0, 6),)))[0]]
         self._logits(Batch(0, one[9:10], [9], [True], (span(1, two, 0, 5),)))
         return list(self._logits(Batch(0, [one[10], two[5]], [10, 5], [True, True], ())))
-
-
-def _apart(expected: list[Tensor], got: list[Tensor], *, together: bool = False) -> float:
-    """How far two passes' logits differ, as a part of their spread: the largest difference, or all
-    `together`, by the root of their mean square. nan where one is not finite.
-    """
-    apart = []
-    for a, b in zip(expected, got, strict=True):
-        gaps = (a - b.float()).abs()
-        gap = gaps.square().mean().sqrt() if together else gaps.max()
-        apart.append(gap / a.std().clamp_min(1.0))
-    return torch.stack(apart).max().item()

@@ -11,7 +11,6 @@ tokens nothing moves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from dictionaries.dictionary import Dictionary, Site
 
 from .batch import Batch
 from .checks import check_fit
-from .conditions import Condition
+from .conditions import Condition, Seen
 from .hook import SiteHook
 from .mount import Mount
 from .part import Clock, Part, clock
@@ -33,17 +32,8 @@ from .value_bias import unseen
 from .vector_mounts import VectorMounts
 from .watch import NEVER
 
-
-class Seen(NamedTuple):
-    """What a pass showed of a row whose steering is timed.
-
-    touched: the pass' tokens at which an edit acted. since: the position at which each of
-    `Steering.conditions` first held, NEVER (watch.py) or later for those that did not yet.
-    Behind the token that aborts the reply nothing counts: how far a chunk goes on is chance.
-    """
-
-    touched: int
-    since: tuple[int, ...]
+Noted = list[tuple[Mount, list[tuple[slice, Tensor]]]]
+"""What the mounts noted of a pass, to be read later."""
 
 
 class Steerer:
@@ -141,19 +131,46 @@ class Steerer:
         for slot, (condition, since) in enumerate(held.items()):
             self._mounts[condition.dictionary].watch.since[target, 0, slot] = since
 
-    def begin(self, batch: Batch) -> None:
-        """What comes next is the forward pass of this batch."""
+    def begin(self, batch: Batch, flags: Tensor | None = None) -> None:
+        """What comes next is the forward pass of this batch.
+
+        flags: bool [rows, 1, 1], which decoding rows may be steered, where that is on the device.
+        """
         for mount in self._mounts.values():
-            mount.observed = {}  # else that of a pass that failed would be the next one's
-        self._parts = self._parted(batch) if self._hooks else []
+            mount.begin()  # else what a pass that failed left would be the next one's
+        self._parts = self._parted(batch, flags) if self._hooks else []
         for hook in self._hooks.values():
             hook.parts = self._parts
 
-    def _parted(self, batch: Batch) -> list[Part]:
+    def shape(self, batch: Batch) -> tuple[object, ...] | None:
+        """What decides which operators steer these decoding rows: two steps of one shape run the
+        same on the same tensors, whatever is in them. None where it is decided as they run.
+        """
+        rows = batch.rows
+        if any(row is not None and row.timed for row in self._rows[rows]):
+            return None
+        mounts = (mount for hook in self._hooks.values() for mount in hook.mounts)
+        sizes = [mount.shape(rows, batch.traced) for mount in mounts]
+        return None if None in sizes else (self._keeping(rows) is not None, *sizes)
+
+    def noted(self) -> Noted:
+        """Of the pass that ran, for `recall`."""
+        return [(mount, [*mount.noted]) for mount in self._mounts.values() if mount.noted]
+
+    def recall(self, noted: Noted) -> None:
+        """A pass ran that was captured, when this was noted: its tensors hold what is so now."""
+        self._parts = []
+        for mount in self._mounts.values():
+            mount.begin()
+        for mount, own in noted:
+            mount.begin(own)
+
+    def _parted(self, batch: Batch, flags: Tensor | None) -> list[Part]:
         count, offsets = len(batch.tokens), batch.offsets()
         parts = []
         if count:
-            flags = self._flags(batch.steerable, (count, 1, 1))
+            if flags is None:
+                flags = self._flags(batch.steerable, (count, 1, 1))
             rows = batch.rows
             own = slice(0, count), rows, Phase.GENERATED, flags, self._keeping(rows)
             ticking = self._clock(rows, [[at] for at in batch.positions], batch.thinking)

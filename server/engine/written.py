@@ -27,15 +27,15 @@ from .joined import joined
 log = logging.getLogger("steerdeck.engine")
 
 _FAMILIES = "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3"
-_NORMS = {f"{family}RMSNorm" for family in _FAMILIES if not family.startswith("Gemma")}
-_MLPS = {f"{family}MLP" for family in _FAMILIES}
+NORMS = {f"{family}RMSNorm" for family in _FAMILIES if not family.startswith("Gemma")}
+MLPS = {f"{family}MLP" for family in _FAMILIES}
 _ATTENTIONS = {f"{family}Attention" for family in _FAMILIES}
 
 _TOKENS = 6, 1  # of the passes on which parts are compared
 _TOLD = "scaling", "sliding_window", "softcap", "s_aux"  # what attention is told of a layer
 
 _WATCHING = "steerdeck-watching"
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 _SEEN: ContextVar[list[dict[str, Any]]] = ContextVar("steerdeck_seen")
 
 
@@ -45,16 +45,16 @@ def write_out(model: Any, run: Callable[[int], object]) -> int:
     run: a pass of that many tokens. What it leaves in the slots' row 0 is to be cleared. Hooks run
     as ever but for those on linear layers that are joined, which nobody calls by themselves.
     """
-    modules = [] if model.device.type != "cpu" else list(filter(_known, model.modules()))
+    modules = [] if model.device.type != "cpu" else list(filter(known, model.modules()))
     parts: dict[Any, Any] = dict.fromkeys(modules)
     for tokens in _TOKENS if modules else ():
-        calls = _calls(modules, run, tokens)
+        seen = calls(modules, run, tokens)
         if tokens == _TOKENS[0]:
-            parts = {m: _if_it_can(_written, m, call) for m, call in calls.items()}
+            parts = {m: if_it_can(_written, m, call) for m, call in seen.items()}
         parts = {
             m: part
             for m, part in parts.items()
-            if m in calls and _if_it_can(_same, m.forward, part, calls[m])
+            if m in seen and if_it_can(_same, m.forward, part, seen[m])
         }
     for module, part in parts.items():
         module.forward = part
@@ -63,13 +63,13 @@ def write_out(model: Any, run: Callable[[int], object]) -> int:
     return len(parts)
 
 
-def _known(module: nn.Module) -> bool:
+def known(module: nn.Module) -> bool:
     kind = type(module)
-    named = kind.__name__ in (*_NORMS, *_MLPS, *_ATTENTIONS)
+    named = kind.__name__ in (*NORMS, *MLPS, *_ATTENTIONS)
     return named and kind.__module__.startswith("transformers.models.")
 
 
-def _if_it_can(make: Callable[..., Any], *given: Any) -> Any:
+def if_it_can(make: Callable[..., Any], *given: Any) -> Any:
     """None for a part that is built in another way than its name says."""
     try:
         return make(*given)
@@ -78,11 +78,11 @@ def _if_it_can(make: Callable[..., Any], *given: Any) -> Any:
         return None
 
 
-def _calls(
+def calls(
     modules: Sequence[nn.Module], run: Callable[[int], object], tokens: int
-) -> dict[Any, _Call]:
+) -> dict[Any, Call]:
     """What such a pass hands to each of these."""
-    seen: dict[Any, _Call] = {}
+    seen: dict[Any, Call] = {}
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen[module] = args, kwargs
@@ -96,14 +96,14 @@ def _calls(
     return seen
 
 
-def _written(module: Any, call: _Call) -> Callable[..., Any]:
+def _written(module: Any, call: Call) -> Callable[..., Any]:
     name = type(module).__name__
-    if name in _NORMS:
+    if name in NORMS:
         return _Norm(module)
-    return _Mlp(module) if name in _MLPS else _Attention(module, _told(module, call))
+    return _Mlp(module) if name in MLPS else _Attention(module, told(module, call))
 
 
-def _same(own: Callable[..., Any], written: Callable[..., Any], call: _Call) -> bool:
+def _same(own: Callable[..., Any], written: Callable[..., Any], call: Call) -> bool:
     args, kwargs = call
     with torch.no_grad():
         expected, got = (forward(*args, **kwargs) for forward in (own, written))
@@ -184,7 +184,7 @@ class _Attention:
         return heads[:, :queries], heads[:, queries:], made[:, turned:].transpose(0, 1)[None]
 
 
-def _told(module: Any, call: _Call) -> dict[str, Any]:
+def told(module: Any, call: Call) -> dict[str, Any]:
     """What a module tells its attention function beside queries, keys and values."""
     args, kwargs = call
     seen: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/engine.py                  foghorn
     python tests/benchmarks/engine.py --shape 135m     random weights of SmolLM2's shape
+    python tests/benchmarks/engine.py --shape 8b --device cuda --context 512 --rows 1,8,64
 
 Unsteered and steered runs take turns, and so do runs in which all rows share one configuration,
 every token is traced, or every other row is the unsteered shadow of a reply. They are told per
@@ -43,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=sorted(shapes.SHAPES), help="random weights")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", *ROUNDINGS], default="float32")
+    parser.add_argument("--device", default="cpu", help="a shape is built there, in bfloat16")
+    parser.add_argument("--context", type=int, help="positions a reply may take")
+    parser.add_argument("--no-graphs", action="store_true", help="of a GPU's decode steps")
     parser.add_argument("--rows", default="1,8,32", help="replies at the same time")
     parser.add_argument("--edits", type=int, default=8, help="clamps of a steered reply")
     parser.add_argument("--strength", type=float, default=0.5, help="in activations")
@@ -131,14 +135,33 @@ async def run(engine: SlotEngine, kind: Kind, tokens: int) -> tuple[float, float
     return computed / spent[0], computed / spent[1]
 
 
-def measure(args: argparse.Namespace, model: Path, sae: Path) -> list[dict[str, Any]]:
-    dictionary = open_dictionary(sae, id="sae")
+def start(args: argparse.Namespace, scratch: Path) -> tuple[SlotEngine, int]:
+    """The engine under way, and how many features its dictionary has."""
     weights = args.dtype if args.dtype in ROUNDINGS else None
-    loaded = load_model(model, device="cpu", dtype="float32" if weights else args.dtype)
-    engine = SlotEngine(*loaded, {"sae": dictionary}, weights=weights)
+    if args.shape and args.device != "cpu":
+        loaded: tuple[Any, Any] = shapes.built(args.shape, args.device)
+        sae = shapes.make_sae(args.shape, scratch)
+    else:
+        folders = FOGHORN / "model", FOGHORN / "sae"
+        model, sae = shapes.make(args.shape, scratch) if args.shape else folders
+        dtype = "float32" if weights else args.dtype
+        loaded = load_model(model, device=args.device, dtype=dtype)
+    dictionary = open_dictionary(sae, id="sae")
+    engine = SlotEngine(
+        *loaded,
+        {"sae": dictionary},
+        max_rows=max(32, *map(int, args.rows.split(","))),
+        max_context=args.context,
+        weights=weights,
+        graphs=not args.no_graphs,
+    )
     engine.start()
+    return engine, dictionary.info.d_sae
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+    engine, d_sae = start(args, scratch)
     try:
-        d_sae = dictionary.info.d_sae
         sizes = map(int, args.rows.split(","))
         return [
             measured(engine, kinds(rows, args.edits, args.strength, d_sae), rows, args)
@@ -172,10 +195,7 @@ def measured(
 def main() -> None:
     args = arguments()
     with tempfile.TemporaryDirectory() as scratch:
-        folders = FOGHORN / "model", FOGHORN / "sae"
-        if args.shape:
-            folders = shapes.make(args.shape, Path(scratch))
-        points = measure(args, *folders)
+        points = measure(args, Path(scratch))
     for point in points:
         per = f"{point['tokens_per_s']} tokens/s, {point['tokens_per_cpu_s']} per cpu-s"
         print(f"{point['rows']:>4} rows, unsteered: {per}")

@@ -17,6 +17,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SHAPES = {
+    # Llama 3.1 8B's geometry: 16 GB in bfloat16, for a GPU
+    "8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    },
     # SmolLM2-135M's geometry: 134.5 M parameters, 538 MB in float32
     "135m": {
         "vocab_size": 49152,
@@ -61,6 +71,23 @@ def tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     return fast
 
 
+def built(
+    shape: str, device: str, dtype: torch.dtype = torch.bfloat16
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A model, made where it is to run and never written to a disk, and its tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, tie_word_embeddings=False)
+    config.bos_token_id, config.eos_token_id = None, 0
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(usual)
+    return model.eval().requires_grad_(False), tokenizer(config.vocab_size)
+
+
 def make(
     shape: str, folder: Path, d_sae: int = 4096, *, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Path, Path]:
@@ -71,10 +98,16 @@ def make(
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=1024, tie_word_embeddings=True)
     config.bos_token_id, config.eos_token_id = None, 0
-    model, sae = folder / shape, folder / f"{shape}-sae"
+    model = folder / shape
     LlamaForCausalLM(config).to(dtype).save_pretrained(model)
     tokenizer(config.vocab_size).save_pretrained(model)
-    d_in, layer = config.hidden_size, config.num_hidden_layers // 2
+    return model, make_sae(shape, folder, d_sae)
+
+
+def make_sae(shape: str, folder: Path, d_sae: int = 4096) -> Path:
+    """A SAELens v6 folder at a shape's middle layer."""
+    sae, d_in = folder / f"{shape}-sae", SHAPES[shape]["hidden_size"]
+    layer = SHAPES[shape]["num_hidden_layers"] // 2
     decoder = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=-1)
     tensors = {
         "W_enc": decoder.T.contiguous(),
@@ -99,4 +132,4 @@ def make(
     sae.mkdir()
     save_file(tensors, sae / "sae_weights.safetensors")
     (sae / "cfg.json").write_text(json.dumps(cfg))
-    return model, sae
+    return sae

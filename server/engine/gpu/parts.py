@@ -1,0 +1,181 @@
+"""Parts of decoder layers, written out for a GPU: the same arithmetic in fewer kernels.
+
+A kernel takes some microseconds however little it does, and transformers' layers have forty of
+them beside the products. Here queries, keys and values are one product, then rotated and put in
+their slots by one kernel; gate and up are one product and multiplied by one; a norm is one.
+
+They round otherwise than transformers' own, by as much as such numbers do. Every part is compared
+with it on a step of this model, and one that differs by more stays as it was, as do parts of
+classes that are not known. A chunk of a prompt goes through a layer's own attention.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import STEP
+from ..written import MLPS, NORMS, Call, calls, if_it_can, known, told
+from . import plain
+from .products import joined
+from .single import choose
+
+log = logging.getLogger("steerdeck.engine")
+
+_FLOAT32, _HALF = 1e-4, 1e-2  # how far a part may differ, of the norm of what it gives
+_SILU = "SiLU", "SiLUActivation"
+
+
+def kernels(device: torch.device) -> ModuleType:
+    """Where the small operators come from: Triton, or torch where that is not to be had."""
+    if device.type != "cuda" or device.index not in (None, torch.cuda.current_device()):
+        return plain
+    try:
+        from . import kernels as found
+
+        width = 128
+        x = torch.ones(2, width, device=device)
+        found.rms_norm(x, x[0], 1e-6)  # compiles: this takes a compiler of C as well
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        log.warning("steps are slower without Triton: %s: %s", type(error).__name__, first)
+        return plain
+    return found
+
+
+def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) -> int:
+    """Put fused parts in place of a model's own where they agree with it; returns how many.
+
+    step: a pass over decoding rows only, whose keys and values are to be cleared.
+    """
+    modules = list(filter(known, model.modules()))
+    if not modules:
+        return 0
+    ops = kernels(model.device) if ops is None else ops
+    near = _FLOAT32 if model.dtype == torch.float32 else _HALF
+    seen = calls(modules, lambda _tokens: step(), 1)
+    found: list[Any] = []
+    done: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    for module, call in seen.items():
+        part = if_it_can(_fused, module, call, ops)
+        apart = None if part is None else if_it_can(_apart, module.forward, part, call)
+        name = type(module).__name__
+        if apart is not None and apart <= near:
+            module.forward = part
+            found.append(part)
+            done[name] += 1
+        else:
+            left[name] += 1
+    products = [part.product for part in found if isinstance(part, _Mlp | _Attention)]
+    if singles := getattr(ops, "SINGLE", ()):
+        choose(model, products, singles)
+    if done:
+        log.info("parts of layers are fused: %s", _counted(done))
+    if left:
+        log.info("parts of layers stay as they are: %s", _counted(left))
+    return done.total()
+
+
+def _counted(names: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in names.items())
+
+
+def _fused(module: Any, call: Call, ops: ModuleType) -> Callable[..., Any]:
+    name = type(module).__name__
+    if name in NORMS:
+        return _Norm(module, ops)
+    return _Mlp(module, ops) if name in MLPS else _Attention(module, told(module, call), ops)
+
+
+def _apart(own: Callable[..., Any], fused: Callable[..., Any], call: Call) -> float:
+    args, kwargs = call
+    with torch.no_grad():
+        expected, got = (forward(*args, **kwargs) for forward in (own, fused))
+    if isinstance(expected, tuple):
+        expected, got = expected[0], got[0]
+    if expected.dtype != got.dtype or expected.shape != got.shape:
+        raise TypeError("what it gives is of another type")
+    gap = (expected.float() - got.float()).norm() / expected.float().norm().clamp_min(1e-30)
+    return float(gap)
+
+
+class _Norm:
+    def __init__(self, module: Any, ops: ModuleType) -> None:
+        self._weight, self._eps = module.weight, module.variance_epsilon
+        self._norm = ops.rms_norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        normed: Tensor = self._norm(x, self._weight, self._eps)
+        return normed
+
+
+class _Mlp:
+    """silu(gate(x)) * up(x), through `down`."""
+
+    def __init__(self, module: Any, ops: ModuleType) -> None:
+        if type(module.act_fn).__name__ not in _SILU:
+            raise TypeError("its activation is another")
+        self.product = joined([module.gate_proj, module.up_proj])
+        self._module, self._gated = module, ops.gated
+
+    def __call__(self, x: Tensor) -> Tensor:
+        down: Tensor = self._module.down_proj(self._gated(self.product(x)))
+        return down
+
+
+class _Attention:
+    """An attention module's forward over the slots of the pass under way.
+
+    how: what the module tells the attention function beside queries, keys and values.
+    """
+
+    def __init__(self, module: Any, how: dict[str, Any], ops: ModuleType) -> None:
+        if how.get("softcap") is not None or how.get("s_aux") is not None:
+            raise TypeError("its attention does more")
+        self._module, self._own, self._ops = module, module.forward, ops
+        self._dim: int = module.head_dim
+        scaling = how.get("scaling")
+        self._scale = self._dim**-0.5 if scaling is None else float(scaling)
+        self._window: int | None = how.get("sliding_window")
+        projections = module.q_proj, module.k_proj, module.v_proj
+        self._heads = [one.out_features // self._dim for one in projections]
+        self._normed = hasattr(module, "q_norm")
+        self.product = joined(projections)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        if STEP.get().batch.spans:
+            own: tuple[Tensor, Any] = self._own(*args, **kwargs)
+            return own
+        return self._decoded(*args, **kwargs)
+
+    def _decoded(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Tensor, None]:
+        step, shape = STEP.get(), hidden_states.shape
+        cos, sin = (one.view(shape[1], self._dim) for one in position_embeddings)
+        made = self.product(hidden_states).view(shape[1], -1, self._dim)
+        if self._normed:
+            made = self._with_norms(made)
+        like = made[:, -self._heads[2] :].transpose(0, 1)[None]
+        layer: int = self._module.layer_idx
+        keys, values = (own[step.batch.rows] for own in step.cache.layer(layer, like, like))
+        step.windows[layer] = self._window
+        query = self._ops.turned(made, cos, sin, keys, values, step.positions)
+        out = self._ops.attend(query, keys, values, step, self._window, self._scale)
+        return self._module.o_proj(out.reshape(*shape[:-1], -1)), None
+
+    def _with_norms(self, made: Tensor) -> Tensor:
+        query, key, value = torch.split(made, self._heads, 1)
+        return torch.cat([self._module.q_norm(query), self._module.k_norm(key), value], 1)
