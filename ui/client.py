@@ -16,6 +16,7 @@ from .errors import ApiError
 JSON = dict[str, Any]
 SILENCE = 60.0  # seconds without a byte that end a stream: the service pings every 15, queued too
 CONNECTIONS = 512  # more than any engine's queue holds: it alone says how many are too many
+IDLE = 2.0  # seconds after which a connection is not used again: servers close theirs, ours after 5
 _NOBODY = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 
 
@@ -40,7 +41,9 @@ def http_client(*, by_proxy: bool = False) -> httpx2.AsyncClient:
     try:
         return httpx2.AsyncClient(
             timeout=httpx2.Timeout(15.0, connect=5.0),
-            limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=32),
+            limits=httpx2.Limits(
+                max_connections=CONNECTIONS, max_keepalive_connections=32, keepalive_expiry=IDLE
+            ),
             trust_env=by_proxy,
         )
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
