@@ -107,6 +107,7 @@ def load(settings: Settings, report: Report) -> Deck:
             prefix_cache=settings.prefix_cache * 2**20,
             threads=settings.threads,
             compiled=settings.data_dir / COMPILED if settings.compile else None,
+            graphs=settings.graphs,
             weights=weights,
         )
         undo.pop_all()

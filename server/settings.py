@@ -83,6 +83,10 @@ class Settings(BaseSettings):
         False,
         description="compile the model's layers for this CPU, in the background; kept in data_dir",
     )
+    graphs: bool = Field(
+        True,
+        description="on an NVIDIA GPU, run decode steps as CUDA graphs and layers in fewer kernels",
+    )
     max_rows: int = Field(32, ge=1, le=1024, description="replies made at the same time")
     max_waiting: int = Field(
         64, ge=0, le=100_000, description="replies in the queue; one more is refused with 429"

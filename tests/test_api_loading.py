@@ -76,6 +76,18 @@ def test_layers_are_compiled_only_where_asked_for(on_disk, tmp_path, monkeypatch
     assert deck.engine.compilation == ("failed" if compile else "off")  # for nothing was made
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_steps_are_captured_where_they_can_be_unless_told_not_to(
+    on_disk, tmp_path, monkeypatch, graphs
+):
+    from server.engine import runner
+
+    asked = []
+    monkeypatch.setattr(runner, "capturing", lambda wanted, *_: asked.append(wanted))
+    load(settings(tmp_path, model=str(on_disk), graphs=graphs), lambda *_: None).engine.close()
+    assert asked == [graphs]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"), [("int8", "int8"), ("float16", "float16"), ("auto", "float32")]
 )

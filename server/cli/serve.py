@@ -65,6 +65,10 @@ def serve(
             "--compile/--no-compile", help="Compile the layers for this CPU, in the background."
         ),
     ] = None,
+    graphs: Annotated[
+        bool | None,
+        typer.Option("--graphs/--no-graphs", help="CUDA graphs on an NVIDIA GPU; default: yes."),
+    ] = None,
     max_rows: Annotated[
         int | None, typer.Option(help="Replies made at the same time; default: 32.")
     ] = None,

@@ -48,7 +48,7 @@ class SlotEngine:
     compiled layers are kept, made in the background if they are not there; none: nothing is.
     prefix_cache: bytes of keys and values kept for prompts that begin like an earlier one or its
     reply. graphs: whether decode steps are captured, and layers run in fewer kernels, on an NVIDIA
-    GPU; off until that has been run on one.
+    GPU; elsewhere nothing is.
     Raises SteerdeckError for a model that it cannot run, Unsteerable for a dictionary that does
     not fit it.
     """
@@ -68,7 +68,7 @@ class SlotEngine:
         prefix_cache: int = 0,
         compiled: Path | None = None,
         weights: Rounding | None = None,
-        graphs: bool | Capture = False,
+        graphs: bool | Capture = True,
     ) -> None:
         config = text_config(model)
         context = min(max_context or 4096, longest_context(config))

@@ -60,7 +60,7 @@ class Runner:
         compiled: Path | None = None,
         found: Callable[[], object] = lambda: None,
         weights: Rounding | None = None,
-        graphs: bool | Capture = False,
+        graphs: bool | Capture = True,
     ) -> None:
         self.model = model.eval()
         self.device: torch.device = model.device

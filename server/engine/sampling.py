@@ -187,8 +187,7 @@ def _invert(
 
     top, order: scaled logits and ids of the most likely, best first. total: logsumexp of all.
     """
-    values, ids = top.cpu().numpy().astype(np.float64), order.cpu().numpy()
-    totals = total.cpu().numpy().astype(np.float64)
+    values, ids, totals = _on_host(top, order, total)
     broken = ~np.isfinite(totals)
     values, totals = np.where(broken, 0.0, values), np.where(broken, 0.0, totals)
     count = values.shape[1]
@@ -215,6 +214,20 @@ def _invert(
     tokens = np.take_along_axis(ids, rank_chosen, axis=1)
     tokens[broken] = -1
     return tokens[:, 0].tolist(), (exact | broken)[:, 0].tolist()
+
+
+def _on_host(
+    top: Tensor, order: Tensor, total: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """As numpy arrays. From a GPU in one copy, since each waits for the device: float32 holds the
+    ids exactly, a vocabulary has far fewer than 2**24.
+    """
+    if top.device.type == "cpu":
+        return top.numpy().astype(np.float64), order.numpy(), total.numpy().astype(np.float64)
+    count = top.shape[1]
+    all_of_it = torch.cat([top, order.float(), total], dim=1).cpu().numpy().astype(np.float64)
+    values, ids, totals = np.split(all_of_it, [count, 2 * count], axis=1)
+    return values, ids.astype(np.int64), totals
 
 
 def _column(values: list[float] | list[int]) -> NDArray[np.float64]:
