@@ -87,16 +87,17 @@ class Graphs:
         """[rows, vocab] of a step of decoding rows, valid until the next; None where the step is
         none that can be captured, and nothing was computed.
         """
-        key = self._key(batch) if self.on else None
+        keys = self._keys(batch)
+        key = self._key(batch, keys) if self.on else None
         if key is None:
             return None
         self._fill(batch)
         known = self._kept.get(key)
         if known is None and key == self._last:
-            known = self._captured(key, batch)
+            known = self._captured(key, batch, keys)
         self._last = key
         if known is None:
-            self._pass(batch)
+            self._pass(batch, keys)
         else:
             self._kept.move_to_end(key)
             self._steerer.recall(known.noted)
@@ -108,19 +109,19 @@ class Graphs:
         self.on = False
         self._kept.clear()
 
-    def _key(self, batch: Batch) -> tuple[object, ...] | None:
+    def _key(self, batch: Batch, keys: int) -> tuple[object, ...] | None:
         """All that the operators of a pass depend on; None for one that has more to it."""
         if batch.spans or batch.first != 0 or not batch.tokens:
             return None
         shape = self._steerer.shape(batch)
         if shape is None:
             return None
-        return len(batch.tokens), self._keys(batch), batch.traced, *shape
+        return len(batch.tokens), keys, batch.traced, *shape
 
     def _keys(self, batch: Batch) -> int:
         """Positions of a slot that are looked at: the longest row's, rounded up."""
         keys = _SHORTEST
-        while keys <= max(batch.positions):
+        while keys <= max(batch.positions, default=0):
             keys *= 2
         return min(keys, self._cache.capacity)
 
@@ -136,20 +137,20 @@ class Graphs:
         if self._sent is not None:
             self._sent.record()
 
-    def _pass(self, batch: Batch) -> None:
+    def _pass(self, batch: Batch, keys: int) -> None:
         """What is captured: from the inputs to the logits, both at fixed places."""
         tokens, positions, flags = self._inputs[:, : len(batch.tokens)].unbind(0)
-        step = FixedStep(self._cache, batch, positions, self._keys(batch))
+        step = FixedStep(self._cache, batch, positions, keys)
         self._steerer.begin(batch, flags.bool()[:, None, None])
         logits = self._forward(step, tokens[None], positions[None])
         if self._logits is None:
             self._logits = logits.new_zeros(self._cache.rows, logits.shape[-1])
         self._logits[: len(logits)].copy_(logits)
 
-    def _captured(self, key: Hashable, batch: Batch) -> _Kept | None:
+    def _captured(self, key: Hashable, batch: Batch, keys: int) -> _Kept | None:
         """None, and no graph any more, where it cannot be done: the log says why."""
         try:
-            replay = self._capture(lambda: self._pass(batch))
+            replay = self._capture(lambda: self._pass(batch, keys))
         except Exception as error:
             log.warning("decode steps run without CUDA graphs: %s", error or type(error).__name__)
             log.debug("capturing failed", exc_info=error)
