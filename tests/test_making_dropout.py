@@ -42,6 +42,19 @@ def test_a_share_of_what_is_written_is_dropped_while_the_model_trains() -> None:
     assert torch.equal(model(ids).logits, plain)
 
 
+def test_whole_tokens_are_left_out_while_the_model_trains() -> None:
+    model = new_model(tokenizer(), SHAPE, seed=0).eval()
+    ids = torch.arange(200)[None]
+    plain = model.model.embed_tokens(ids)
+    with dropping(model, 0.0, 0.2):
+        assert torch.equal(model.model.embed_tokens(ids), plain)
+        model.train()
+        noisy = model.model.embed_tokens(ids)
+    heard = (noisy != 0).any(-1)
+    assert 0.1 < 1 - heard.float().mean() < 0.3
+    torch.testing.assert_close(noisy[heard], plain[heard] / 0.8)
+
+
 def test_a_resumed_training_drops_what_it_would_have_dropped(tmp_path: Path) -> None:
     made = tokenizer()
     encoded = Encoder(made).encode(SAMPLE)

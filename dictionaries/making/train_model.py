@@ -60,6 +60,7 @@ class Plan:
     warmup: float = 0.02  # of the plan
     steady_until: float = 0.04
     dropout: float = 0.15  # see `dropout.dropping`
+    words: float = 0.0  # likewise
     compiled: bool = False  # a quarter faster after about a minute, and needs a C++ compiler
     workers: int = 0  # processes that compose; 0: this one, between two steps
     seed: int = 0
@@ -210,7 +211,7 @@ class Trainer:
         fused = self.plan.compiled and self.model.device.type == "cpu"
         self.model.set_attn_implementation("eager" if fused else before)
         try:
-            with dropping(self.model, self.plan.dropout):
+            with dropping(self.model, self.plan.dropout, self.plan.words):
                 yield
         finally:
             self.model.set_attn_implementation(before)
