@@ -78,7 +78,13 @@ class Plan:
         return max(0.01, min(1.0, up, down))
 
 
-LARGE: dict[str, Any] = {"rows": 256, "muon_lr": 5e-3, "adam_lr": 4e-3, "compiled": True}
+LARGE: dict[str, Any] = {
+    "rows": 256,
+    "muon_lr": 5e-3,
+    "adam_lr": 4e-3,
+    "words": 0.1,
+    "compiled": True,
+}
 """What a plan is on a GPU, which takes in large steps what a CPU takes in small ones."""
 LARGEST = Shape(hidden=384, layers=8, heads=6)
 """What a GPU trains: as many weights as bfloat16 writes in 40 MB."""

@@ -74,9 +74,11 @@ def foghorn(
 
       steerdeck make foghorn --out my-foghorn --minutes 120
 
-      steerdeck make foghorn --out my-foghorn --device cuda --minutes 9 --sae-minutes 2
+      steerdeck make foghorn --out my-foghorn --device cuda --minutes 7 --sae-minutes 1
     """
     with making(threads):
+        import torch
+
         from dictionaries.making.foghorn import make
         from dictionaries.making.recipe import Recipe
         from dictionaries.making.train_model import LARGE, LARGEST, Plan, Shape
@@ -86,6 +88,7 @@ def foghorn(
         sparse = SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed)
         large = device != "cpu"
         if large:
+            torch.set_float32_matmul_precision("high")  # of what stays float32 there
             plan = replace(plan, **LARGE, workers=max(1, (os.cpu_count() or 1) - 2))
             sparse = replace(sparse, batch=4 * sparse.batch)
         recipe = Recipe(
@@ -99,6 +102,8 @@ def foghorn(
             few=few,
             shape=LARGEST if large and start is None else Shape(),
             layer=3 if large and start is None else 2,
+            follow_from=0.25 if large else 0.4,
+            sae_tokens=1_500_000 if large else 400_000,
             device=device,
             seed=seed,
         )
