@@ -36,7 +36,7 @@ def test_inspect_says_what_a_dictionary_is_and_what_it_can_do():
 
 def test_inspect_takes_a_catalog_name_and_tells_its_licence():
     found = json.loads(run("inspect", "foghorn", "--json").output)
-    assert (found["site"]["layer"], found["licence"]) == (2, "Apache-2.0")
+    assert (found["site"]["layer"], found["licence"]) == (3, "Apache-2.0")
 
 
 @pytest.mark.parametrize(
