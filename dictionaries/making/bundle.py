@@ -68,7 +68,7 @@ def presets(cards: Cards, sheets: Iterable[Sheet]) -> list[dict[str, Any]]:
         edit = {
             "feature": card.feature,
             "op": card.op,
-            "strength": round(card.strength, 3),
+            "strength": float(f"{card.strength:.3g}"),
             "unit": "max",
             "where": "all",
         }

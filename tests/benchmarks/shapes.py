@@ -36,7 +36,8 @@ SHAPES = {
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
     },
-    # the first foghorn's geometry, but it hardly ever ends a reply early: steered and unsteered do equal work
+    # the first foghorn's geometry, but it hardly ever ends a reply early: steered and unsteered
+    # do equal work
     "small": {
         "vocab_size": 4096,
         "hidden_size": 256,
