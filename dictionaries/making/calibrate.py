@@ -35,9 +35,9 @@ BELOW = (0.4, 0.55, 0.75)  # .. and of the onset: a model may turn only after th
 EDGE_STEPS = 2  # bisections of the breakdown by replies, which are also candidates
 ADDED = (0.8, 1.0)  # of the best clamp, at which add is tried: it piles up where a feature fires
 GENTLER = 0.85
-"""Of the strength at which most shows in fluent text, what is recommended. Medians over 103 of
-foghorn's concepts, and those at 1: 0.80 of the replies show theirs (0.85), fluency is 0.80 (0.73),
-and 0.80 are to their message (0.68)."""
+"""Of the strength at which most shows in fluent text, what is recommended. Medians over 103 of the
+fifth foghorn's concepts, and those at 1: 0.80 of the replies show theirs (0.85), fluency is 0.80
+(0.73), and 0.80 are to their message (0.68)."""
 CLOSE = 1.1  # strengths nearer than this factor are the same to people
 
 BOUNDS = {
