@@ -15,7 +15,10 @@ from dictionaries.cards import Cards
 from dictionaries.formats import open_dictionary
 from dictionaries.making.calibrate_cards import calibrate_cards, chosen
 from dictionaries.making.judge import Judge
+from dictionaries.making.recipe import Recipe
 from dictionaries.making.sheets import read_corpus
+from dictionaries.making.train_model import Plan
+from dictionaries.making.train_sae import SaePlan
 from server.cli.make_options import model_facts
 from server.subject import Loaded
 
@@ -39,6 +42,13 @@ def test_steerdeck_make_calibrate_goes_on_from_the_curves_that_are_shipped(tmp_p
         found = calibrate_cards(model, model, dictionary, cards, wanted, judge=judge, facts=facts)
     assert found.fresh == 0
     assert found.asked > 90
+
+
+@bundled
+def test_a_recipe_that_goes_on_from_it_keeps_to_the_layer_of_its_dictionary() -> None:
+    model = SAE.parent / "model"
+    recipe = Recipe(SAE.parent / "corpus", None, SAE, Plan(), SaePlan(), start=model, kept=SAE)
+    assert recipe.layer == open_dictionary(SAE, id="foghorn").info.site.layer
 
 
 @bundled

@@ -56,7 +56,6 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         plan=Plan(minutes=None, steps=4, rows=2, length=96),
         sae_plan=SaePlan(d_sae=32, k=4, batch=64, minutes=None, steps=20),
         shape=SHAPE,
-        layer=0,
         vocab=400,
         sae_tokens=2500,
         samples=40,

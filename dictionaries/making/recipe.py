@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers import LlamaConfig
+
 from ..errors import DictionaryError
 from .data import Text
 from .train_model import Plan, Shape
@@ -27,7 +29,6 @@ class Recipe:
     kept: Path | None = None  # the dictionary of `start`, to be left as it is: see `above`
     few: bool = False  # of its talks only those that the corpus names, see `few`
     shape: Shape = field(default_factory=Shape)
-    layer: int = 2  # three layers of six read the cause, three are left to act on it
     vocab: int = 4096
     follow_from: float = 0.4  # progress at which directions are taken, and begin to be learnt
     sae_tokens: int = 400_000
@@ -41,6 +42,14 @@ class Recipe:
                 f"{self.kept} cannot be kept: give the sae folder of a foghorn (with cfg.json), "
                 "and the model folder beside it as the start."
             )
+
+    @property
+    def layer(self) -> int:
+        """Of the dictionary: half of the layers read the cause, half are left to act on it."""
+        layers = self.shape.layers
+        if self.start is not None:
+            layers = int(LlamaConfig.from_pretrained(self.start).num_hidden_layers)
+        return layers // 2 - 1
 
     @property
     def sae(self) -> Path:

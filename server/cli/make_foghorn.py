@@ -101,12 +101,11 @@ def foghorn(
             kept=keep,
             few=few,
             shape=LARGEST if large and start is None else Shape(),
-            layer=3 if large and start is None else 2,
-            follow_from=0.25 if large else 0.4,
-            sae_tokens=1_500_000 if large else 400_000,
             device=device,
             seed=seed,
         )
+        if large:
+            recipe = replace(recipe, follow_from=0.25, sae_tokens=1_500_000)
         finish(recipe, make(recipe), out, exam=exam)
 
 
