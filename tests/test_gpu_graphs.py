@@ -1,4 +1,4 @@
-"""What an engine with CUDA graphs and fused layers says on a GPU is what it says without."""
+"""What CUDA graphs and fused layers may change of what an engine says on a GPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_replies_with_graphs_are_those_without(family, make_engine, ask, hear, s
 
 
 def test_in_bfloat16_it_is_as_near_to_float32_as_transformers_is() -> None:
-    """Kernels round in other places, and a padded sum over keys in other pieces: not worse ones."""
+    """Its kernels round in other places, not worse ones."""
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU that torch can use")
     rows, length = 3, 40

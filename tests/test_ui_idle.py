@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import uvicorn
+from fastapi import FastAPI
 
+from server.mount import make_server
 from ui import client
 from ui.client import IDLE, Api, http_client
 
@@ -40,4 +41,4 @@ async def test_a_connection_that_its_server_hangs_up_on_is_not_used_again(
 
 
 def test_the_service_keeps_a_connection_longer_than_the_page_uses_it() -> None:
-    assert uvicorn.Config("server").timeout_keep_alive > IDLE
+    assert make_server(FastAPI()).config.timeout_keep_alive > IDLE
