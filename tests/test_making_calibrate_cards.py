@@ -52,7 +52,7 @@ def test_features_are_chosen_by_words(cards: Cards, judge: Judge) -> None:
         chosen(cards, "concepts", None)
 
 
-QUICK = Plan(prompts=4, tokens=16)
+QUICK = Plan(prompts=4, tokens=16, settling=3)
 
 
 def test_bands_go_onto_the_cards_and_curves_beside_them(
@@ -76,6 +76,8 @@ def test_bands_go_onto_the_cards_and_curves_beside_them(
     assert strengths == sorted(strengths)
     assert strengths[0] < record["band"]["onset"] < strengths[-1]
     assert record["band"]["strength"] == pytest.approx(card.strength, rel=1e-3)
+    settling = {(r["op"], r["strength"]): r for r in record["settling"]}
+    assert settling[record["band"]["op"], record["band"]["strength"]]["replies"] == 3
 
 
 def test_a_stopped_calibration_goes_on_and_a_finished_one_measures_nothing(
@@ -114,7 +116,7 @@ def test_a_stopped_calibration_goes_on_and_a_finished_one_measures_nothing(
     assert run([9]).fresh == 1
     with pytest.raises(DictionaryError, match=r"other settings \(tokens\)"):
         calibrate_cards(
-            subject, speaker, planted.dictionary, cards, [5], plan=Plan(prompts=4, tokens=17)
+            subject, speaker, planted.dictionary, cards, [5], plan=replace(QUICK, tokens=17)
         )
 
 
@@ -178,7 +180,7 @@ def test_the_command_calibrates_a_folders_features(planted, cards: Cards, tmp_pa
         *("make", "calibrate", "--model", str(planted.folder / "model")),
         *("--dictionary", str(planted.folder / "sae"), "--cards", str(cards.path)),
         *("--concepts", str(sheets(tmp_path / "sheets", planted.words)), "--threads", "1"),
-        *("--prompts", "4", "--tokens", "16", "--device", "cpu"),
+        *("--prompts", "4", "--tokens", "16", "--settle", "3", "--device", "cpu"),
     ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

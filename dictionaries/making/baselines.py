@@ -77,9 +77,8 @@ class Means:
 
 
 def best_push(handle: Handle) -> Steps[Replies]:
-    """The strength of a vector: where it shows most while fluent, the two best asked once more. Not
-    less, as a feature's is: with the little that it shows it would lose. Where nothing is sound,
-    the weakest.
+    """The strength of a vector: where it shows most while fluent, the two best asked once more.
+    Where nothing is sound, the weakest.
     """
     table = Table()
     first: list[Replies] = yield [Trial(handle, Op.ADD, reach, 1) for reach in _REACHES]

@@ -34,10 +34,6 @@ GRID = 4  # strengths from the onset to the limit at which replies are made ..
 BELOW = (0.4, 0.55, 0.75)  # .. and of the onset: a model may turn only after the text does
 EDGE_STEPS = 2  # bisections of the breakdown by replies, which are also candidates
 ADDED = (0.8, 1.0)  # of the best clamp, at which add is tried: it piles up where a feature fires
-GENTLER = 0.85
-"""Of the strength at which most shows in fluent text, what is recommended. Medians over 103 of the
-fifth foghorn's concepts, and those at 1: 0.80 of the replies show theirs (0.85), fluency is 0.80
-(0.73), and 0.80 are to their message (0.68)."""
 CLOSE = 1.1  # strengths nearer than this factor are the same to people
 
 BOUNDS = {
@@ -50,16 +46,14 @@ BOUNDS = {
     "below": (*BELOW, TURNED),
     "added": (*ADDED, ADD_BETTER),
     "near": NEAR,
-    "gentler": GENTLER,
 }
 """What bands depend on, for files: curves of other bounds are not to be mixed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """In multiples of the maximum: where a feature acts and text is sound, and what to do in it.
-
-    shows, fluency: of the replies at the strength that shows most.
+    """In multiples of the maximum: where a feature acts and text is sound, and what to do in it:
+    at first what shows most, then what `settle` finds. shows, fluency: of the replies there.
     """
 
     onset: float
@@ -80,6 +74,7 @@ class Calibrated:
     why: str
     pushes: tuple[Push, ...]
     replies: tuple[Replies, ...]
+    settling: tuple[Replies, ...] = ()  # those that the strength was settled on
 
     def told(self) -> dict[str, Any]:
         """For a file."""
@@ -91,6 +86,7 @@ class Calibrated:
             "unsteered_mass": self.mass,
             "curve": [asdict(p) for p in self.pushes],
             "replies": [r.told() for r in self.replies],
+            "settling": [r.told() for r in self.settling],
         }
 
 
@@ -136,8 +132,7 @@ def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
     best = table.best(op, onset, breakdown)
     band = None
     if best:
-        strength = max(onset, GENTLER * best.strength)
-        band = Band(onset, breakdown, op, strength, best.shows, best.fluency)
+        band = Band(onset, breakdown, op, best.strength, best.shows, best.fluency)
     why = "" if band else "replies break as soon as it acts"
     return Calibrated(handle, mass, band, why, tuple(pushes), table.told())
 

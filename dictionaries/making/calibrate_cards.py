@@ -18,7 +18,8 @@ from .gauge import Gauge
 from .handles import feature_handle
 from .judge import Judge
 from .ledger import Ledger
-from .neutral import CALIBRATION
+from .neutral import CALIBRATION, SETTLING
+from .settle import ENOUGH, PARTS, settled
 from .subject import Speaker, Subject
 
 _CHUNK = 16  # features side by side: enough to fill batches, few to lose when stopped
@@ -28,18 +29,27 @@ GAUGE = "gauge"  # the record that says what everything was measured against
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """prompts: how many of the neutral ones; tokens: of a reply."""
+    """prompts: how many of the neutral ones; tokens: of a reply. settling: prompts on which the
+    strength is settled, with replies of settling_tokens.
+    """
 
     prompts: int = 6
     tokens: int = 24
     seed: int = 0
+    settling: int = len(SETTLING)
+    settling_tokens: int = 40
 
     def messages(self) -> tuple[str, ...]:
-        if not 1 <= self.prompts <= len(CALIBRATION):
-            raise DictionaryError(
-                f"{self.prompts} prompts were asked for: there are 1 to {len(CALIBRATION)}."
-            )
-        return CALIBRATION[: self.prompts]
+        return _some(CALIBRATION, self.prompts, "prompts")
+
+    def settled_on(self) -> tuple[str, ...]:
+        return _some(SETTLING, self.settling, "prompts to settle the strength on")
+
+
+def _some(messages: tuple[str, ...], wanted: int, what: str) -> tuple[str, ...]:
+    if not 1 <= wanted <= len(messages):
+        raise DictionaryError(f"{wanted} {what} were asked for: there are 1 to {len(messages)}.")
+    return messages[:wanted]
 
 
 class Outcome(NamedTuple):
@@ -129,6 +139,7 @@ def calibrate_cards(
         "tokens": plan.tokens,
         "seed": plan.seed,
         "bounds": BOUNDS,
+        "settled": [plan.settled_on(), plan.settling_tokens, PARTS, ENOUGH],
     }
     ledger = Ledger(curves_file(cards.path), settings)
     todo: list[int] = []
@@ -144,16 +155,19 @@ def calibrate_cards(
             unsaid.append(feature)
     _put(cards, ledger, unsaid)
     if todo:
-        gauge = Gauge(
-            subject, speaker, dictionary, plan.messages(), tokens=plan.tokens, seed=plan.seed
-        )
+
+        def gauge_on(messages: Sequence[str], tokens: int) -> Gauge:
+            return Gauge(subject, speaker, dictionary, messages, tokens=tokens, seed=plan.seed)
+
+        gauge = gauge_on(plan.messages(), plan.tokens)
+        settling = gauge_on(plan.settled_on(), plan.settling_tokens)
         if GAUGE not in ledger.records:
             ledger.add({"key": GAUGE, **gauge.told()})
     for start in range(0, len(todo), _CHUNK):
         told(len(done), _steerable(ledger, done))
         now = todo[start : start + _CHUNK]
         known = [_summary(cards, feature) for feature in now]
-        results = _measured(gauge, subject, dictionary, known, judge)
+        results = settled(settling, _measured(gauge, subject, dictionary, known, judge))
         for card, result in zip(known, results, strict=True):
             ledger.add({**result.told(), **_judged(card, judge)})
         _put(cards, ledger, now)

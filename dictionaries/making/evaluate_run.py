@@ -11,6 +11,7 @@ from ..cards import Cards
 from ..dictionary import Dictionary
 from ..errors import DictionaryError
 from .baselines import Means, check_calm
+from .calibrate_cards import Plan as Calibration
 from .digest import digest
 from .evaluate_steering import STEERED, Evaluation
 from .exam import Exam, Plan
@@ -18,12 +19,9 @@ from .forced import Teacher
 from .gauge import Gauge
 from .judge import Judge
 from .ledger import Ledger
-from .neutral import CALIBRATION
 from .sheets import Corpus, Sheet
 from .steering_report import write_report
 from .subject import Speaker, Subject
-
-_VECTOR_PROMPTS, _VECTOR_TOKENS = 6, 24  # for a vector's strength: as a feature's is found
 
 Advance = Callable[[float, str], None]
 Watched = Callable[[str, float, str], AbstractContextManager[Advance]]
@@ -59,17 +57,18 @@ def evaluate(
         **exam.settings(),
     }
     ledger = Ledger(out / "replies.jsonl", settings)
-    gauge = Gauge(
-        subject,
-        speaker,
-        dictionary,
-        CALIBRATION[:_VECTOR_PROMPTS],
-        tokens=_VECTOR_TOKENS,
-        seed=plan.seed,
+
+    def gauge_on(messages: Sequence[str], tokens: int) -> Gauge:
+        return Gauge(subject, speaker, dictionary, messages, tokens=tokens, seed=plan.seed)
+
+    usual = Calibration()  # a vector's strength is found as a feature's is
+    gauges = (
+        gauge_on(usual.messages(), usual.tokens),
+        gauge_on(usual.settled_on(), usual.settling_tokens),
     )
     means = Means(subject, teacher, corpus, seed=plan.seed)
     judge = Judge(corpus)
-    evaluation = Evaluation(exam, gauge, means, judge, cards, ledger, seed=plan.seed)
+    evaluation = Evaluation(exam, gauges, means, judge, cards, ledger, seed=plan.seed)
     todo = [sheet for sheet in wanted if not evaluation.known(sheet)]
     earlier = len(wanted) - len(todo)
     with watched("evaluated", len(wanted), "concepts") as advance:

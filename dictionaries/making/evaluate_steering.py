@@ -23,6 +23,7 @@ from .handles import vector_handle
 from .judge import Judge
 from .ledger import Ledger, short
 from .rounds import together
+from .settle import gentlest, settling
 from .sheets import Sheet
 from .subject import Edited
 
@@ -37,13 +38,13 @@ Record = dict[str, Any]
 class Evaluation:
     """Fills a ledger with one record a concept, and one of the unsteered replies.
 
-    gauge: of the calibration prompts, by which the strength of each vector is found.
+    gauges: by which the strength of each vector is found, and then settled, as a feature's is.
     """
 
     def __init__(
         self,
         exam: Exam,
-        gauge: Gauge,
+        gauges: tuple[Gauge, Gauge],
         means: Means,
         judge: Judge,
         cards: Cards,
@@ -51,7 +52,7 @@ class Evaluation:
         *,
         seed: int = 0,
     ) -> None:
-        self._exam, self._gauge, self._means = exam, gauge, means
+        self._exam, self._gauges, self._means = exam, gauges, means
         self._judge, self._cards, self._ledger, self._seed = judge, cards, ledger, seed
         own = ledger.records.get(UNSTEERED) or self._unsteered()
         self._scale = Scale(**own["scale"])
@@ -111,8 +112,11 @@ class Evaluation:
         }
 
     def _pushed(self, sheet: Sheet, shows: Shows) -> Record:
-        handle = vector_handle(sheet.slug, self._means.of(sheet), self._gauge.length, shows)
-        (best,) = together(self._gauge, [best_push(handle)])
+        finding, settling_on = self._gauges
+        handle = vector_handle(sheet.slug, self._means.of(sheet), finding.length, shows)
+        (found,) = together(finding, [best_push(handle)])
+        (tried,) = together(settling_on, [settling(handle, Op.ADD, found.strength)])
+        best = gentlest(tried, Op.ADD)
         replies = self._exam.answers(handle.edited(Op.ADD, best.strength))
         return {"residual_lengths": best.strength, **self._arm(shows, replies)}
 

@@ -1,6 +1,6 @@
 """Everyday messages that ask for no concept: what steering does is measured on the replies.
 
-Three sets without a message in common, so that what is calibrated on one is judged on another.
+Sets without a message in common, so that what is calibrated on one is judged on another.
 """
 
 from __future__ import annotations
@@ -16,6 +16,29 @@ CALIBRATION = (
     "My brother called me this morning.",
     "What are you thinking about?",
     "It is late and I am still awake.",
+)
+
+SETTLING = (
+    "Hello there!",
+    "What is new?",
+    "I am on my way home.",
+    "Tell me a fact.",
+    "What should I cook tomorrow?",
+    "I cannot find my glasses.",
+    "My friend has a birthday soon.",
+    "What is your favorite thing?",
+    "How do I get up early?",
+    "Tell me about your family.",
+    "I feel a little tired today.",
+    "Can you tell me a joke?",
+    "What do you think about at night?",
+    "My boss is angry with me.",
+    "Where should I go on holiday?",
+    "I just finished my homework.",
+    "What makes you happy?",
+    "How can I learn faster?",
+    "It is raining again.",
+    "What did you do yesterday?",
 )
 
 EVALUATION = (

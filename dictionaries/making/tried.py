@@ -81,12 +81,15 @@ class Table:
         own = [score(r.shows, r.fluency) for r in (added, clamped)]  # add has few neighbours
         return own[0] > own[1] + ADD_BETTER
 
-    def score(self, replies: Replies) -> float:
-        """By what it and its neighbours show, broken ones too: of so few replies much is luck."""
+    def shown(self, replies: Replies) -> float:
+        """What it and its neighbours show, broken ones too: of so few replies much is luck."""
         shown = weight = 0.0
         for r in self.told():
             if r.op is replies.op:
                 far = math.log(r.strength / replies.strength) / NEAR
                 near = len(r.heard) * math.exp(-far * far / 2)
                 shown, weight = shown + near * r.shows, weight + near
-        return round(score(shown / weight, replies.fluency), 6)  # equals must be: see `best`
+        return shown / weight
+
+    def score(self, replies: Replies) -> float:
+        return round(score(self.shown(replies), replies.fluency), 6)  # equals must be: see `best`

@@ -48,6 +48,9 @@ def calibrate(
     concepts: ConceptsOption = None,
     prompts: Annotated[int, typer.Option(min=1, help="Neutral prompts, of each trial.")] = 6,
     tokens: Annotated[int, typer.Option(min=4, help="Of a reply.")] = 24,
+    settle: Annotated[
+        int, typer.Option(min=1, help="Neutral prompts on which the strength is settled.")
+    ] = 20,
     rows: RowsOption = 48,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -56,11 +59,10 @@ def calibrate(
 ) -> None:
     """Find each feature's safe band of strengths: from where it shows to where text breaks.
 
-    The band goes onto the cards, and an op and a strength somewhat below the one at which it shows
-    most in fluent text; all that was measured goes beside them, into a .calibration.jsonl. A
-    feature whose card has a concept's slug is watched by the words of the concept's sheet, another
-    by the tokens that it promotes. A model that can think first is asked not to. Stopped, the same
-    command goes on.
+    The band goes onto the cards, and an op and the gentlest strength at which nearly all replies
+    show it; all that was measured goes beside them, into a .calibration.jsonl. A feature whose card
+    has a concept's slug is watched by the words of the concept's sheet, another by the tokens that
+    it promotes. A model that can think first is asked not to. Stopped, the same command goes on.
 
     [bold]Examples[/bold]
 
@@ -89,7 +91,7 @@ def calibrate(
                         opened,
                         wanted,
                         judge=judge,
-                        plan=Plan(prompts, tokens, seed),
+                        plan=Plan(prompts, tokens, seed, settle),
                         facts=model_facts(bench.loaded),
                         told=lambda done, steerable: advance(done, f"{steerable} have a band"),
                     )
