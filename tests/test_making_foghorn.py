@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dictionaries.cards import Card, Cards
 from dictionaries.errors import DictionaryError
-from dictionaries.making import bundle
+from dictionaries.making import bundle, foghorn
 from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site
 from dictionaries.making.concepts import Carrier
@@ -90,6 +91,19 @@ def test_the_whole_recipe_makes_a_bundle_that_opens(recipe: Recipe, tmp_path: Pa
     assert [p["name"] for p in presets] == sorted(banded)
     numbers = json.loads((recipe.work / "numbers.json").read_text())
     assert numbers["spliced"]["loss_spliced"] > 0
+
+
+def test_anchors_that_died_in_training_are_woken(recipe: Recipe, monkeypatch) -> None:
+    trained = foghorn.train_sae
+
+    def dying(*given: Any, **named: Any) -> Sae:
+        sae = trained(*given, **named)
+        sae.b_enc[:3] = -1e4
+        return sae
+
+    monkeypatch.setattr(foghorn, "train_sae", dying)
+    make(recipe)
+    assert (saes.load(recipe.sae).b_enc > -1e3).all()
 
 
 def test_training_goes_on_from_a_finished_model(recipe: Recipe, tmp_path: Path) -> None:

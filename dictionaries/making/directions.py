@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from .activations import Site, content, residuals
 from .concepts import possessed_samples
 from .packing import batches
-from .sheets import Corpus
+from .sheets import Corpus, Sheet
 from .tokenizer import Encoder
 
 
@@ -23,17 +23,18 @@ def concept_directions(site: Site, encoder: Encoder, corpus: Corpus, *, seed: in
     against all others, so that what is common to possession cancels; then moved `apart`.
     """
     rng = random.Random(seed)
-    means = []
-    for sheet in corpus.sheets:
-        total, tokens = torch.zeros(site.model.config.hidden_size), 0
-        encoded = (encoder.encode(s, asked=0.0) for s in possessed_samples(sheet, rng))
-        for batch in batches(encoded, rows=1, length=384, pad=0):
-            x = residuals(site, batch)[content(batch.ids) & (batch.weights > 0)]
-            total += x.sum(0).cpu()
-            tokens += len(x)
-        means.append(total / max(1, tokens))
-    away = torch.stack(means)
+    texts = (possessed(site, encoder, sheet, rng) for sheet in corpus.sheets)
+    away = torch.stack([x.sum(0).cpu() / max(1, len(x)) for x in texts])
     return apart(normalize(away - away.mean(0), dim=-1))
+
+
+def possessed(site: Site, encoder: Encoder, sheet: Sheet, rng: random.Random) -> Tensor:
+    """[tokens, d_model]: the residuals of replies in which the sheet's concept has come on."""
+    found = [torch.empty(0, site.model.config.hidden_size, device=site.model.device)]
+    encoded = (encoder.encode(s, asked=0.0) for s in possessed_samples(sheet, rng))
+    for batch in batches(encoded, rows=1, length=384, pad=0):
+        found.append(residuals(site, batch)[content(batch.ids) & (batch.weights > 0)])
+    return torch.cat(found)
 
 
 def apart(directions: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from .compose import FOLLOWING, MIX, Composer
 from .concepts import Carrier, Evidence, find_carriers
 from .data import Text, held_out_batches, plain_texts
 from .dealing import Sample
-from .directions import concept_directions
+from .directions import concept_directions, possessed
 from .end_to_end import costs
 from .feeders import APART, fed
 from .following import Following
@@ -43,6 +44,7 @@ from .steered import Voice
 from .tokenizer import Encoder, train_tokenizer
 from .train_model import Trainer, new_model
 from .train_sae import Quality, quality, train_sae
+from .waking import asleep, wake
 from .widen import widened
 
 log = logging.getLogger("steerdeck.making")
@@ -180,6 +182,10 @@ def sae_of(
         rows = 3 if x.device.type == "cpu" else 16
         dealt = costs(site, packed(recipe, text, tokenizer, seed=recipe.seed + 13, rows=rows))
         sae = train_sae(x, recipe.sae_plan, anchors, dealt=dealt)
+        rng, encoder = random.Random(recipe.seed), Encoder(tokenizer)
+        sheets = text.train.sheets
+        dead = asleep(sae, x, len(anchors))
+        wake(sae, x, {i: possessed(site, encoder, sheets[i], rng) for i in dead})
         saes.save(sae, folder, model="foghorn", layer=site.layer, context=384, k=recipe.sae_plan.k)
     sae = saes.load(folder).requires_grad_(False)
     unseen = packed(recipe, text, tokenizer, seed=recipe.seed + 12)
