@@ -130,7 +130,7 @@ def test_layers_that_read_the_same_are_one_product(folder, make_engine, monkeypa
 
     products = [counted(*one) for one in enumerate(compiled._opaque.products)]
     compiled._opaque = compiled._opaque._replace(products=tuple(products))
-    runner._short_pass()
+    runner.slotted.short_pass()
     assert sorted(made) == [0, 1, 2, 3]
 
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from server.engine import attention
-from server.engine.runner import Runner
 from server.engine.sites import longest_context
+from server.engine.slotted import Slotted
 from server.errors import SteerdeckError
 
 
@@ -102,13 +102,13 @@ def test_other_families_run_over_slots_too(family, extra) -> None:
 
 def test_a_proof_that_is_not_finite_is_none(make_model, monkeypatch) -> None:
     """Of either prompt: nothing compares with nan."""
-    slotted = Runner._slotted
+    both = Slotted._both
 
-    def broken(self: Runner, one: list[int], two: list[int]) -> list[Tensor]:
-        first, second = slotted(self, one, two)
+    def broken(self: Slotted, one: list[int], two: list[int]) -> list[Tensor]:
+        first, second = both(self, one, two)
         return [first, second * torch.nan]
 
-    monkeypatch.setattr(Runner, "_slotted", broken)
+    monkeypatch.setattr(Slotted, "_both", broken)
     with pytest.raises(SteerdeckError, match="differs from its own forward pass by nan"):
         runner(make_model())
 
