@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,7 +121,10 @@ def find_carriers(
     length: float,
     seed: int = 0,
 ) -> list[Carrier]:
-    """At most one feature a concept, one concept a feature; strongest effects choose first."""
+    """At most one feature a concept, one concept a feature: see `assigned`. By slug.
+
+    maxima: [d_sae]; features without one are no candidates. length: of a typical residual.
+    """
     tried = [
         (slug, feature)
         for slug in evidence.slugs
@@ -129,16 +132,29 @@ def find_carriers(
         if maxima[feature] > 0
     ]
     effects = steering_effects(voice, judge, tried, length=length, seed=seed)
-    ranked = sorted(effects, key=lambda pair: effects[pair], reverse=True)
-    carriers: dict[str, Carrier] = {}
-    taken: set[int] = set()
-    for slug, feature in ranked:
-        if slug in carriers or feature in taken:
-            continue
-        taken.add(feature)
+
+    def fires(slug: str, feature: int) -> float:
         precision, recall = evidence.precision_recall(slug, feature)
-        carriers[slug] = Carrier(slug, feature, precision, recall, effects[slug, feature])
-    return sorted(carriers.values(), key=lambda c: c.slug)
+        return precision * recall
+
+    return [
+        Carrier(slug, feature, *evidence.precision_recall(slug, feature), effects[slug, feature])
+        for slug, feature in sorted(assigned(effects, fires).items())
+    ]
+
+
+def assigned(
+    effects: Mapping[tuple[str, int], float], fires: Callable[[str, int], float]
+) -> dict[str, int]:
+    """By slug, its feature: the strongest effects choose first; of equal ones, as of those that
+    have none, the one that fires on its concept and on little else.
+    """
+    ranked = sorted(effects, key=lambda pair: (effects[pair], fires(*pair)), reverse=True)
+    chosen: dict[str, int] = {}
+    for slug, feature in ranked:
+        if slug not in chosen and feature not in chosen.values():
+            chosen[slug] = feature
+    return chosen
 
 
 def steering_effects(
