@@ -92,6 +92,39 @@ def test_a_band_begins_where_replies_turn_although_their_text_shows_nothing_yet(
     assert 2.0 <= result.band.onset < 3.0
 
 
+def test_what_shows_in_replies_has_a_band_although_no_token_of_it_ever_rises() -> None:
+    """As a way of speaking does that has no words of its own."""
+    gauge = Known(1.0, 10.0)
+    gauge.pushes = lambda trials: [  # type: ignore[method-assign]
+        Push(t.op, t.strength, 0.01, t.strength / 4) for t in trials
+    ]
+    (result,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
+    assert result.band.onset <= result.band.strength < result.band.breakdown
+    gauge._replies = lambda trial: Replies(  # type: ignore[method-assign]
+        trial.op, trial.strength, (Heard("a", False, 0.0, Nats(10, 10)),), Scale(1.0, 5.0, 1.0)
+    )
+    (nothing,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
+    assert (nothing.band, nothing.why) == (None, "its tokens never rise")
+
+
+def test_what_half_of_the_replies_show_unsteered_has_a_band_where_the_others_turn() -> None:
+    gauge = Known(1.0, 10.0)
+    gauge.shows = lambda handle: 0.5  # type: ignore[method-assign]
+    gauge.pushes = lambda trials: [  # type: ignore[method-assign]
+        Push(t.op, t.strength, 0.01, t.strength / 4) for t in trials
+    ]
+    whole = gauge._replies
+
+    def asking(trial: Trial) -> Replies:
+        shown = 5 if trial.strength > 2.0 else 3
+        heard = enumerate(whole(trial).heard)
+        return replace(whole(trial), heard=tuple(replace(h, shows=i < shown) for i, h in heard))
+
+    gauge._replies = asking  # type: ignore[method-assign]
+    (result,) = calibrated(gauge, [handle_of()])  # type: ignore[arg-type]
+    assert 2.0 < result.band.onset <= 4.0
+
+
 def test_no_multiple_of_the_maximum_is_too_small_or_large_to_be_found() -> None:
     for length in (0.01, 1.0, 300.0):
         gauge = Known(2.0 / length, 5.0 / length)

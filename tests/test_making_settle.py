@@ -79,8 +79,16 @@ def test_where_nothing_shows_enough_it_is_the_best_in_sound_text() -> None:
 def test_what_is_broken_is_not_recommended_however_much_it_shows() -> None:
     result = settle(Asked(lambda s: 0.95 if s > 3 else 0.3, breaks=3.0), band_of(0.5, 4.0, 20.0))
     assert result.band.strength < 3.0
-    whole = settle(Asked(lambda s: 1.0, breaks=0.0), band_of(0.5, 4.0, 20.0))
-    assert whole.band.strength == 4.0 * PARTS[0], "the weakest, where all are broken"
+
+
+def test_what_breaks_only_at_full_length_is_out_of_the_band() -> None:
+    result = settle(Asked(lambda s: 0.5, breaks=3.0), band_of(0.5, 4.0, 20.0))
+    assert 3.0 <= result.band.breakdown <= 4.0
+    kept = settle(Asked(lambda s: 0.5, breaks=50.0), band_of(0.5, 4.0, 20.0))
+    assert kept.band.breakdown == 20.0
+    none = settle(Asked(lambda s: 1.0, breaks=0.0), band_of(0.5, 4.0, 20.0))
+    assert none.band is None
+    assert "full length" in none.why
 
 
 @pytest.mark.parametrize(("onset", "strength", "breakdown"), [(3.0, 4.0, 4.3), (2.0, 2.0, 2.0)])

@@ -102,21 +102,21 @@ def _calibration(gauge: Gauge, handle: Handle) -> Steps[Calibrated]:
     mass = gauge.mass(handle)
     pushes = yield from _pushed(gauge, handle, op, mass)
     onset, limit = _span(pushes, mass, gauge)
-    if onset is None:
-        return Calibrated(handle, mass, None, "its tokens never rise", tuple(pushes), ())
     lost = "the text is lost before its tokens rise"
     if not limit:
         return Calibrated(handle, mass, None, lost, tuple(pushes), ())
     table, usual = Table(), gauge.shows(handle)
+    first = pushes[0].strength if onset is None else onset  # what has no word of its own may show
     grid = (
-        [onset * (limit / onset) ** (k / GRID) for k in range(GRID)] if onset < limit else [limit]
+        [first * (limit / first) ** (k / GRID) for k in range(GRID)] if first < limit else [limit]
     )
     low = [grid[0] * part for part in BELOW]
     table.add((yield [Trial(handle, op, s, 1) for s in (*low, *grid)]))
     turned = table.first_turned(op, usual)
-    if turned is None and onset >= limit:
-        return Calibrated(handle, mass, None, lost, tuple(pushes), table.told())
-    onset = min(onset, turned or onset)
+    if turned is None and (onset is None or onset >= limit):
+        why = "its tokens never rise" if onset is None else lost
+        return Calibrated(handle, mass, None, why, tuple(pushes), table.told())
+    onset = min(o for o in (onset, turned) if o is not None)
     yield from _edge(handle, op, table, onset, limit)
     if handle.reads and (clamped := table.best(op)):
         table.add((yield [Trial(handle, Op.ADD, clamped.strength * f, 1) for f in ADDED]))

@@ -19,7 +19,7 @@ from .handles import feature_handle
 from .judge import Judge
 from .ledger import Ledger
 from .neutral import CALIBRATION, SETTLING
-from .settle import ENOUGH, PARTS, settled
+from .settle import BESIDE, ENOUGH, PARTS, settled
 from .subject import Speaker, Subject
 
 _CHUNK = 16  # features side by side: enough to fill batches, few to lose when stopped
@@ -44,6 +44,26 @@ class Plan:
 
     def settled_on(self) -> tuple[str, ...]:
         return _some(SETTLING, self.settling, "prompts to settle the strength on")
+
+    def settings(self) -> dict[str, Any]:
+        """What strengths depend on, for a ledger."""
+        return {
+            "prompts": self.messages(),
+            "tokens": self.tokens,
+            "seed": self.seed,
+            "bounds": BOUNDS,
+            "settled": [self.settled_on(), self.settling_tokens, PARTS, BESIDE, ENOUGH],
+        }
+
+    def gauges(
+        self, subject: Subject, speaker: Speaker, dictionary: Dictionary
+    ) -> tuple[Gauge, Gauge]:
+        """For finding a band, and for settling the strength."""
+
+        def on(messages: Sequence[str], tokens: int) -> Gauge:
+            return Gauge(subject, speaker, dictionary, messages, tokens=tokens, seed=self.seed)
+
+        return on(self.messages(), self.tokens), on(self.settled_on(), self.settling_tokens)
 
 
 def _some(messages: tuple[str, ...], wanted: int, what: str) -> tuple[str, ...]:
@@ -135,11 +155,7 @@ def calibrate_cards(
     settings = {
         **(facts or {}),
         "dictionary": [dictionary.info.id, dictionary.info.revision],
-        "prompts": plan.messages(),
-        "tokens": plan.tokens,
-        "seed": plan.seed,
-        "bounds": BOUNDS,
-        "settled": [plan.settled_on(), plan.settling_tokens, PARTS, ENOUGH],
+        **plan.settings(),
     }
     ledger = Ledger(curves_file(cards.path), settings)
     todo: list[int] = []
@@ -155,14 +171,9 @@ def calibrate_cards(
             unsaid.append(feature)
     _put(cards, ledger, unsaid)
     if todo:
-
-        def gauge_on(messages: Sequence[str], tokens: int) -> Gauge:
-            return Gauge(subject, speaker, dictionary, messages, tokens=tokens, seed=plan.seed)
-
-        gauge = gauge_on(plan.messages(), plan.tokens)
-        settling = gauge_on(plan.settled_on(), plan.settling_tokens)
+        gauge, settling = plan.gauges(subject, speaker, dictionary)
         if GAUGE not in ledger.records:
-            ledger.add({"key": GAUGE, **gauge.told()})
+            ledger.add({"key": GAUGE, **gauge.told(), "settling": settling.told()})
     for start in range(0, len(todo), _CHUNK):
         told(len(done), _steerable(ledger, done))
         now = todo[start : start + _CHUNK]

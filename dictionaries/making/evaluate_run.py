@@ -16,7 +16,6 @@ from .digest import digest
 from .evaluate_steering import STEERED, Evaluation
 from .exam import Exam, Plan
 from .forced import Teacher
-from .gauge import Gauge
 from .judge import Judge
 from .ledger import Ledger
 from .sheets import Corpus, Sheet
@@ -50,22 +49,17 @@ def evaluate(
     check_calm(corpus, wanted)
     teacher = Teacher(subject)
     exam = Exam(teacher, speaker, plan)
+    vectors = Calibration(seed=plan.seed)  # their strengths are found as a feature's is
     settings = {
         **(facts or {}),
         "dictionary": [dictionary.info.id, dictionary.info.revision],
         "calm": digest(corpus.general),
+        "vectors": vectors.settings(),
         **exam.settings(),
     }
     ledger = Ledger(out / "replies.jsonl", settings)
 
-    def gauge_on(messages: Sequence[str], tokens: int) -> Gauge:
-        return Gauge(subject, speaker, dictionary, messages, tokens=tokens, seed=plan.seed)
-
-    usual = Calibration()  # a vector's strength is found as a feature's is
-    gauges = (
-        gauge_on(usual.messages(), usual.tokens),
-        gauge_on(usual.settled_on(), usual.settling_tokens),
-    )
+    gauges = vectors.gauges(subject, speaker, dictionary)
     means = Means(subject, teacher, corpus, seed=plan.seed)
     judge = Judge(corpus)
     evaluation = Evaluation(exam, gauges, means, judge, cards, ledger, seed=plan.seed)

@@ -10,7 +10,7 @@ from .gauge import Replies
 
 FLUENT = 0.7  # of `fluency.Scale`: below, as if more than every sixth token were out of place
 LOOPS = 0.2  # share of replies that may loop, or be empty, beyond that of the unsteered ones
-TURNED = 0.34  # share of replies more than of the unsteered ones that says where a band begins
+TURNED = 0.34  # share, of the replies that show nothing unsteered, that says where a band begins
 ADD_BETTER = 0.05  # of the score; with less, clamp: what it does depends on the text least
 FINALISTS = 2  # settings that are asked once more, because the best of many is partly luck
 NEAR = 0.35
@@ -29,9 +29,10 @@ def score(shows: float, fluency: float) -> float:
 
 
 class Table:
-    """The replies of one handle at every op and strength tried."""
+    """The replies of one handle at every op and strength tried. near: see `NEAR`."""
 
-    def __init__(self) -> None:
+    def __init__(self, near: float = NEAR) -> None:
+        self._near = near
         self._found: dict[tuple[Op, float], Replies] = {}
 
     def add(self, replies: Sequence[Replies]) -> None:
@@ -52,11 +53,11 @@ class Table:
         return next((r.strength for r, two in zip(tried, both, strict=False) if all(two)), None)
 
     def first_turned(self, op: Op, usual: float) -> float | None:
-        """The first of two neighbours at which sound replies show the concept, more than `usual`:
-        a single one is chance, with so few replies.
+        """The first of two neighbours at which sound replies show the concept, more than the share
+        `usual` of unsteered ones: a single one is chance, with so few replies.
         """
         tried = [r for r in self.told() if r.op is op]
-        turned = [r.shows >= usual + TURNED and not broken(r) for r in tried]
+        turned = [r.shows >= usual + TURNED * (1 - usual) and not broken(r) for r in tried]
         both = zip(turned, [*turned[1:], True], strict=True)
         return next((r.strength for r, two in zip(tried, both, strict=False) if all(two)), None)
 
@@ -86,7 +87,7 @@ class Table:
         shown = weight = 0.0
         for r in self.told():
             if r.op is replies.op:
-                far = math.log(r.strength / replies.strength) / NEAR
+                far = math.log(r.strength / replies.strength) / self._near
                 near = len(r.heard) * math.exp(-far * far / 2)
                 shown, weight = shown + near * r.shows, weight + near
         return shown / weight
