@@ -17,6 +17,7 @@ from server.engine.batch import Batch
 from server.engine.gpu import plain, products, single
 from server.engine.gpu.parts import fuse
 from server.engine.gpu.start import few_steps
+from server.speaker import sharing
 
 OTHERS = {
     "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
@@ -97,6 +98,22 @@ def test_joined_weights_are_not_kept_twice() -> None:
     assert torch.allclose(torch.cat([layer(x) for layer in layers], -1), expected, atol=1e-6)
     memory = product.weight.untyped_storage().data_ptr()
     assert all(layer.weight.untyped_storage().data_ptr() == memory for layer in layers)
+
+
+def test_a_model_that_shares_the_weights_keeps_no_second_copy_of_them() -> None:
+    """As the plain model beside an engine does, when replies are made for measuring."""
+    plain = torch.nn.ModuleList([torch.nn.Linear(8, 6), torch.nn.Linear(8, 4)])
+    x = torch.randn(3, 8)
+    expected = [layer(x) for layer in plain]
+    product = products.joined(list(sharing(plain)))
+    memory = {
+        product.weight.untyped_storage().data_ptr(),
+        product.bias.untyped_storage().data_ptr(),
+    }
+    assert {p.untyped_storage().data_ptr() for p in plain.parameters()} == memory
+    assert all(
+        torch.allclose(layer(x), before) for layer, before in zip(plain, expected, strict=True)
+    )
 
 
 def test_layers_that_do_more_than_multiply_are_not_joined() -> None:

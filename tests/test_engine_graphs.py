@@ -13,6 +13,7 @@ import runner_passes
 import torch
 from recorded import Recorded
 from runner_passes import PROMPT, prefill, runner
+from sent_vectors import CALM, edit, vector
 from tiny import tiny_model
 from torch import Tensor
 
@@ -137,6 +138,18 @@ def test_a_pass_is_captured_anew_for_what_its_operators_depend_on(
     assert captures(step(2, 5, traced=True)) == 1
     write(two, 1, None)
     assert captures(step(2, 5)) == 0
+
+
+def test_a_vector_that_nobody_uses_any_more_leaves_captured_steps_as_they_are(dictionary) -> None:
+    """Where one came once, there is something more that could act, at every step from then on."""
+    made, plain, recorded = pair(dictionary)
+    for at in (4, 5):
+        close(made.forward(step(2, at)), plain.forward(step(2, at)))
+    write((made, plain), 3, Steering((edit(vector(CALM, 0, "resid_pre")),)))
+    write((made, plain), 3, None)
+    for at in (6, 7):
+        close(made.forward(step(2, at)), plain.forward(step(2, at)))
+    assert (recorded.captures, recorded.replays) == (1, 3)
 
 
 def test_a_traced_replay_tells_what_this_step_read(dictionary, some, device) -> None:

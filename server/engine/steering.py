@@ -150,8 +150,11 @@ class Steerer:
         if any(row is not None and row.timed for row in self._rows[rows]):
             return None
         mounts = (mount for hook in self._hooks.values() for mount in hook.mounts)
-        sizes = [mount.shape(rows, batch.traced) for mount in mounts]
-        return None if None in sizes else (self._keeping(rows) is not None, *sizes)
+        sizes = {mount.info.id: mount.shape(rows, batch.traced) for mount in mounts}
+        if None in sizes.values():
+            return None
+        acting = (pair for pair in sizes.items() if pair[1])  # idle ones, as they come, are nothing
+        return (self._keeping(rows) is not None, *acting)
 
     def noted(self) -> Noted:
         """Of the pass that ran, for `recall`."""

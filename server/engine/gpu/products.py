@@ -27,9 +27,9 @@ def joined(layers: Sequence[Any]) -> Joined:
         start = 0
         for layer in layers:
             part = slice(start, start + width(layer))
-            layer.weight = nn.Parameter(weight[part], requires_grad=False)
+            layer.weight.data = weight[part]  # not a new parameter: other models may share it
             if layer.bias is not None and bias is not None:
-                layer.bias = nn.Parameter(bias[part], requires_grad=False)
+                layer.bias.data = bias[part]
             start = part.stop
     return Joined(weight, bias)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..agreement import ROUNDED, apart
+from ..agreement import FLOAT32, ROUNDED, apart
 from ..attention import SlotStep
 from ..batch import Batch
 from ..cache import SlotCache
@@ -44,11 +44,13 @@ def capturing(
     try:
         capture = wanted if callable(wanted) else CudaCapture(device)
         made = Graphs(forward, steerer, cache, device, capture)
-        expected = list(logits(batch).float())
+        plain = logits(batch)
+        expected, rounded = list(plain.float()), plain.dtype != torch.float32
+        most = ROUNDED if rounded else FLOAT32
         for _ in range(3):  # as it is, captured, and again
             got = made.logits(batch)
-            gap = 0.0 if got is None else apart(expected, list(got), together=True)
-            if not gap <= ROUNDED:
+            gap = 0.0 if got is None else apart(expected, list(got), together=rounded)
+            if not gap <= most:
                 raise RuntimeError(f"a captured step differs by {gap:.3g} times its logits' spread")
     except Exception as error:
         log.warning("decode steps run without CUDA graphs: %s", error or type(error).__name__)
