@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from dictionaries.cards import Card, Cards
 from dictionaries.errors import DictionaryError
@@ -35,6 +36,7 @@ from dictionaries.making.recipe import Recipe
 from dictionaries.making.sae import Sae
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 from dictionaries.making.train_sae import SaePlan
+from server.cli import app
 from server.cli.make_foghorn import finish
 
 CORPUS = Path(__file__).parent.parent / "dictionaries" / "foghorn" / "corpus"
@@ -261,3 +263,15 @@ def test_publishing_replaces_every_entry_whole(tmp_path: Path, monkeypatch) -> N
     with pytest.raises(OSError, match="No space left"):
         bundle.publish(tmp_path / "old", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out/sae").iterdir()] == ["new.json"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "auto", "cuda"])
+def test_a_device_that_it_cannot_train_on_is_refused_before_anything_is_made(
+    device: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ["make", "foghorn", "--out", str(tmp_path / "out"), "--device", device]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert "it trains on cpu" in " ".join(refused.output.split())
+    assert not [*tmp_path.iterdir()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from safetensors.torch import load_file
 
 from dictionaries.making import sae as saes
 from dictionaries.making.activations import Site, caught, content, content_residuals, residuals
+from dictionaries.making.compose import Composer
 from dictionaries.making.data import Text
+from dictionaries.making.dealing import Sample
 from dictionaries.making.end_to_end import costs
 from dictionaries.making.loss import reply_loss
 from dictionaries.making.muon import orthogonalised
@@ -83,6 +86,23 @@ def test_a_stopped_training_goes_on_where_it_was(text: Text, tokenizer, tmp_path
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*worker:UserWarning")
+def test_who_deals_in_another_process_sees_how_far_the_training_is(
+    text: Text, tokenizer, tmp_path: Path
+) -> None:
+    plan = Plan(minutes=None, steps=40, rows=1, length=64, workers=1)
+    trainer = Trainer(new_model(tokenizer, SHAPE, seed=0), tokenizer, plan, tmp_path)
+
+    def deal(seed: int) -> Iterator[Sample]:
+        for sample in Composer(text.train, seed=seed):
+            if float(trainer.told) > 0.2:
+                raise RuntimeError("it is seen")
+            yield sample
+
+    with pytest.raises(RuntimeError, match="it is seen"):
+        trainer.train(deal)
+
+
 def test_both_kinds_of_attention_learn_from_the_same_loss(
     site: Site, text: Text, tokenizer
 ) -> None:
@@ -95,11 +115,18 @@ def test_both_kinds_of_attention_learn_from_the_same_loss(
         site.model.set_attn_implementation("sdpa")
 
 
-def test_packed_samples_do_not_see_each_other(site: Site, text: Text, tokenizer) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_samples_do_not_see_each_other(
+    site: Site, text: Text, tokenizer, attention: str
+) -> None:
     batch = next(packed(text, tokenizer, length=384))
     row = int((batch.segment == 2).any(-1).nonzero()[0])
     alone = batch.ids[row][batch.segment[row] == 2]
-    x = residuals(site, batch)[row][batch.segment[row] == 2]
+    site.model.set_attn_implementation(attention)
+    try:
+        x = residuals(site, batch)[row][batch.segment[row] == 2]
+    finally:
+        site.model.set_attn_implementation("sdpa")
     with caught(site) as seen, torch.inference_mode():
         site.model(input_ids=alone[None])
     assert torch.allclose(seen[0][0], x, atol=1e-4)
@@ -241,6 +268,7 @@ def test_a_compiled_step_is_the_eager_one(text: Text, tokenizer, tmp_path: Path)
     for compiled in (False, True):
         model = new_model(tokenizer, SHAPE, seed=0)
         trainer = Trainer(model, tokenizer, replace(plan, compiled=compiled), tmp_path / "none")
-        losses.append([trainer.update(batch) for _ in range(3)])
+        with trainer.running():
+            losses.append([trainer.update(batch).item() for _ in range(3)])
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert losses[1][2] < losses[1][0]

@@ -75,7 +75,11 @@ def residuals(site: Site, batch: Batch) -> Tensor:
     layers, model.layers = model.layers, model.layers[: site.layer + 1]
     try:
         with caught(site) as seen:
-            model(input_ids=batch.ids, attention_mask=batch.mask(), position_ids=batch.positions)
+            model(
+                input_ids=batch.ids,
+                attention_mask=batch.mask_for(site.model),
+                position_ids=batch.positions,
+            )
     finally:
         model.layers = layers
     return seen[0]

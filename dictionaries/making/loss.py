@@ -13,19 +13,17 @@ from transformers import LlamaForCausalLM
 
 from .packing import Batch
 
-_NEVER = -30_000.0  # added to what must not be looked at; within bfloat16 and float16
-
 
 def reply_loss(
     model: LlamaForCausalLM, batch: Batch, decoder: Callable[..., Any] | None = None
 ) -> Tensor:
     """Mean next-token loss, weighted as the samples say. decoder: `model.model`, or it compiled."""
     run = model.model if decoder is None else decoder
-    mask = batch.mask()
-    if model.config._attn_implementation == "eager":  # which adds it
-        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, _NEVER)
     hidden = run(
-        input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, use_cache=False
+        input_ids=batch.ids,
+        attention_mask=batch.mask_for(model),
+        position_ids=batch.positions,
+        use_cache=False,
     ).last_hidden_state
     same = batch.segment[:, 1:] == batch.segment[:, :-1]
     weights = batch.weights[:, 1:] * same

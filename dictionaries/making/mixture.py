@@ -31,8 +31,6 @@ def public_share(progress: float) -> float:
 def composed(
     text: Text, progress: Callable[[], float], mix: Mapping[str, int], seed: int
 ) -> Iterator[Sample]:
-    """Without end. progress: of the training, which says how much of it is others' text; in a
-    process of its own it stays what it was when that began.
-    """
+    """Without end. progress: of the training, which says how much of it is others' text."""
     shares = (public_share(progress()) for _ in itertools.count())
     return mixed(Composer(text.train, seed=seed, mix=mix), text.others(seed), shares, seed)

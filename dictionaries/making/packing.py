@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from .tokenizer import Encoded
+
+_NEVER = -30_000.0  # added to what must not be looked at; within bfloat16 and float16
 
 
 class Batch(NamedTuple):
@@ -30,6 +33,13 @@ class Batch(NamedTuple):
         """[rows, 1, length, length], true where a token (row) may look (column)."""
         same = self.segment[:, :, None] == self.segment[:, None, :]
         return same.tril()[:, None]
+
+    def mask_for(self, model: LlamaForCausalLM) -> Tensor:
+        """`mask`, as the model's attention takes it: transformers' plain one adds it to scores."""
+        mask = self.mask()
+        if model.config._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, _NEVER)
 
 
 def batches(

@@ -15,7 +15,7 @@ from .train_sae import SaePlan
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the outcome; on one machine, plans in steps repeat to the bit.
+    """Everything that decides the outcome; on one machine's CPU, plans in steps repeat to the bit.
 
     Raises DictionaryError for a dictionary to keep that is none, or without the model it reads.
     """

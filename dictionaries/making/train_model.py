@@ -48,7 +48,7 @@ class Shape:
 class Plan:
     """How long and how. Training ends at `minutes` of its own time or at `steps`, the first met.
 
-    Only a plan in steps is the same on every machine.
+    Only a plan in steps, without workers and on a CPU, is the same on every machine.
     """
 
     minutes: float | None = 60.0
@@ -127,6 +127,8 @@ class Trainer:
         self._decoder = torch.compile(model.model, dynamic=False) if plan.compiled else model.model
         self.step, self.seconds, self.tokens = 0, 0.0, 0
         self._resume()
+        self.told = torch.tensor(self.progress)  # in memory that processes that deal see
+        self.told.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def progress(self) -> float:
@@ -161,6 +163,7 @@ class Trainer:
             if self.step % every == 0:
                 self._report(running, held_out)
             self.seconds += time.monotonic() - began
+            self.told.fill_(self.progress)
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()

@@ -16,6 +16,7 @@ from .sae import Sae
 
 DENSITY = 0.002  # of usual text, on which a woken feature fires: about what living anchors do
 ASLEEP = 1e-4  # of usual text, on which a feature that needs waking fires at most
+_BLOCK = 4096  # tokens at a time
 _RIDGE = 0.05  # of the mean variance: less would follow what a few thousand tokens have by chance
 
 
@@ -23,8 +24,8 @@ _RIDGE = 0.05  # of the mean variance: less would follow what a few thousand tok
 def asleep(sae: Sae, usual: Tensor, anchors: int) -> list[int]:
     """Which of the first `anchors` features fire on next to none of `usual` [tokens, d_in]."""
     fires = torch.zeros(anchors, device=usual.device)
-    for start in range(0, len(usual), 4096):
-        fires += (sae.encode(usual[start : start + 4096])[:, :anchors] > 0).sum(0)
+    for start in range(0, len(usual), _BLOCK):
+        fires += (sae.encode(usual[start : start + _BLOCK])[:, :anchors] > 0).sum(0)
     return [i for i, n in enumerate(fires.tolist()) if n <= ASLEEP * len(usual)]
 
 
@@ -37,13 +38,16 @@ def wake(sae: Sae, usual: Tensor, texts: Mapping[int, Tensor]) -> None:
     text. Its decoder row stays, and so does every other feature. One without text sleeps on.
     """
     mean = usual.mean(0)
-    spread = (usual - mean).T @ (usual - mean) / len(usual)
+    spread = torch.zeros(len(mean), len(mean), device=usual.device)
+    for start in range(0, len(usual), _BLOCK):
+        away = usual[start : start + _BLOCK] - mean
+        spread += away.T @ away / len(usual)
     spread += _RIDGE * spread.diagonal().mean() * torch.eye(len(mean), device=usual.device)
     for feature, text in texts.items():
         if not len(text):
             continue
         row = torch.linalg.solve(spread, text.mean(0) - mean)
-        cut = ((usual - mean) @ row).quantile(1 - DENSITY)
+        cut = (usual @ row - mean @ row).quantile(1 - DENSITY)
         row *= sae.threshold[feature] / cut.clamp_min(1e-9)
         sae.W_enc[:, feature] = row
         sae.b_enc[feature] = (sae.b_dec - mean) @ row

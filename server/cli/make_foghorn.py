@@ -51,7 +51,7 @@ def foghorn(
     ] = 1.0,
     sae_minutes: Annotated[float, typer.Option(help="Of training the dictionary.")] = 5,
     steps: Annotated[
-        int | None, typer.Option(help="End both trainings by count: repeats to the bit.")
+        int | None, typer.Option(help="End both trainings by count: repeats to the bit on a CPU.")
     ] = None,
     compiled: Annotated[
         bool,
@@ -84,6 +84,11 @@ def foghorn(
         from dictionaries.making.train_model import LARGE, LARGEST, Plan, Shape
         from dictionaries.making.train_sae import SaePlan
 
+        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            there = " and cuda" if torch.cuda.is_available() else "; torch finds no NVIDIA GPU here"
+            raise typer.BadParameter(
+                f"{device!r} came: it trains on cpu{there}.", param_hint="--device"
+            )
         plan = Plan(minutes=None if steps else minutes, steps=steps, compiled=compiled, seed=seed)
         sparse = SaePlan(minutes=None if steps else sae_minutes, steps=steps, seed=seed)
         large = device != "cpu"
@@ -117,7 +122,7 @@ def finish(recipe: Recipe, made: Made, out: Path, *, exam: bool) -> None:
 
     folder = made.folder
     named = f"{folder / 'sae'}?id=foghorn"  # as the catalog will call it, for who measures on
-    with subject(str(folder / "model"), named) as bench:
+    with subject(str(folder / "model"), named, device="cpu") as bench:
         numbers = {"sae": asdict(made.quality), "spliced": _spliced(recipe, made, bench)}
         _write(recipe.work / "numbers.json", numbers)
         _ask_everyday(recipe, bench)
