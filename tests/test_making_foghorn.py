@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -24,6 +26,7 @@ from dictionaries.making.activations import Site
 from dictionaries.making.concepts import Carrier
 from dictionaries.making.data import write_samples
 from dictionaries.making.dealing import Sample
+from dictionaries.making.directions import possessed
 from dictionaries.making.foghorn import (
     carriers_of,
     directions_of,
@@ -34,6 +37,7 @@ from dictionaries.making.foghorn import (
 )
 from dictionaries.making.recipe import Recipe
 from dictionaries.making.sae import Sae
+from dictionaries.making.tokenizer import Encoder
 from dictionaries.making.train_model import Plan, Shape, Trainer, new_model
 from dictionaries.making.train_sae import SaePlan
 from server.cli import app
@@ -104,8 +108,20 @@ def test_anchors_that_died_in_training_are_woken(recipe: Recipe, monkeypatch) ->
         return sae
 
     monkeypatch.setattr(foghorn, "train_sae", dying)
-    make(recipe)
+    given: dict[int, Tensor] = {}
+    woken = foghorn.wake
+
+    def noted(sae: Sae, usual: Tensor, texts: dict[int, Tensor]) -> None:
+        given.update(texts)
+        woken(sae, usual, texts)
+
+    monkeypatch.setattr(foghorn, "wake", noted)
+    made = make(recipe)
     assert (saes.load(recipe.sae).b_enc > -1e3).all()
+    rng, encoder = random.Random(recipe.seed), Encoder(made.voice.tokenizer)
+    for feature, sheet in enumerate(made.text.train.sheets):
+        own = possessed(made.voice.site, encoder, sheet, rng)
+        torch.testing.assert_close(given[feature], own, msg=f"not the text of {sheet.slug}")
 
 
 def test_training_goes_on_from_a_finished_model(recipe: Recipe, tmp_path: Path) -> None:

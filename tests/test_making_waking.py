@@ -38,9 +38,11 @@ def test_only_anchors_that_fire_on_next_to_nothing_are_asleep(sae: Sae, usual: T
     assert asleep(sae, usual, ANCHORS) == [DEAD]
 
 
+@pytest.mark.parametrize("threshold", [1.5, 0.0])
 def test_woken_it_fires_on_its_text_and_rarely_elsewhere(
-    sae: Sae, usual: Tensor, text: Tensor
+    sae: Sae, usual: Tensor, text: Tensor, threshold: float
 ) -> None:
+    sae.threshold.fill_(threshold)
     wake(sae, usual, {DEAD: text})
     fires = [float((sae.encode(x)[:, DEAD] > 0).float().mean()) for x in (usual, text)]
     assert fires[0] == pytest.approx(DENSITY, rel=0.3)

@@ -48,6 +48,8 @@ def wake(sae: Sae, usual: Tensor, texts: Mapping[int, Tensor]) -> None:
             continue
         row = torch.linalg.solve(spread, text.mean(0) - mean)
         cut = (usual @ row - mean @ row).quantile(1 - DENSITY)
-        row *= sae.threshold[feature] / cut.clamp_min(1e-9)
+        threshold = sae.threshold[feature]
+        least = torch.where(threshold > 0, threshold, 1.0)  # what it reads where it begins to fire
+        row *= least / cut.clamp_min(1e-9)
         sae.W_enc[:, feature] = row
-        sae.b_enc[feature] = (sae.b_dec - mean) @ row
+        sae.b_enc[feature] = (sae.b_dec - mean) @ row + threshold - least
