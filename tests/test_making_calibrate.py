@@ -18,7 +18,7 @@ from dictionaries.making.forced import Teacher
 from dictionaries.making.gauge import Gauge, Trial
 from dictionaries.making.handles import Handle, feature_handle, vector_handle
 from dictionaries.making.neutral import CALIBRATION, said
-from dictionaries.making.tried import FLUENT
+from dictionaries.making.tried import FLUENT, TURNED
 
 judge = planted_judge.judge  # fixture
 
@@ -75,7 +75,7 @@ def test_a_feature_that_cannot_say_its_words_has_no_band_and_says_why(found) -> 
     assert other.band is None
     assert other.why == "its tokens never rise"
     assert other.pushes
-    assert {r.shows for r in other.replies} == {0.0}
+    assert max(r.shows for r in other.replies) < TURNED
 
 
 def test_calibrating_alone_and_among_others_finds_the_same(gauge, handles, found) -> None:
