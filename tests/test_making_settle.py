@@ -14,6 +14,7 @@ from dictionaries.making.fluency import Nats, Scale
 from dictionaries.making.gauge import Replies, Trial
 from dictionaries.making.handles import Handle
 from dictionaries.making.heard import Heard
+from dictionaries.making.neutral import CALIBRATION, EVALUATION, PRESET_QUESTIONS, SETTLING
 from dictionaries.making.settle import ENOUGH, PARTS, settled
 
 HANDLE = Handle(
@@ -108,3 +109,9 @@ def test_a_feature_without_a_band_is_asked_nothing_and_the_op_is_kept() -> None:
     added = band_of(0.5, 4.0, 20.0, Op.ADD)
     assert settled(gauge, [none, added])[0] is none  # type: ignore[arg-type]
     assert {t.op for t in gauge.tried} == {Op.ADD}
+
+
+def test_what_strengths_are_settled_on_is_asked_nowhere_else() -> None:
+    """Else they would be chosen on the exam."""
+    sets = CALIBRATION, SETTLING, EVALUATION, PRESET_QUESTIONS
+    assert len({message for one in sets for message in one}) == sum(map(len, sets))
