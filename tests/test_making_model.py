@@ -95,7 +95,7 @@ def test_who_deals_in_another_process_sees_how_far_the_training_is(
 
     def deal(seed: int) -> Iterator[Sample]:
         for sample in Composer(text.train, seed=seed):
-            if float(trainer.told) > 0.2:
+            if float(trainer.shared_progress) > 0.2:
                 raise RuntimeError("it is seen")
             yield sample
 

@@ -58,7 +58,6 @@ def evaluate(
         **exam.settings(),
     }
     ledger = Ledger(out / "replies.jsonl", settings)
-
     gauges = vectors.gauges(subject, speaker, dictionary)
     means = Means(subject, teacher, corpus, seed=plan.seed)
     judge = Judge(corpus)

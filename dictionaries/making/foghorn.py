@@ -88,7 +88,7 @@ def model_of(recipe: Recipe, text: Text, tokenizer: PreTrainedTokenizerFast) -> 
     site, slugs = Site(model, recipe.layer), [sheet.slug for sheet in text.train.sheets]
     seed = recipe.seed + 2 + trainer.step
     following = Following(site, slugs, plan.rows, plan.length, seed=seed)
-    share = partial(composed, text, lambda: float(trainer.told))
+    share = partial(composed, text, lambda: float(trainer.shared_progress))
     on = partial(trainer.train, held_out=held, following=following)
     known = recipe.kept is not None or recipe.directions.is_file()
     halved = recipe.kept is None or recipe.halfway.is_file()

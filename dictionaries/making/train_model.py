@@ -127,8 +127,8 @@ class Trainer:
         self._decoder = torch.compile(model.model, dynamic=False) if plan.compiled else model.model
         self.step, self.seconds, self.tokens = 0, 0.0, 0
         self._resume()
-        self.told = torch.tensor(self.progress)  # in memory that processes that deal see
-        self.told.share_memory_()  # type: ignore[no-untyped-call]
+        self.shared_progress = torch.tensor(self.progress)  # in memory, with processes that deal
+        self.shared_progress.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def progress(self) -> float:
@@ -163,7 +163,7 @@ class Trainer:
             if self.step % every == 0:
                 self._report(running, held_out)
             self.seconds += time.monotonic() - began
-            self.told.fill_(self.progress)
+            self.shared_progress.fill_(self.progress)
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
