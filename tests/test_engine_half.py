@@ -13,6 +13,7 @@ from torch import nn
 from server.engine import half, linear
 from server.engine.half import Half, fits
 from server.engine.linear import halve, pack
+from server.engine.native.build import Unavailable
 from server.errors import SteerdeckError
 
 UNIT = 2.0**-24  # float32's rounding, relative
@@ -26,9 +27,25 @@ def published(model: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
     return model
 
 
+@pytest.fixture
+def without_own_code(monkeypatch) -> None:
+    def unavailable(*_: Any) -> Any:
+        raise Unavailable("no compiler here")
+
+    monkeypatch.setattr(linear, "Native", unavailable)
+
+
+@pytest.fixture(params=["own code", "FBGEMM"])
+def library(request) -> str:
+    """Which multiplies: our own code, or FBGEMM where it cannot be had."""
+    if request.param == "FBGEMM":
+        request.getfixturevalue("without_own_code")
+    return request.param
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rows", ROWS)
-def test_products_are_float32s(dtype: torch.dtype, rows: int) -> None:
+def test_products_are_float32s(library: str, dtype: torch.dtype, rows: int) -> None:
     plain, packed = published(layers(), dtype), published(layers(), dtype)
     pack(packed)
     for name in ("plain", "unbiased", "conv"):
@@ -45,15 +62,15 @@ def test_products_are_float32s(dtype: torch.dtype, rows: int) -> None:
             assert ((got - expected).abs() <= bound).all()
 
 
-def test_a_token_is_the_same_in_any_company() -> None:
-    """To the bit with AVX-512; FBGEMM's AVX2 code sums one or two left over rows another way."""
+def test_a_token_is_the_same_in_any_company(library: str) -> None:
+    """To the bit; but FBGEMM's code for AVX2 sums one or two left over rows another way."""
     packed = published(layers())
     pack(packed)
     x = torch.randn(70, 512) * torch.logspace(-6, 4, 70)[:, None]
     x[3] = torch.nan
     together = packed["plain"](x)
     assert together[3].isnan().all()
-    exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    exact = library == "own code" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     near = 0.0 if exact else 1e-6
     for i in (0, 1, 2, 33, 69):
         for first in range(max(0, i - 20), i + 1, 5):
@@ -88,7 +105,9 @@ def test_only_weights_that_are_read_elsewhere_are_kept() -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "wrong"])
-def test_without_fbgemm_weights_are_packed_the_other_way(fault, monkeypatch, caplog) -> None:
+def test_without_either_weights_are_packed_the_other_way(
+    fault, without_own_code, monkeypatch, caplog
+) -> None:
     def missing(*_: Any) -> Any:
         raise RuntimeError("no FBGEMM here")
 
@@ -99,6 +118,7 @@ def test_without_fbgemm_weights_are_packed_the_other_way(fault, monkeypatch, cap
         monkeypatch.setattr(Half, "__call__", lambda self, x: 1.01 * product(self, x))
     packed = published(layers())
     assert pack(packed) >= 3
+    assert "without own code: no compiler here" in caplog.text
     assert ("no FBGEMM here" if fault == "missing" else "another product") in caplog.text
     x = torch.randn(4, 512)
     torch.testing.assert_close(

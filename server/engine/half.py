@@ -5,10 +5,11 @@ weight they read is zeros. Here such weights lie in float16, are widened in regi
 and summed in float32: nothing is rounded that float32 does not round. bfloat16's numbers are
 float16's as well, but for the smallest, below 6e-5, which lose their last bits.
 
-FBGEMM multiplies. A step of few rows is as fast as its weights are read, so it takes little more
-than half the time. With AVX-512 a token's product is the same to the bit alone and in any batch:
-FBGEMM sums over the inputs in one order however many rows there are, which oneDNN does not. With
-AVX2 alone it sums the last one or two rows in another order in some batches, such as of 1, 2 or 7.
+Our own code multiplies (`native/`), or FBGEMM where it cannot be compiled. A step of few rows is as
+fast as its weights are read, so it takes little more than half the time. FBGEMM reads them once for
+every six rows. With AVX-512 its products, too, are the same to the bit alone and in any batch: it
+sums over the inputs in one order however many rows there are, which oneDNN does not. With AVX2
+alone it sums the last one or two rows in another order in some batches, such as of 1, 2 or 7.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _AT_ONCE = 2**24  # weights looked at
 
 
 class Half:
-    """The forward of a linear layer whose weight [out, in] `fits`.
+    """The forward, by FBGEMM, of a linear layer whose weight [out, in] `fits`.
 
     Raises AttributeError or RuntimeError where this torch or this machine cannot.
     """

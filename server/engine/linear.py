@@ -1,9 +1,10 @@
 """Linear layers for a CPU: weights packed once, in the order they are multiplied in.
 
-Float32 weights that float16 holds are packed for FBGEMM (`half.py`), and their first copy is given
-up. All others are packed for oneDNN: left to itself torch packs a weight matrix anew in every call
-with a few rows or more, which at batch 8 is a third of a decode step. The operators used here are
-private to torch: a layer for which they are missing or give another product keeps its plain one.
+Float32 weights that float16 holds are packed for our own code (`native/`), or for FBGEMM where that
+cannot be compiled (`half.py`), and their first copy is given up. All others are packed for oneDNN:
+left to itself torch packs a weight matrix anew in every call with a few rows or more, which at
+batch 8 is a third of a decode step. torch's operators that are used here are private to it: a layer
+for which they are missing or give another product keeps its plain one.
 
 oneDNN's packing pays from about 2^16 weights and two rows on; a single row is a plain dot product
 and goes to the plain weight. A packed weight is a second copy, so in models with more than SPARE
@@ -26,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .half import Half, fits
 from .joined import Product, groups, shared
+from .native.product import Native
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -114,7 +116,7 @@ def _packed(weight: Tensor, bias: Tensor | None, missed: Counter[str]) -> Produc
     """
     kinds: dict[str, Callable[[Tensor, Tensor | None], Product]] = {"oneDNN": _Packed}
     if weight.dtype == torch.float32 and fits(weight):
-        kinds = {"FBGEMM": Half, **kinds}
+        kinds = {"own code": Native, "FBGEMM": Half, **kinds}
     for library, kind in kinds.items():
         try:
             product = kind(weight, bias)

@@ -45,6 +45,7 @@ from server.engine import (
 )
 from server.engine.hook import SiteHook
 from server.engine.load import load_model
+from server.engine.native.product import Native
 from server.engine.runner import Runner
 from server.engine.steps import Steps
 from server.engine.types import Request, Sampling
@@ -52,6 +53,7 @@ from server.engine.types import Request, Sampling
 REST = "the rest of the layers"
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "linear layers": [
+        (Native, "__call__"),
         (half.Half, "__call__"),
         (linear._Packed, "__call__"),
         (linear._Either, "__call__"),

@@ -1,0 +1,111 @@
+"""Compiles `product.cpp` on the machine that is to run it, once, and keeps what comes of it.
+
+It takes a C++ compiler and some three seconds. What is kept is named by all that it depends on, so
+another version, or a processor that knows other instructions, compiles anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger("steerdeck.engine")
+
+_SOURCE = Path(__file__).with_name("product.cpp")
+_LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # by what torch calls the processor
+_FLAGS = "-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC"
+_COMPILERS = "c++", "g++", "clang++"
+_SECONDS = 120.0
+_SEAL = 16  # bytes
+
+
+class Unavailable(RuntimeError):
+    """There is no such code here; the message says why."""
+
+
+def library() -> ctypes.CDLL:
+    """The code of `product.cpp`. Raises Unavailable; what failed once is not tried again."""
+    found = _found()
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found
+
+
+@cache
+def _found() -> ctypes.CDLL | str:
+    level = _LEVELS.get(torch.backends.cpu.get_cpu_capability())
+    if level is None:
+        return "it is for x86 processors with AVX2 or AVX-512"
+    try:
+        return _kept(level)
+    except (OSError, subprocess.SubprocessError, Unavailable) as error:
+        return str(error)
+
+
+def _kept(level: str) -> ctypes.CDLL:
+    told = "\n".join((*_FLAGS, level, _SOURCE.read_text("utf-8")))
+    name = f"product-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.so"
+    path = folder() / name
+    if _whole(path):
+        return ctypes.CDLL(str(path))
+    with tempfile.TemporaryDirectory(prefix="steerdeck-") as scratch:
+        new = Path(scratch) / name
+        _compile(level, new)
+        new.write_bytes(_sealed(new.read_bytes()))
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own = path.with_name(f"{name}.{os.getpid()}")  # others may compile it just now
+            shutil.copy(new, own)
+            own.replace(path)
+        except OSError as error:
+            log.info("%s is compiled at every start: it cannot be kept: %s", _SOURCE.name, error)
+            path = new
+        return ctypes.CDLL(str(path))
+
+
+def _sealed(code: bytes) -> bytes:
+    """With its digest behind it, which loaders do not look at: half a library crashes a process."""
+    return code + hashlib.blake2b(code, digest_size=_SEAL).digest()
+
+
+def _whole(path: Path) -> bool:
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return False
+    return found == _sealed(found[:-_SEAL])
+
+
+def folder() -> Path:
+    """Where it is kept. What is in it is run: keep it private."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steerdeck"
+
+
+def _compile(level: str, target: Path) -> None:
+    wanted = os.environ.get("CXX")
+    names = (wanted,) if wanted else _COMPILERS
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        raise Unavailable(f"there is no C++ compiler ({', '.join(names)})")
+    made = subprocess.run(
+        [compiler, *_FLAGS, f"-march={level}", str(_SOURCE), "-o", str(target)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_SECONDS,
+    )
+    if made.returncode != 0:
+        lines = made.stderr.strip().splitlines()
+        why = next((line for line in lines if "error" in line), f"it ended with {made.returncode}")
+        raise Unavailable(f"{compiler} does not compile it: {why}")
+    log.info("compiled %s", _SOURCE.name)

@@ -1,0 +1,200 @@
+// y = x w' + bias, where float16 holds the weights: float32 products for x86, from AVX2 on.
+//
+// Every output is summed from its first input to its last, one fused multiply-add after the other,
+// whatever rows are beside it, on however many threads, with AVX2 or with AVX-512. So a row's
+// product is the same to the bit alone and in any batch.
+//
+// Weights lie in panels of `kPanel` outputs, [inputs][kPanel] each, as a tile reads them. A step of
+// few rows is as fast as memory gives its weights, so each is read once for all rows, and while a
+// panel is multiplied the next one is fetched.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+#ifdef __AVX512F__
+using Vec = __m512;
+constexpr size_t kLanes = 16, kSums = 24;  // of 32 registers
+inline Vec all(float x) { return _mm512_set1_ps(x); }
+inline Vec fused(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec loaded(const float* p) { return _mm512_loadu_ps(p); }
+inline void stored(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline Vec widened(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+#else
+using Vec = __m256;
+constexpr size_t kLanes = 8, kSums = 12;  // of 16 registers
+inline Vec all(float x) { return _mm256_set1_ps(x); }
+inline Vec fused(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec loaded(const float* p) { return _mm256_loadu_ps(p); }
+inline void stored(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+inline Vec widened(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+#endif
+
+constexpr size_t kPanel = 2 * kLanes;
+constexpr size_t kRows = kSums / 2;     // of a tile, at most
+constexpr size_t kBlockRows = 8 * 6;    // of x in the second cache at once, with
+constexpr size_t kBlockInputs = 1024;   // so many inputs of each
+constexpr size_t kStep = 4;             // inputs between two fetches
+
+struct Weights {
+  const uint16_t* panels;
+  const float* bias;  // or null
+  size_t outputs, inputs;
+
+  const uint16_t* at(size_t panel, size_t input) const {
+    return panels + (panel * inputs + input) * kPanel;
+  }
+};
+
+// What is to be in the cache when the tiles of the next panels ask for it: a share for each tile.
+struct Ahead {
+  const uint16_t* weights;
+  size_t pace;  // weights a step
+};
+
+// R rows of x by P panels; x is laid out [inputs][R].
+template <size_t R, size_t P>
+void tile(const Weights& w, const float* x, float* y, size_t panel, size_t first, size_t n, Ahead ahead) {
+  const size_t stride = w.inputs * kPanel;
+  Vec sums[R][2 * P];
+  float edge[kLanes];
+  for (size_t r = 0; r < R; r++)
+    for (size_t c = 0; c < 2 * P; c++) {
+      const size_t out = panel * kPanel + c * kLanes;
+      const float* from = first ? y + r * w.outputs : w.bias;
+      if (!from) {
+        sums[r][c] = all(0.0f);
+      } else if (out + kLanes <= w.outputs) {
+        sums[r][c] = loaded(from + out);
+      } else {
+        for (size_t i = 0; i < kLanes; i++) edge[i] = out + i < w.outputs ? from[out + i] : 0.0f;
+        sums[r][c] = loaded(edge);
+      }
+    }
+  const uint16_t* b = w.at(panel, first);
+  for (const float *end = x + n * R, *stop; x != end;) {
+    stop = std::min(end, x + kStep * R);
+    for (size_t p = 0; p < P; p++)
+      for (size_t i = 0; i < kStep * kPanel; i += 32)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead.weights + p * stride + i), _MM_HINT_T0);
+    ahead.weights += ahead.pace;
+    for (; x != stop; x += R, b += kPanel)
+#pragma GCC unroll 4
+      for (size_t p = 0; p < P; p++) {
+        const Vec left = widened(b + p * stride), right = widened(b + p * stride + kLanes);
+#pragma GCC unroll 12
+        for (size_t r = 0; r < R; r++) {
+          const Vec one = all(x[r]);
+          sums[r][2 * p] = fused(one, left, sums[r][2 * p]);
+          sums[r][2 * p + 1] = fused(one, right, sums[r][2 * p + 1]);
+        }
+      }
+  }
+  for (size_t r = 0; r < R; r++)
+    for (size_t c = 0; c < 2 * P; c++) {
+      const size_t out = panel * kPanel + c * kLanes;
+      float* to = y + r * w.outputs + out;
+      if (out + kLanes <= w.outputs) {
+        stored(to, sums[r][c]);
+      } else {
+        stored(edge, sums[r][c]);
+        for (size_t i = 0; out + i < w.outputs && i < kLanes; i++) to[i] = edge[i];
+      }
+    }
+}
+
+using Tile = void (*)(const Weights&, const float*, float*, size_t, size_t, size_t, Ahead);
+
+// The tiles of each number of rows: of one panel, and of as many as there are registers for, which
+// a tile of few rows needs, as a sum waits for the one before it.
+struct Tiles {
+  Tile narrow[kRows + 1], wide[kRows + 1];
+  size_t panels[kRows + 1];
+
+  template <size_t R = 1>
+  constexpr void fill() {
+    constexpr size_t P = std::clamp<size_t>(kSums / (2 * R), 1, 4);
+    narrow[R] = tile<R, 1>, wide[R] = tile<R, P>, panels[R] = P;
+    if constexpr (R < kRows) fill<R + 1>();
+  }
+};
+
+constexpr Tiles tiles = [] {
+  Tiles made{};
+  made.fill();
+  return made;
+}();
+
+// Rows cut in groups for tiles, as even as can be.
+struct Groups {
+  size_t count, small, more;  // `more` of them have a row more than `small`
+
+  explicit Groups(size_t rows)
+      : count((rows + kRows - 1) / kRows), small(rows / count), more(rows % count) {}
+  size_t operator[](size_t g) const { return small + (g < more); }
+};
+
+void lay(const float* x, size_t stride, size_t n, const Groups& groups, float* to) {
+  for (size_t g = 0; g < groups.count; x += groups[g++] * stride)
+    for (size_t k = 0; k < n; k++)
+      for (size_t r = 0; r < groups[g]; r++) *to++ = x[r * stride + k];
+}
+
+// The outputs of the panels from `from` to before `to`.
+void part(const Weights& w, const float* x, float* y, size_t rows, size_t from, size_t to) {
+  static thread_local std::vector<float> laid;
+  const size_t blocks = (w.inputs + kBlockInputs - 1) / kBlockInputs;
+  const size_t block = (w.inputs + blocks - 1) / blocks;
+  laid.resize(std::min(rows, kBlockRows) * block);
+  for (size_t row = 0; row < rows; row += kBlockRows) {
+    const Groups groups(std::min(kBlockRows, rows - row));
+    const size_t together = tiles.panels[groups[0]];
+    for (size_t first = 0; first < w.inputs; first += block) {
+      const size_t n = std::min(block, w.inputs - first);
+      lay(x + row * w.inputs + first, w.inputs, n, groups, laid.data());
+      for (size_t panel = from, taken; panel < to; panel += taken) {
+        taken = panel + together <= to ? together : 1;
+        const uint16_t* next = w.at(panel + 2 * taken <= to ? panel + taken : panel, first);
+        const size_t share = n * kPanel / groups.count;
+        const size_t pace = share / ((n + kStep - 1) / kStep);
+        const float* in = laid.data();
+        float* out = y + row * w.outputs;
+        for (size_t g = 0; g < groups.count; g++) {
+          const size_t r = groups[g];
+          const Ahead ahead{next + g * share, pace};
+          if (taken == tiles.panels[r])
+            tiles.wide[r](w, in, out, panel, first, n, ahead);
+          else
+            for (size_t p = panel; p < panel + taken; p++)
+              tiles.narrow[r](w, in, out, p, first, n, ahead);
+          in += r * n, out += r * w.outputs;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+size_t panel_width() { return kPanel; }
+
+// x: [rows][inputs]; y: [rows][outputs], written whole.
+void product(const Weights* w, const float* x, float* y, size_t rows, int threads) {
+  const size_t panels = (w->outputs + kPanel - 1) / kPanel;
+  if (threads < 2) return part(*w, x, y, rows, 0, panels);
+#pragma omp parallel for num_threads(threads)
+  for (int t = 0; t < threads; t++)
+    part(*w, x, y, rows, panels * t / threads, panels * (t + 1) / threads);
+}
+}

@@ -1,0 +1,59 @@
+"""A linear layer's product by `product.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .build import library
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = (
+        ("panels", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_size_t),
+        ("inputs", ctypes.c_size_t),
+    )
+
+
+class Native:
+    """The forward of a linear layer whose float32 weight [out, in] float16 holds: see `half.fits`.
+
+    Raises `build.Unavailable` where the code cannot be had.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        code = library()
+        code.panel_width.restype = ctypes.c_size_t
+        self._product = code.product
+        self._product.restype = None
+        self._product.argtypes = *(ctypes.c_void_p,) * 3, ctypes.c_size_t, ctypes.c_int
+        self._outputs, self._inputs = weight.shape
+        self._panels = _in_panels(weight, code.panel_width())
+        self._bias = None if bias is None else bias.detach().contiguous()
+        self._weights = _Weights(
+            self._panels.data_ptr(),
+            None if self._bias is None else self._bias.data_ptr(),
+            self._outputs,
+            self._inputs,
+        )
+        self._address = ctypes.addressof(self._weights)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or x.shape[-1] != self._inputs:
+            raise TypeError(f"{x.dtype} of {x.shape[-1]}: float32 of {self._inputs} is multiplied")
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], self._outputs)
+        rows, threads = x.numel() // self._inputs, torch.get_num_threads()
+        self._product(self._address, x.data_ptr(), y.data_ptr(), rows, threads)
+        return y
+
+
+def _in_panels(weight: Tensor, width: int) -> Tensor:
+    """float16 [panels, in, width] of [out, in], the last panel filled up with zeros."""
+    half = pad(weight.detach().half(), (0, 0, 0, -len(weight) % width))
+    return half.view(-1, width, weight.shape[1]).transpose(1, 2).contiguous()
