@@ -20,6 +20,7 @@ from torch import Tensor
 from server.engine.batch import Batch
 from server.engine.gpu import graphs as graphing
 from server.engine.gpu.capture import CudaCapture
+from server.engine.native import layers
 from server.engine.types import Change, Steering
 
 some = runner_passes.some
@@ -27,8 +28,11 @@ some = runner_passes.some
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that replies of a test pass some bounds of the number of keys."""
+    """So that replies of a test pass some bounds of the number of keys; and of operators there are
+    torch's alone, which a recording knows.
+    """
     monkeypatch.setattr(graphing, "_SHORTEST", 8)
+    monkeypatch.setattr(layers, "able", lambda: False)
 
 
 def step(rows: int, at: int, flag: bool = True, **more: Any) -> Batch:

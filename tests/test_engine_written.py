@@ -54,6 +54,7 @@ def run(
     """Logits of a prompt in chunks, beside another, and of both decoding."""
     with monkeypatch.context() as patch:
         patch.setattr("server.engine.linear.WORTH", worth)
+        patch.setattr(running, "fuse", lambda *_: 0)
         if plain:
             patch.setattr(running, "write_out", lambda *_: 0)
         options = {"rows": 3, "capacity": 64, "max_edits": 2, "threads": 1}

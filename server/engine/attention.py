@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .batch import Batch
 from .cache import SlotCache
+from .native.layers import attended
 
 NAME = "steerdeck"
 
@@ -132,11 +133,13 @@ def slot_attention(
             flat = new[0, :, :count].transpose(0, 1).reshape(-1, new.shape[-1])
             store.view(-1, store.shape[-1]).index_copy_(0, where, flat)
         rows, seen = slots.batch.rows, slice(slots.first_key(window), slots.longest)
-        q = query[0, :, :count].transpose(0, 1).reshape(count, kv_heads, groups, -1)
-        mask = slots.mask(window, query)
-        out = attend_to(
-            q, keys[rows, :, seen], values[rows, :, seen], mask, scaling, softcap, s_aux
-        )
+        q, own = query[0, :, :count].transpose(0, 1), (keys[rows], values[rows])
+        usual = softcap is None and s_aux is None
+        out = attended(q, *own, slots, window, scaling) if usual else None
+        if out is None:
+            q, mask = q.reshape(count, kv_heads, groups, -1), slots.mask(window, query)
+            k, v = (store[:, :, seen] for store in own)
+            out = attend_to(q, k, v, mask, scaling, softcap, s_aux)
         outputs.append(out.reshape(count, heads, -1))
     for number, span in enumerate(slots.batch.spans):
         part = slice(slots.offsets[number], slots.offsets[number + 1])

@@ -14,8 +14,8 @@ from dictionaries.dictionary import Dictionary
 from .attention import STEP, SlotStep
 from .batch import Batch
 from .cache import SlotCache
+from .fused import fuse
 from .gpu.graphs import Capture
-from .gpu.parts import fuse
 from .gpu.start import capturing, few_steps
 from .linear import Rounding
 from .pool import Pool
@@ -166,7 +166,7 @@ class Runner:
         """Put the model over the slots, its weights as wanted, and its layers in quicker forms."""
         self.slotted.prove(weights)
         write_out(self.model, self.slotted.short_pass)
-        if fused and self.device.type == "cuda":
+        if fused or self.device.type == "cpu":
             fuse(self.model, lambda: few_steps(self._logits, self.cache.rows))
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, PROVED)

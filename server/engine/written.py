@@ -151,7 +151,7 @@ class _Attention:
     """
 
     def __init__(self, module: Any, how: dict[str, Any]) -> None:
-        self._module, self._how = module, how
+        self._module, self.how = module, how
         projections = module.q_proj, module.k_proj, module.v_proj
         self._product = joined(projections)
         self._dim: int = module.head_dim
@@ -167,7 +167,7 @@ class _Attention:
         **__: Any,
     ) -> tuple[Tensor, None]:
         query, key, value = self.heads(hidden_states, *position_embeddings)
-        out, _none = slot_attention(self._module, query, key, value, None, **self._how)
+        out, _none = slot_attention(self._module, query, key, value, None, **self.how)
         return self._module.o_proj(out.reshape(*hidden_states.shape[:-1], -1)), None
 
     def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,6 +186,8 @@ class _Attention:
 
 def told(module: Any, call: Call) -> dict[str, Any]:
     """What a module tells its attention function beside queries, keys and values."""
+    if isinstance(module.forward, _Attention):
+        return module.forward.how
     args, kwargs = call
     seen: list[dict[str, Any]] = []
     token = _SEEN.set(seen)

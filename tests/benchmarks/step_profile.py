@@ -5,7 +5,8 @@
 
 Every reply clamps features of its own, and takes the likeliest tokens. Of each step the time within
 every part is taken, without that of the parts it calls; what no part accounts for is "the rest of
-the layers": norms, rotations, gates, and transformers' own Python. Layers run eagerly.
+the layers": transformers' own Python, and without code of ours norms, rotations and gates. Layers
+run eagerly.
 stdout has the table and one line of JSON.
 """
 
@@ -45,6 +46,7 @@ from server.engine import (
 )
 from server.engine.hook import SiteHook
 from server.engine.load import load_model
+from server.engine.native import layers
 from server.engine.native.product import Native
 from server.engine.runner import Runner
 from server.engine.steps import Steps
@@ -59,7 +61,13 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (linear._Either, "__call__"),
         (int8._Eight, "__call__"),
     ],
-    "attention": [(attention, "slot_attention"), (written, "slot_attention")],
+    "attention": [
+        (attention, "slot_attention"),
+        (written, "slot_attention"),
+        (layers, "turned"),
+        (layers, "attend"),
+    ],
+    "norms and gates": [(layers, "rms_norm"), (layers, "gated")],
     "steering": [
         (SiteHook, "__call__"),
         (steered.Steerer, "begin"),

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from . import plain
 from .attending import attend
+from .products import joined
 from .single import Kernel
 
-__all__ = ["SINGLE", "attend", "gated", "rms_norm", "turned"]
+__all__ = ["SINGLE", "attend", "gated", "joined", "rms_norm", "turned"]
 
 
 @triton.jit

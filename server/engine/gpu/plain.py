@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import SlotStep, attend_to
+from .products import joined
+
+__all__ = ["attend", "gated", "joined", "rms_norm", "turned"]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,6 +1,6 @@
-"""Compiles `product.cpp` on the machine that is to run it, once, and keeps what comes of it.
+"""Compiles our own code on the machine that is to run it, once, and keeps what comes of it.
 
-It takes a C++ compiler and some three seconds. What is kept is named by all that it depends on, so
+It takes a C++ compiler and some five seconds. What is kept is named by all that it depends on, so
 another version, or a processor that knows other instructions, compiles anew.
 """
 
@@ -20,9 +20,10 @@ import torch
 
 log = logging.getLogger("steerdeck.engine")
 
-_SOURCE = Path(__file__).with_name("product.cpp")
+_SOURCES = [Path(__file__).with_name(name) for name in ("product.cpp", "layers.cpp")]
 _LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # by what torch calls the processor
-_FLAGS = "-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC"
+# Rounding is as written: no product is fused with a sum that does not say so.
+_FLAGS = "-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"
 _COMPILERS = "c++", "g++", "clang++"
 _SECONDS = 120.0
 _SEAL = 16  # bytes
@@ -33,7 +34,10 @@ class Unavailable(RuntimeError):
 
 
 def library() -> ctypes.CDLL:
-    """The code of `product.cpp`. Raises Unavailable; what failed once is not tried again."""
+    """The code of the C++ files beside this one.
+
+    Raises Unavailable; what failed once is not tried again.
+    """
     found = _found()
     if isinstance(found, str):
         raise Unavailable(found)
@@ -52,8 +56,8 @@ def _found() -> ctypes.CDLL | str:
 
 
 def _kept(level: str) -> ctypes.CDLL:
-    told = "\n".join((*_FLAGS, level, _SOURCE.read_text("utf-8")))
-    name = f"product-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.so"
+    told = "\n".join((*_FLAGS, level, *(source.read_text("utf-8") for source in _SOURCES)))
+    name = f"engine-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.so"
     path = folder() / name
     if _whole(path):
         return ctypes.CDLL(str(path))
@@ -67,7 +71,7 @@ def _kept(level: str) -> ctypes.CDLL:
             shutil.copy(new, own)
             own.replace(path)
         except OSError as error:
-            log.info("%s is compiled at every start: it cannot be kept: %s", _SOURCE.name, error)
+            log.info("our own code is compiled at every start: it cannot be kept: %s", error)
             path = new
         return ctypes.CDLL(str(path))
 
@@ -97,7 +101,7 @@ def _compile(level: str, target: Path) -> None:
     if compiler is None:
         raise Unavailable(f"there is no C++ compiler ({', '.join(names)})")
     made = subprocess.run(
-        [compiler, *_FLAGS, f"-march={level}", str(_SOURCE), "-o", str(target)],
+        [compiler, *_FLAGS, f"-march={level}", *map(str, _SOURCES), "-o", str(target)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -108,4 +112,4 @@ def _compile(level: str, target: Path) -> None:
         lines = made.stderr.strip().splitlines()
         why = next((line for line in lines if "error" in line), f"it ended with {made.returncode}")
         raise Unavailable(f"{compiler} does not compile it: {why}")
-    log.info("compiled %s", _SOURCE.name)
+    log.info("compiled our own code for this processor")

@@ -1,4 +1,4 @@
-"""Parts of layers that are fused for a GPU agree with transformers' own, or stay away."""
+"""Parts of layers that are fused agree with transformers' own, or stay away."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from runner_passes import prefill, runner
 from tiny import LAYERS, SMALL, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
+from server.engine import linear
 from server.engine import runner as running
-from server.engine.batch import Batch
+from server.engine.batch import Batch, Span
+from server.engine.fused import fuse
 from server.engine.gpu import plain, products, single
-from server.engine.gpu.parts import fuse
 from server.engine.gpu.start import few_steps
+from server.engine.linear import halve
+from server.engine.native import layers
 from server.speaker import sharing
 
+FUSED = "server.engine.fused"
 OTHERS = {
     "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
     "qwen2": Qwen2Config(**SMALL),
@@ -41,7 +45,8 @@ def model_of(family: str) -> Any:
     if family not in OTHERS:
         return tiny_model(family)
     torch.manual_seed(1)
-    made = AutoModelForCausalLM.from_config(OTHERS[family], dtype=torch.float32).eval()
+    config = copy.deepcopy(OTHERS[family])  # which a runner writes to
+    made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     return made.requires_grad_(False)
 
 
@@ -55,10 +60,16 @@ def logits(made: Any) -> list[torch.Tensor]:
     return [one.float().cpu() for one in found]
 
 
-@pytest.mark.parametrize("family", PARTS)
-def test_a_model_gives_the_same_with_its_parts_fused(family: str, device, monkeypatch) -> None:
-    """On a GPU the runner does it by itself, with Triton where that is."""
+@pytest.fixture
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fused or written out by the runner itself."""
     monkeypatch.setattr(running, "write_out", lambda *_: 0)
+    monkeypatch.setattr(layers, "able", lambda: False)
+
+
+@pytest.mark.parametrize("family", PARTS)
+def test_a_model_gives_the_same_with_its_parts_fused(family: str, device, by_torch) -> None:
+    """On a GPU the runner does it by itself, with Triton where that is."""
     model = model_of(family)
     own = runner(copy.deepcopy(model), threads=1)
     made = runner(model.to(device), threads=1, graphs=True)
@@ -70,8 +81,58 @@ def test_a_model_gives_the_same_with_its_parts_fused(family: str, device, monkey
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_part_that_differs_by_more_than_rounding_stays(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(running, "write_out", lambda *_: 0)
+@pytest.mark.parametrize("family", PARTS)
+def test_on_a_cpu_the_runner_fuses_parts_by_itself(family: str, monkeypatch) -> None:
+    model = model_of(family)
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "able", lambda: False)
+        own = runner(copy.deepcopy(model), threads=1)
+    monkeypatch.setattr(linear, "WORTH", 0)
+    halve(model)
+    halve(own.model)
+    made = runner(model, threads=1)
+    fused = [m for m in model.modules() if type(getattr(m, "forward", None)).__module__ == FUSED]
+    assert len(fused) == PARTS[family]
+    for got, expected in zip(logits(made), logits(own), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "wide heads"])
+def test_a_row_that_decodes_gets_the_same_bits_in_any_company(
+    family: str, dictionary, steer, monkeypatch
+) -> None:
+    """Beside rows of other lengths and steering, beside a prompt that is admitted, on one thread
+    or on two; steered itself or not.
+    """
+    monkeypatch.setattr(linear, "WORTH", 0)
+    model = model_of(family)
+    halve(model)
+    made = runner(model, dictionary, threads=1)
+    for row, edits in enumerate(([(3, "clamp", 6.0), (9, "ablate", 0.0)], [], [(17, "add", 3.0)])):
+        prepared = made.steerer.prepare(steer(*edits)) if edits else None
+        made.steerer.write(row, prepared, 6 + 6 * row)
+        prefill(made, row, range(3, 9 + 6 * row), cut=7)
+    tokens, positions = [4, 9, 70], [6, 12, 18]
+
+    def logits_of(first: int, stop: int, *spans: Span) -> torch.Tensor:
+        rows = slice(first, stop)
+        batch = Batch(first, tokens[rows], positions[rows], [True] * (stop - first), spans)
+        return made.forward(batch)[: stop - first].clone()
+
+    together = logits_of(0, 3)
+    assert torch.equal(
+        logits_of(0, 3, Span(3, 0, tuple(range(20, 33)), (True,) * 13, True)), together
+    )
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(logits_of(0, 3), together)
+    finally:
+        torch.set_num_threads(1)
+    for row, own in enumerate(together):
+        assert torch.equal(logits_of(row, row + 1)[0], own)
+
+
+def test_a_part_that_differs_by_more_than_rounding_stays(by_torch, caplog) -> None:
     caplog.set_level("INFO")
     model = tiny_model()
     made = runner(model, threads=1)

@@ -1,8 +1,9 @@
-"""Parts of decoder layers, written out for a GPU: the same arithmetic in fewer kernels.
+"""Parts of decoder layers, fused: the same arithmetic in fewer kernels, or fewer calls.
 
-A kernel takes some microseconds however little it does, and transformers' layers have forty of
-them beside the products. Here queries, keys and values are one product, then rotated and put in
-their slots by one kernel; gate and up are one product and multiplied by one; a norm is one.
+Each takes some microseconds however little it does, and transformers' layers have forty of them
+beside the products. Here queries, keys and values are one product, then rotated and put in their
+slots by one kernel; gate and up are one product and multiplied by one; a norm is one. On a GPU they
+are Triton's (`gpu/`), on a CPU of our own code (`native/`).
 
 They round otherwise than transformers' own, by as much as such numbers do. Every part is compared
 with it on a step of this model, and one that differs by more stays as it was, as do parts of
@@ -20,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import STEP
-from ..written import MLPS, NORMS, Call, calls, if_it_can, known, told
-from . import plain
-from .products import joined
-from .single import choose
+from .attention import STEP
+from .gpu import plain
+from .gpu.single import choose
+from .native import layers
+from .written import MLPS, NORMS, Call, calls, if_it_can, known, told
 
 log = logging.getLogger("steerdeck.engine")
 
@@ -32,12 +33,19 @@ _FLOAT32, _HALF = 1e-4, 1e-2  # how far a part may differ, of the norm of what i
 _SILU = "SiLU", "SiLUActivation"
 
 
-def kernels(device: torch.device) -> ModuleType:
-    """Where the small operators come from: Triton, or torch where that is not to be had."""
-    if device.type != "cuda" or device.index not in (None, torch.cuda.current_device()):
+def operators(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """Where the small operators come from; None where there are no better ones than torch's."""
+    if device.type == "cuda":
+        return _on_gpu(device)
+    return layers if device.type == "cpu" and dtype == torch.float32 and layers.able() else None
+
+
+def _on_gpu(device: torch.device) -> ModuleType:
+    """Triton, or torch where that is not to be had."""
+    if device.index not in (None, torch.cuda.current_device()):
         return plain
     try:
-        from . import kernels as found
+        from .gpu import kernels as found
 
         width = 128
         x = torch.ones(2, width, device=device)
@@ -58,7 +66,9 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
     modules = list(filter(known, model.modules()))
     if not modules:
         return 0
-    ops = kernels(model.device) if ops is None else ops
+    ops = operators(model.device, model.dtype) if ops is None else ops
+    if ops is None:
+        return 0
     near = _FLOAT32 if model.dtype == torch.float32 else _HALF
     seen = calls(modules, lambda _tokens: step(), 1)
     found: list[Any] = []
@@ -123,7 +133,7 @@ class _Mlp:
     def __init__(self, module: Any, ops: ModuleType) -> None:
         if type(module.act_fn).__name__ not in _SILU:
             raise TypeError("its activation is another")
-        self.product = joined([module.gate_proj, module.up_proj])
+        self.product = ops.joined([module.gate_proj, module.up_proj])
         self._module, self._gated = module, ops.gated
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -148,7 +158,7 @@ class _Attention:
         projections = module.q_proj, module.k_proj, module.v_proj
         self._heads = [one.out_features // self._dim for one in projections]
         self._normed = hasattr(module, "q_norm")
-        self.product = joined(projections)
+        self.product = ops.joined(projections)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         if STEP.get().batch.spans:

@@ -1,0 +1,236 @@
+// What a decoder layer does between its products, for x86 with AVX2: norms, gates, rotations and
+// the attention of rows that decode. Everything is float32.
+//
+// What a row gets depends on nothing but itself, to the bit: not on the rows beside it, nor on how
+// far they reach, nor on the number of threads.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+using Vec = __m256;
+constexpr size_t kLanes = 8;
+constexpr size_t kAhead = 32;  // keys
+
+inline Vec all(float x) { return _mm256_set1_ps(x); }
+inline Vec loaded(const float* p) { return _mm256_loadu_ps(p); }
+inline void stored(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+inline Vec fused(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+
+inline float summed(Vec v) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+// e^x, within two units of the last place; below -87.3 and above 88.3 as it is there. With
+// x = n ln 2 + r, e^r is Taylor's polynomial of degree 7.
+inline Vec exponential(Vec x) {
+  // In this order what is no number stays so.
+  x = _mm256_min_ps(all(88.3f), _mm256_max_ps(all(-87.3f), x));
+  const Vec n = _mm256_round_ps(_mm256_mul_ps(x, all(1.44269504f)),
+                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  Vec r = fused(n, all(-0.693145752f), x);
+  r = fused(n, all(-1.42860677e-6f), r);
+  Vec y = all(1.0f / 5040);
+  for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    y = fused(y, r, all(c));
+  const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power));
+}
+
+// The sums of the lanes of eight vectors, in their order.
+inline Vec sums_of(const Vec (&v)[8]) {
+  Vec pairs[4];
+  for (int i = 0; i < 4; i++) pairs[i] = _mm256_hadd_ps(v[2 * i], v[2 * i + 1]);
+  const Vec left = _mm256_hadd_ps(pairs[0], pairs[1]), right = _mm256_hadd_ps(pairs[2], pairs[3]);
+  return _mm256_add_ps(_mm256_permute2f128_ps(left, right, 0x20),
+                       _mm256_permute2f128_ps(left, right, 0x31));
+}
+
+inline void fetch(const float* p, size_t n) {
+  for (size_t i = 0; i < n; i += 16) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+}
+
+void norm(const float* x, const float* weight, float* y, size_t width, float eps) {
+  Vec squares[4] = {all(0), all(0), all(0), all(0)};
+  size_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes)
+    for (int k = 0; k < 4; k++) {
+      const Vec v = loaded(x + i + k * kLanes);
+      squares[k] = fused(v, v, squares[k]);
+    }
+  float sum = summed(_mm256_add_ps(_mm256_add_ps(squares[0], squares[1]),
+                                   _mm256_add_ps(squares[2], squares[3])));
+  for (; i < width; i++) sum = std::fma(x[i], x[i], sum);
+  const float scale = 1.0f / std::sqrt(sum / width + eps);
+  for (i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
+}
+
+inline Vec silu(Vec x) {
+  return _mm256_div_ps(x, _mm256_add_ps(all(1), exponential(_mm256_sub_ps(all(0), x))));
+}
+
+void gate(const float* both, float* y, size_t width) {
+  const float* up = both + width;
+  size_t i = 0;
+  for (; i + kLanes <= width; i += kLanes)
+    stored(y + i, _mm256_mul_ps(silu(loaded(both + i)), loaded(up + i)));
+  if (i < width) {
+    float rest[kLanes] = {};
+    std::copy(both + i, both + width, rest);
+    stored(rest, silu(loaded(rest)));
+    for (size_t k = 0; i < width; i++, k++) y[i] = rest[k] * up[i];
+  }
+}
+
+// As torch's x * cos + turned(x) * sin rounds it.
+void rotate(const float* x, const float* cos, const float* sin, float* y, size_t dim) {
+  const size_t half = dim / 2;
+  for (size_t i = 0; i < half; i++) {
+    const float a = x[i], b = x[i + half];
+    y[i] = a * cos[i] + -b * sin[i];
+    y[i + half] = b * cos[i + half] + a * sin[i + half];
+  }
+}
+
+struct Slots {
+  float *keys, *values;        // [rows][kv_heads][positions][dim]
+  const int64_t* positions;    // of each row's newest token
+  size_t row, head;            // strides
+  size_t rows, kv_heads, dim;  // dim: a multiple of kLanes
+};
+
+struct Queries {
+  const float* at;
+  size_t row, head;  // strides
+  size_t groups;     // heads that share a key head
+};
+
+// weights [groups][wide]: of the softmax of scaled dot products with keys [n][dim] what is above the
+// bar; in `whole` [groups], what is below it. wide: n, filled up to whole vectors. A slot's keys are
+// too few for the processor to see where they go on, so they are fetched ahead, and their values too.
+void weigh(const Queries& q, const float* query, const float* keys, const float* values, size_t n,
+           size_t dim, float scale, float* weights, size_t wide, float* whole) {
+  for (size_t j = 0; j < std::min<size_t>(n, kAhead); j += 8) fetch(keys + j * dim, 8 * dim);
+  for (size_t j = 0; j < n; j += 8) {
+    if (j + kAhead < n) fetch(keys + (j + kAhead) * dim, 8 * dim);
+    fetch(values + j * dim, 8 * dim);
+    const float* k[8];
+    for (size_t i = 0; i < 8; i++) k[i] = keys + std::min(j + i, n - 1) * dim;
+    for (size_t g = 0; g < q.groups; g++) {
+      Vec dots[8];
+      for (auto& dot : dots) dot = all(0);
+      for (size_t d = 0; d < dim; d += kLanes) {
+        const Vec own = loaded(query + g * q.head + d);
+        for (int i = 0; i < 8; i++) dots[i] = fused(own, loaded(k[i] + d), dots[i]);
+      }
+      stored(weights + g * wide + j, _mm256_mul_ps(sums_of(dots), all(scale)));
+    }
+  }
+  for (size_t g = 0; g < q.groups; g++) {
+    float* w = weights + g * wide;
+    const float most = *std::max_element(w, w + n);
+    Vec sum = all(0);
+    std::fill(w + n, w + wide, -INFINITY);
+    for (size_t j = 0; j < wide; j += kLanes) {
+      const Vec e = exponential(_mm256_sub_ps(loaded(w + j), all(most)));
+      stored(w + j, e);
+      sum = _mm256_add_ps(sum, e);
+    }
+    whole[g] = summed(sum);
+  }
+}
+
+// out [G][dim], from `d` to the last whole D vectors: values [n][dim] weighed. Returns how far.
+template <size_t G, size_t D>
+size_t blended(const float* weights, size_t wide, const float* whole, const float* values, size_t n,
+               size_t dim, float* out, size_t d) {
+  for (; d + D * kLanes <= dim; d += D * kLanes) {
+    Vec sums[G][D];
+    for (auto& of : sums)
+      for (auto& sum : of) sum = all(0);
+    for (size_t j = 0; j < n; j++)
+#pragma GCC unroll 4
+      for (size_t c = 0; c < D; c++) {
+        const Vec v = loaded(values + j * dim + d + c * kLanes);
+#pragma GCC unroll 4
+        for (size_t g = 0; g < G; g++) sums[g][c] = fused(all(weights[g * wide + j]), v, sums[g][c]);
+      }
+    for (size_t g = 0; g < G; g++)
+      for (size_t c = 0; c < D; c++)
+        stored(out + g * dim + d + c * kLanes, _mm256_div_ps(sums[g][c], all(whole[g])));
+  }
+  return d;
+}
+
+template <size_t G>
+void blend(const float* weights, size_t wide, const float* whole, const float* values, size_t n,
+           size_t dim, float* out) {
+  constexpr size_t D = G < 3 ? 4 : 2;
+  const size_t done = blended<G, D>(weights, wide, whole, values, n, dim, out, 0);
+  blended<G, 1>(weights, wide, whole, values, n, dim, out, done);
+}
+
+void attend_one(const Slots& s, const Queries& q, size_t row, size_t head, size_t window, float scale,
+                float* out) {
+  const size_t stop = s.positions[row] + 1, first = window && stop > window ? stop - window : 0;
+  const size_t n = stop - first, wide = (n + kLanes - 1) / kLanes * kLanes;
+  static thread_local std::vector<float> weights, whole;
+  weights.resize(q.groups * wide), whole.resize(q.groups);
+  const size_t at = row * s.row + head * s.head + first * s.dim;
+  const float* query = q.at + row * q.row + head * q.groups * q.head;
+  weigh(q, query, s.keys + at, s.values + at, n, s.dim, scale, weights.data(), wide, whole.data());
+  float* to = out + (row * s.kv_heads + head) * q.groups * s.dim;
+  constexpr decltype(&blend<1>) some[] = {blend<4>, blend<1>, blend<2>, blend<3>};
+  for (size_t g = 0, taken; g < q.groups; g += taken) {
+    taken = std::min<size_t>(4, q.groups - g);
+    some[taken % 4](&weights[g * wide], wide, &whole[g], s.values + at, n, s.dim, to + g * s.dim);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// y = x / sqrt(mean(x^2) + eps) * weight, of each row.
+void rms_norm(const float* x, const float* weight, float* y, size_t rows, size_t width, float eps) {
+  for (size_t r = 0; r < rows; r++) norm(x + r * width, weight, y + r * width, width, eps);
+}
+
+// y [rows][width] = silu(both[:width]) * both[width:], of each row.
+void gated(const float* both, float* y, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++) gate(both + r * 2 * width, y + r * width, width);
+}
+
+// Of each row's queries, keys and values [heads + 2 kv_heads][dim]: queries rotated, into `query`
+// [rows][heads][dim]; keys rotated, and values, into the slots.
+void turned(const float* made, const float* cos, const float* sin, const Slots* s, float* query,
+            size_t heads) {
+  const size_t dim = s->dim, all_heads = heads + 2 * s->kv_heads;
+  for (size_t r = 0; r < s->rows; r++, cos += dim, sin += dim) {
+    const float* x = made + r * all_heads * dim;
+    for (size_t h = 0; h < heads; h++, x += dim, query += dim) rotate(x, cos, sin, query, dim);
+    const size_t at = r * s->row + s->positions[r] * dim;
+    for (size_t h = 0; h < s->kv_heads; h++, x += dim)
+      rotate(x, cos, sin, s->keys + at + h * s->head, dim);
+    for (size_t h = 0; h < s->kv_heads; h++, x += dim)
+      std::copy(x, x + dim, s->values + at + h * s->head);
+  }
+}
+
+// out [rows][heads][dim]: each row's queries over its own slot up to its position, the last `window`
+// keys of it (0: all).
+void attend(const Slots* s, const Queries* q, size_t window, float scale, float* out, int threads) {
+  const int64_t tasks = s->rows * s->kv_heads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t t = 0; t < tasks; t++)
+    attend_one(*s, *q, t / s->kv_heads, t % s->kv_heads, window, scale, out);
+}
+}

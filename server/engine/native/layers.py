@@ -1,0 +1,162 @@
+"""The small things between a layer's products, by `layers.cpp`: see `gpu/plain.py` for each.
+
+They are for float32 on a CPU. `able` says whether there is such code here at all; of other numbers
+than it knows a TypeError is raised, and such attention is left to torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..joined import joined
+from .build import Unavailable, library
+
+if TYPE_CHECKING:
+    from ..attention import SlotStep
+
+__all__ = ["able", "attend", "attended", "gated", "joined", "rms_norm", "turned"]
+
+_LANES = 8  # a head is of so many numbers, or twice, ...
+_POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "rms_norm": (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _FLOAT),
+    "gated": (_POINTER, _POINTER, _SIZE, _SIZE),
+    "turned": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE),
+    "attend": (_POINTER, _POINTER, _SIZE, _FLOAT, _POINTER, ctypes.c_int),
+}
+
+
+class _Slots(ctypes.Structure):
+    _fields_ = (
+        ("keys", _POINTER),
+        ("values", _POINTER),
+        ("positions", _POINTER),
+        *((name, _SIZE) for name in ("row", "head", "rows", "kv_heads", "dim")),
+    )
+
+
+class _Queries(ctypes.Structure):
+    _fields_ = (("at", _POINTER), *((name, _SIZE) for name in ("row", "head", "groups")))
+
+
+@cache
+def able() -> bool:
+    try:
+        library()
+    except Unavailable:
+        return False
+    return True
+
+
+@cache
+def _code(name: str) -> Callable[..., None]:
+    found = getattr(library(), name)
+    found.argtypes, found.restype = _ARGUMENTS[name], None
+    return found  # type: ignore[no-any-return]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    _check(x, weight)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    width = x.shape[-1]
+    _code("rms_norm")(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // width, width, eps)
+    return y
+
+
+def gated(both: Tensor) -> Tensor:
+    """silu of the first half of the last axis times the second."""
+    _check(both)
+    both, width = both.contiguous(), both.shape[-1] // 2
+    y = both.new_empty(*both.shape[:-1], width)
+    _code("gated")(both.data_ptr(), y.data_ptr(), y.numel() // width, width)
+    return y
+
+
+def turned(
+    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+) -> Tensor:
+    """Queries [rows, heads, dim], rotated; keys and values go into the slots."""
+    slots = _slots(keys, values, positions)
+    _check(made, cos, sin)
+    rows, every, dim = made.shape
+    heads = every - 2 * keys.shape[1]
+    query = made.new_empty(rows, heads, dim)
+    _code("turned")(
+        made.contiguous().data_ptr(),
+        cos.contiguous().data_ptr(),
+        sin.contiguous().data_ptr(),
+        ctypes.addressof(slots),
+        query.data_ptr(),
+        heads,
+    )
+    return query
+
+
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    step: SlotStep,
+    window: int | None,
+    scale: float,
+) -> Tensor:
+    """[rows, heads, dim]: each row's queries over its own slot, up to its position."""
+    slots = _slots(keys, values, step.positions)
+    _check(query)
+    rows, heads, dim = query.shape
+    query = query if query.stride(2) == 1 else query.contiguous()
+    queries = _Queries(query.data_ptr(), query.stride(0), query.stride(1), heads // slots.kv_heads)
+    out = query.new_empty(rows, heads, dim)
+    _code("attend")(
+        ctypes.addressof(slots),
+        ctypes.addressof(queries),
+        window or 0,
+        scale,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def attended(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    step: SlotStep,
+    window: int | None,
+    scale: float | None,
+) -> Tensor | None:
+    """The same; None where it is not for this code."""
+    if query.device.type != "cpu" or not able():
+        return None
+    try:
+        return attend(
+            query, keys, values, step, window, query.shape[-1] ** -0.5 if scale is None else scale
+        )
+    except TypeError:
+        return None
+
+
+def _slots(keys: Tensor, values: Tensor, positions: Tensor) -> _Slots:
+    rows, kv_heads, _, dim = keys.shape
+    row, head, position, one = keys.stride()
+    if dim % _LANES or values.shape != keys.shape or values.stride() != keys.stride():
+        raise TypeError(f"heads of {dim} and {values.shape[-1]}: alike, and of whole eights")
+    if (position, one) != (dim, 1) or positions.dtype != torch.long:
+        raise TypeError("slots lie in another way")
+    _check(keys, values)
+    pointers = keys.data_ptr(), values.data_ptr(), positions.data_ptr()
+    return _Slots(*pointers, row, head, rows, kv_heads, dim)
+
+
+def _check(*tensors: Tensor) -> None:
+    for tensor in tensors:
+        if tensor.dtype != torch.float32:
+            raise TypeError(f"{tensor.dtype}: float32 is computed with")

@@ -1,0 +1,134 @@
+"""Norms, gates, rotations and attention of our own code: float32's, and a row's own affair."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from server.engine.gpu import plain
+from server.engine.native import layers
+
+HEADS = [(8, 2, 2), (64, 3, 3), (80, 1, 5), (128, 4, 1)]  # dim, key heads, queries of each
+LONGEST = 150
+UNIT = 2.0**-23  # in the last place, relative
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    torch.manual_seed(0)
+
+
+def slots(dim: int, kv_heads: int, rows: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and positions of rows in the middle of others'."""
+    keys, values = torch.randn(2, rows + 2, kv_heads, LONGEST, dim)
+    positions = torch.randint(20, LONGEST, (rows,))
+    positions[:2] = torch.tensor([0, LONGEST - 1])
+    return keys[1:-1], values[1:-1], positions
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 64, 576, 1001])
+def test_a_norm_is_torchs(width: int) -> None:
+    x, weight = 3 * torch.randn(2, 7, width), torch.randn(width)
+    x[1, 0] = 0
+    expected = plain.rms_norm(x.double(), weight.double(), 1e-6)
+    found = layers.rms_norm(x, weight, 1e-6)
+    torch.testing.assert_close(found.double(), expected, rtol=4 * UNIT, atol=0)
+    assert torch.equal(layers.rms_norm(x[:, 3], weight, 1e-6), found[:, 3])
+
+
+def test_a_gate_is_silu_to_the_last_places() -> None:
+    gate = torch.linspace(-80, 100, 100_001)
+    found = layers.gated(torch.stack([gate, torch.ones_like(gate)], 1))[:, 0].double()
+    expected = torch.nn.functional.silu(gate.double())
+    torch.testing.assert_close(found, expected, rtol=4 * UNIT, atol=0)
+    far = torch.tensor([[-1e6, 1.0], [-100.0, 1.0], [1e6, 1.0]])
+    assert layers.gated(far).flatten().tolist() == pytest.approx([0, 0, 1e6], abs=1e-6)
+    assert layers.gated(torch.tensor([[torch.nan, 1.0]])).isnan().all()
+
+
+@pytest.mark.parametrize("width", [1, 8, 13, 1536])
+def test_a_gate_takes_rows_of_any_width(width: int) -> None:
+    both = 4 * torch.randn(3, 5, 2 * width)
+    expected = plain.gated(both.double())
+    torch.testing.assert_close(layers.gated(both).double(), expected, rtol=4 * UNIT, atol=0)
+
+
+@pytest.mark.parametrize(("dim", "kv_heads", "groups"), HEADS)
+def test_what_is_rotated_has_torchs_bits(dim: int, kv_heads: int, groups: int) -> None:
+    """So that a key is the same whether a prompt's pass wrote it or a reply's."""
+    keys, values, positions = slots(dim, kv_heads)
+    others = keys.clone(), values.clone()
+    made = torch.randn(len(positions), kv_heads * groups + 2 * kv_heads, dim)
+    cos, sin = torch.randn(2, len(positions), dim)
+    found = layers.turned(made, cos, sin, keys, values, positions)
+    assert torch.equal(found, plain.turned(made, cos, sin, *others, positions))
+    assert torch.equal(keys, others[0])
+    assert torch.equal(values, others[1])
+
+
+def exact(query: Tensor, keys: Tensor, values: Tensor, last: int, window: int | None) -> Tensor:
+    """[heads, dim] of one row, in float64."""
+    seen = slice(max(0, last + 1 - window) if window else 0, last + 1)
+    groups = len(query) // len(keys)
+    k, v = (own[:, seen].double().repeat_interleave(groups, 0) for own in (keys, values))
+    weights = (0.3 * (k @ query.double()[..., None])[..., 0]).softmax(-1)
+    return (weights[:, None] @ v)[:, 0]
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 16, 500])
+@pytest.mark.parametrize(("dim", "kv_heads", "groups"), HEADS)
+def test_a_row_attends_to_its_own_slot_up_to_its_position(
+    dim: int, kv_heads: int, groups: int, window: int | None
+) -> None:
+    keys, values, positions = slots(dim, kv_heads)
+    for row, last in enumerate(positions):  # what a row must not look at
+        keys[row, :, last + 1 :] = values[row, :, last + 1 :] = torch.nan
+        if window:
+            keys[row, :, : max(0, last + 1 - window)] = torch.nan
+    query = torch.randn(len(positions), kv_heads * groups, dim)
+    step: Any = SimpleNamespace(positions=positions)
+    found = layers.attend(query, keys, values, step, window, 0.3)
+    for row, last in enumerate(positions.tolist()):
+        expected = exact(query[row], keys[row], values[row], last, window)
+        torch.testing.assert_close(found[row].double(), expected, atol=1e-5, rtol=1e-5)
+        alone: Any = SimpleNamespace(positions=positions[row : row + 1])
+        own = slice(row, row + 1)
+        one = layers.attend(query[own], keys[own], values[own], alone, window, 0.3)
+        assert torch.equal(one[0], found[row])
+    across = query.transpose(0, 1).contiguous().transpose(0, 1)  # heads first, as torch has them
+    assert torch.equal(layers.attend(across, keys, values, step, window, 0.3), found)
+
+
+def test_a_key_that_is_no_number_is_seen_in_what_it_makes() -> None:
+    keys, values, positions = slots(8, 2)
+    query, step = torch.randn(5, 4, 8), SimpleNamespace(positions=positions)
+    before = layers.attended(query, keys, values, step, None, None)  # type: ignore[arg-type]
+    keys[2, 1, 5] = torch.nan
+    found = layers.attended(query, keys, values, step, None, None)  # type: ignore[arg-type]
+    assert before is not None
+    assert found is not None
+    assert found[2, 2:].isnan().all()
+    found[2, 2:] = before[2, 2:]
+    assert torch.equal(found, before)
+
+
+def test_other_numbers_than_it_knows_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(dim: int = 8, dtype: torch.dtype = torch.float32, longer: int = 0) -> Any:
+        keys, values, positions = slots(dim, 2)
+        values = torch.cat([values, values], -1) if longer else values
+        step: Any = SimpleNamespace(positions=positions)
+        query = torch.randn(5, 4, dim)
+        return layers.attended(query, keys.to(dtype), values.to(dtype), step, None, None)
+
+    assert asked() is not None
+    assert asked(dim=12) is None
+    assert asked(dtype=torch.float64) is None
+    assert asked(longer=8) is None
+    with pytest.raises(TypeError, match="float64"):
+        layers.rms_norm(torch.ones(2, 3).double(), torch.ones(3), 1e-6)
+    monkeypatch.setattr(layers, "able", lambda: False)
+    assert asked() is None
