@@ -86,7 +86,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     drawn = [i for i, sampler in enumerate(samplers) if not sampler.greedy]
     if greedy:
         part = rows(scores, greedy)
-        best = part.argmax(-1, keepdim=True)
+        best = _likeliest(part)[:, None]
         best = torch.where(part.gather(-1, best).isfinite(), best, -1)
         for i, token in zip(greedy, best[:, 0].tolist(), strict=True):
             tokens[i] = token
@@ -104,6 +104,13 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
         for i, choice in zip(asked, found, strict=True):
             choices[i] = choice
     return choices
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """argmax; of several rows on a CPU numpy's, which takes a fifteenth of torch's time."""
+    if logits.device.type != "cpu" or logits.dtype == torch.bfloat16:
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.detach().numpy().argmax(-1))
 
 
 def rows(logits: Tensor, wanted: list[int]) -> Tensor:
