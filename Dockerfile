@@ -27,6 +27,9 @@ COPY dictionaries dictionaries
 COPY server server
 COPY ui ui
 RUN pip install --no-deps .
+# Our own code for the CPU: the image that runs has no compiler.
+RUN if [ "$(uname -m)" = x86_64 ]; then apt-get update && apt-get install -y --no-install-recommends g++ \
+    && cd / && python -m server.engine.native.build; fi
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="Steerdeck" \

@@ -131,6 +131,17 @@ def test_a_damaged_file_is_compiled_again(anew, quick, tmp_path: Path, monkeypat
         assert damaged.read_bytes() == kept.read_bytes()
 
 
+def test_an_image_without_a_compiler_has_it_compiled_ahead(
+    anew, quick, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(build, "_AHEAD", tmp_path / "ahead")
+    build.ahead()
+    assert len(list((tmp_path / "ahead").iterdir())) == 2
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert isinstance(anew(), ctypes.CDLL)
+    assert not build.folder().exists()
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(anew, quick, tmp_path: Path) -> None:
     (tmp_path / "steerdeck").write_text("a file where the folder should be")
     assert isinstance(anew(), ctypes.CDLL)

@@ -126,7 +126,7 @@ def test_other_numbers_than_it_knows_are_left_to_torch(monkeypatch: pytest.Monke
 
     assert asked() is not None
     assert asked(dim=12) is None
-    assert asked(dtype=torch.float64) is None
+    assert asked(dtype=torch.float64) is None  # slots of others
     assert asked(longer=8) is None
     with pytest.raises(TypeError, match="float64"):
         layers.rms_norm(torch.ones(2, 3).double(), torch.ones(3), 1e-6)

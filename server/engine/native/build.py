@@ -1,7 +1,8 @@
 """Compiles our own code on the machine that is to run it, once, and keeps what comes of it.
 
 It takes a C++ compiler and some five seconds. What is kept is named by all that it depends on, so
-another version, or a processor that knows other instructions, compiles anew.
+another version, or a processor that knows other instructions, compiles anew. For an image that has
+no compiler `python -m server.engine.native.build` compiles ahead, for every processor it is for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 log = logging.getLogger("steerdeck.engine")
 
 _SOURCES = [Path(__file__).with_name(name) for name in ("product.cpp", "layers.cpp")]
+_AHEAD = Path(__file__).with_name("ahead")
 _LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # by what torch calls the processor
 # Rounding is as written: no product is fused with a sum that does not say so.
 _FLAGS = "-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"
@@ -51,20 +53,18 @@ def _found() -> ctypes.CDLL | str:
         return "it is for x86 processors with AVX2 or AVX-512"
     try:
         return _kept(level)
-    except (OSError, subprocess.SubprocessError, Unavailable) as error:
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         return str(error)
 
 
 def _kept(level: str) -> ctypes.CDLL:
-    told = "\n".join((*_FLAGS, level, *(source.read_text("utf-8") for source in _SOURCES)))
-    name = f"engine-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.so"
-    path = folder() / name
-    if _whole(path):
-        return ctypes.CDLL(str(path))
+    name = _name(level)
+    for path in (_AHEAD / name, folder() / name):
+        if _whole(path):
+            return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory(prefix="steerdeck-") as scratch:
         new = Path(scratch) / name
         _compile(level, new)
-        new.write_bytes(_sealed(new.read_bytes()))
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             own = path.with_name(f"{name}.{os.getpid()}")  # others may compile it just now
@@ -74,6 +74,11 @@ def _kept(level: str) -> ctypes.CDLL:
             log.info("our own code is compiled at every start: it cannot be kept: %s", error)
             path = new
         return ctypes.CDLL(str(path))
+
+
+def _name(level: str) -> str:
+    told = "\n".join((*_FLAGS, level, *(source.read_text("utf-8") for source in _SOURCES)))
+    return f"engine-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.so"
 
 
 def _sealed(code: bytes) -> bytes:
@@ -112,4 +117,16 @@ def _compile(level: str, target: Path) -> None:
         lines = made.stderr.strip().splitlines()
         why = next((line for line in lines if "error" in line), f"it ended with {made.returncode}")
         raise Unavailable(f"{compiler} does not compile it: {why}")
-    log.info("compiled our own code for this processor")
+    target.write_bytes(_sealed(target.read_bytes()))
+    log.info("compiled our own code for %s", level)
+
+
+def ahead() -> None:
+    """For all processors, beside the source. Raises Unavailable."""
+    _AHEAD.mkdir(exist_ok=True)
+    for level in _LEVELS.values():
+        _compile(level, _AHEAD / _name(level))
+
+
+if __name__ == "__main__":
+    ahead()

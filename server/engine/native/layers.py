@@ -134,7 +134,7 @@ def attended(
     scale: float | None,
 ) -> Tensor | None:
     """The same; None where it is not for this code."""
-    if query.device.type != "cpu" or not able():
+    if query.device.type != "cpu" or query.dtype != torch.float32 or not able():
         return None
     try:
         return attend(
