@@ -12,6 +12,7 @@ from runner_passes import prefill, runner
 from tiny import LAYERS, SMALL, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
+from server.engine import fused as fusing
 from server.engine import linear
 from server.engine import runner as running
 from server.engine.batch import Batch, Span
@@ -23,6 +24,7 @@ from server.engine.native import layers
 from server.speaker import sharing
 
 FUSED = "server.engine.fused"
+WHOLE = "llama", "mistral", "qwen2", "wide heads"  # layers that are one call
 OTHERS = {
     "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
     "qwen2": Qwen2Config(**SMALL),
@@ -92,12 +94,38 @@ def test_on_a_cpu_the_runner_fuses_parts_by_itself(family: str, monkeypatch) -> 
     halve(own.model)
     made = runner(model, threads=1)
     fused = [m for m in model.modules() if type(getattr(m, "forward", None)).__module__ == FUSED]
-    assert len(fused) == PARTS[family]
+    assert len(fused) == PARTS[family] + (LAYERS if family in WHOLE else 0)
     for got, expected in zip(logits(made), logits(own), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "wide heads"])
+@pytest.mark.parametrize("family", WHOLE)
+def test_a_whole_layer_gives_the_bits_of_its_parts(family: str, monkeypatch) -> None:
+    """And is left for them while somebody looks inside."""
+    monkeypatch.setattr(linear, "WORTH", 0)
+    model = model_of(family)
+    halve(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(fusing, "_LAYERS", {"another"})
+        parts = runner(copy.deepcopy(model), threads=1)
+    made = runner(model, threads=1)
+    layer, asked = model.model.layers[1], []
+    run = layer.forward._whole
+    layer.forward._whole = lambda *given: asked.append(given) or run(*given)
+    expected = logits(parts)
+    assert all(map(torch.equal, logits(made), expected))
+    assert len(asked) == 12
+    seen: list[Any] = []
+    watch = layer.self_attn.o_proj.register_forward_pre_hook(lambda *given: seen.append(given))
+    assert all(map(torch.equal, logits(made), expected))
+    assert len(seen) > 12
+    assert len(asked) == 12
+    watch.remove()
+    assert all(map(torch.equal, logits(made), expected))
+    assert len(asked) == 24
+
+
+@pytest.mark.parametrize("family", [*WHOLE, "qwen3"])
 def test_a_row_that_decodes_gets_the_same_bits_in_any_company(
     family: str, dictionary, steer, monkeypatch
 ) -> None:

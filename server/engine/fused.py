@@ -19,17 +19,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .attention import STEP
+from .attention import STEP, SlotStep
 from .gpu import plain
 from .gpu.single import choose
-from .native import layers
+from .native import layers, whole
 from .written import MLPS, NORMS, Call, calls, if_it_can, known, told
 
 log = logging.getLogger("steerdeck.engine")
 
 _FLOAT32, _HALF = 1e-4, 1e-2  # how far a part may differ, of the norm of what it gives
+_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2")}
 _SILU = "SiLU", "SiLUActivation"
 
 
@@ -70,7 +71,9 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
     if ops is None:
         return 0
     near = _FLOAT32 if model.dtype == torch.float32 else _HALF
-    seen = calls(modules, lambda _tokens: step(), 1)
+    wholes = list(filter(_a_layer, model.modules() if ops is layers else ()))
+    seen = calls([*modules, *wholes], lambda _tokens: step(), 1)
+    whole_calls = {layer: seen.pop(layer) for layer in wholes if layer in seen}
     found: list[Any] = []
     done: Counter[str] = Counter()
     left: Counter[str] = Counter()
@@ -84,6 +87,11 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
             done[name] += 1
         else:
             left[name] += 1
+    for layer, call in whole_calls.items():
+        part = if_it_can(_Layer, layer)
+        if part is not None and if_it_can(_apart, layer.forward, part, call) == 0.0:
+            layer.forward = part
+            done[type(layer).__name__] += 1
     products = [part.product for part in found if isinstance(part, _Mlp | _Attention)]
     if singles := getattr(ops, "SINGLE", ()):
         choose(model, products, singles)
@@ -92,6 +100,11 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
     if left:
         log.info("parts of layers stay as they are: %s", _counted(left))
     return done.total()
+
+
+def _a_layer(module: Any) -> bool:
+    kind = type(module)
+    return kind.__name__ in _LAYERS and kind.__module__.startswith("transformers.models.")
 
 
 def _counted(names: Counter[str]) -> str:
@@ -119,11 +132,11 @@ def _apart(own: Callable[..., Any], fused: Callable[..., Any], call: Call) -> fl
 
 class _Norm:
     def __init__(self, module: Any, ops: ModuleType) -> None:
-        self._weight, self._eps = module.weight, module.variance_epsilon
+        self.weight, self.eps = module.weight, module.variance_epsilon
         self._norm = ops.rms_norm
 
     def __call__(self, x: Tensor) -> Tensor:
-        normed: Tensor = self._norm(x, self._weight, self._eps)
+        normed: Tensor = self._norm(x, self.weight, self.eps)
         return normed
 
 
@@ -151,13 +164,13 @@ class _Attention:
         if how.get("softcap") is not None or how.get("s_aux") is not None:
             raise TypeError("its attention does more")
         self._module, self._own, self._ops = module, module.forward, ops
-        self._dim: int = module.head_dim
+        self.dim: int = module.head_dim
         scaling = how.get("scaling")
-        self._scale = self._dim**-0.5 if scaling is None else float(scaling)
-        self._window: int | None = how.get("sliding_window")
+        self.scale = self.dim**-0.5 if scaling is None else float(scaling)
+        self.window: int | None = how.get("sliding_window")
         projections = module.q_proj, module.k_proj, module.v_proj
-        self._heads = [one.out_features // self._dim for one in projections]
-        self._normed = hasattr(module, "q_norm")
+        self.heads = [one.out_features // self.dim for one in projections]
+        self.normed = hasattr(module, "q_norm")
         self.product = ops.joined(projections)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
@@ -174,18 +187,68 @@ class _Attention:
         **__: Any,
     ) -> tuple[Tensor, None]:
         step, shape = STEP.get(), hidden_states.shape
-        cos, sin = (one.view(shape[1], self._dim) for one in position_embeddings)
-        made = self.product(hidden_states).view(shape[1], -1, self._dim)
-        if self._normed:
+        cos, sin = (one.view(shape[1], self.dim) for one in position_embeddings)
+        made = self.product(hidden_states).view(shape[1], -1, self.dim)
+        if self.normed:
             made = self._with_norms(made)
-        like = made[:, -self._heads[2] :].transpose(0, 1)[None]
-        layer: int = self._module.layer_idx
-        keys, values = (own[step.batch.rows] for own in step.cache.layer(layer, like, like))
-        step.windows[layer] = self._window
+        like = made[:, -self.heads[2] :].transpose(0, 1)[None]
+        keys, values = self.slots(step, like)
         query = self._ops.turned(made, cos, sin, keys, values, step.positions)
-        out = self._ops.attend(query, keys, values, step, self._window, self._scale)
+        out = self._ops.attend(query, keys, values, step, self.window, self.scale)
         return self._module.o_proj(out.reshape(*shape[:-1], -1)), None
 
+    def slots(self, step: SlotStep, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of the rows that decode. like: keys, if there are no slots yet."""
+        layer: int = self._module.layer_idx
+        keys, values = step.cache.layer(layer, like, like)
+        step.windows[layer] = self.window
+        return keys[step.batch.rows], values[step.batch.rows]
+
     def _with_norms(self, made: Tensor) -> Tensor:
-        query, key, value = torch.split(made, self._heads, 1)
+        query, key, value = torch.split(made, self.heads, 1)
         return torch.cat([self._module.q_norm(query), self._module.k_norm(key), value], 1)
+
+
+class _Layer:
+    """A decoder layer whose parts are all our own code's, in one call.
+
+    Passes with prompts go part by part, and so does all where somebody looks inside: hooks on a
+    part see it as ever.
+    """
+
+    def __init__(self, module: Any) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        norms = module.input_layernorm, module.post_attention_layernorm
+        parts = attention.forward, mlp.forward, *(norm.forward for norm in norms)
+        kinds = _Attention, _Mlp, _Norm, _Norm
+        if not all(map(isinstance, parts, kinds)) or attention.forward.normed:
+            raise TypeError("its parts are not fused")
+        self._own, self._attention = module.forward, attention.forward
+        self._inside = [one for one in module.modules() if one is not module]
+        heads, kv_heads, _ = self._attention.heads
+        self._like = torch.empty(1, kv_heads, 1, self._attention.dim)
+        self._whole = whole.Whole(
+            [whole.Norm(norm.forward.weight, norm.forward.eps) for norm in norms],
+            [
+                attention.forward.product,
+                attention.o_proj.forward,
+                mlp.forward.product,
+                mlp.down_proj.forward,
+            ],
+            heads=heads,
+            window=self._attention.window,
+            scale=self._attention.scale,
+        )
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        step, rotation = STEP.get(), kwargs.get("position_embeddings")
+        if step.batch.spans or rotation is None or any(map(_watched, self._inside)):
+            own: Tensor = self._own(hidden_states, *args, **kwargs)
+            return own
+        cos, sin = rotation
+        keys, values = self._attention.slots(step, self._like)
+        return self._whole(hidden_states, cos, sin, keys, values, step)
+
+
+def _watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

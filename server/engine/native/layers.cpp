@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "native.h"
+
 namespace {
 
 using Vec = __m256;
@@ -99,19 +101,6 @@ void rotate(const float* x, const float* cos, const float* sin, float* y, size_t
     y[i + half] = b * cos[i + half] + a * sin[i + half];
   }
 }
-
-struct Slots {
-  float *keys, *values;        // [rows][kv_heads][positions][dim]
-  const int64_t* positions;    // of each row's newest token
-  size_t row, head;            // strides
-  size_t rows, kv_heads, dim;  // dim: a multiple of kLanes
-};
-
-struct Queries {
-  const float* at;
-  size_t row, head;  // strides
-  size_t groups;     // heads that share a key head
-};
 
 // weights [groups][wide]: of the softmax of scaled dot products with keys [n][dim] what is above the
 // bar; in `whole` [groups], what is below it. wide: n, filled up to whole vectors. A slot's keys are

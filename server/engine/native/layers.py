@@ -20,29 +20,39 @@ from .build import Unavailable, library
 if TYPE_CHECKING:
     from ..attention import SlotStep
 
-__all__ = ["able", "attend", "attended", "gated", "joined", "rms_norm", "turned"]
+__all__ = [
+    "able",
+    "attend",
+    "attended",
+    "check",
+    "gated",
+    "joined",
+    "rms_norm",
+    "slots_of",
+    "turned",
+]
 
 _LANES = 8  # a head is of so many numbers, or twice, ...
-_POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
+POINTER, SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "rms_norm": (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _FLOAT),
-    "gated": (_POINTER, _POINTER, _SIZE, _SIZE),
-    "turned": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE),
-    "attend": (_POINTER, _POINTER, _SIZE, _FLOAT, _POINTER, ctypes.c_int),
+    "rms_norm": (POINTER, POINTER, POINTER, SIZE, SIZE, _FLOAT),
+    "gated": (POINTER, POINTER, SIZE, SIZE),
+    "turned": (POINTER, POINTER, POINTER, POINTER, POINTER, SIZE),
+    "attend": (POINTER, POINTER, SIZE, _FLOAT, POINTER, ctypes.c_int),
 }
 
 
 class _Slots(ctypes.Structure):
     _fields_ = (
-        ("keys", _POINTER),
-        ("values", _POINTER),
-        ("positions", _POINTER),
-        *((name, _SIZE) for name in ("row", "head", "rows", "kv_heads", "dim")),
+        ("keys", POINTER),
+        ("values", POINTER),
+        ("positions", POINTER),
+        *((name, SIZE) for name in ("row", "head", "rows", "kv_heads", "dim")),
     )
 
 
 class _Queries(ctypes.Structure):
-    _fields_ = (("at", _POINTER), *((name, _SIZE) for name in ("row", "head", "groups")))
+    _fields_ = (("at", POINTER), *((name, SIZE) for name in ("row", "head", "groups")))
 
 
 @cache
@@ -62,7 +72,7 @@ def _code(name: str) -> Callable[..., None]:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    _check(x, weight)
+    check(x, weight)
     x = x.contiguous()
     y = torch.empty_like(x)
     width = x.shape[-1]
@@ -72,7 +82,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def gated(both: Tensor) -> Tensor:
     """silu of the first half of the last axis times the second."""
-    _check(both)
+    check(both)
     both, width = both.contiguous(), both.shape[-1] // 2
     y = both.new_empty(*both.shape[:-1], width)
     _code("gated")(both.data_ptr(), y.data_ptr(), y.numel() // width, width)
@@ -83,8 +93,8 @@ def turned(
     made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, positions: Tensor
 ) -> Tensor:
     """Queries [rows, heads, dim], rotated; keys and values go into the slots."""
-    slots = _slots(keys, values, positions)
-    _check(made, cos, sin)
+    slots = slots_of(keys, values, positions)
+    check(made, cos, sin)
     rows, every, dim = made.shape
     heads = every - 2 * keys.shape[1]
     query = made.new_empty(rows, heads, dim)
@@ -108,8 +118,8 @@ def attend(
     scale: float,
 ) -> Tensor:
     """[rows, heads, dim]: each row's queries over its own slot, up to its position."""
-    slots = _slots(keys, values, step.positions)
-    _check(query)
+    slots = slots_of(keys, values, step.positions)
+    check(query)
     rows, heads, dim = query.shape
     query = query if query.stride(2) == 1 else query.contiguous()
     queries = _Queries(query.data_ptr(), query.stride(0), query.stride(1), heads // slots.kv_heads)
@@ -144,19 +154,19 @@ def attended(
         return None
 
 
-def _slots(keys: Tensor, values: Tensor, positions: Tensor) -> _Slots:
+def slots_of(keys: Tensor, values: Tensor, positions: Tensor) -> _Slots:
     rows, kv_heads, _, dim = keys.shape
     row, head, position, one = keys.stride()
     if dim % _LANES or values.shape != keys.shape or values.stride() != keys.stride():
         raise TypeError(f"heads of {dim} and {values.shape[-1]}: alike, and of whole eights")
     if (position, one) != (dim, 1) or positions.dtype != torch.long:
         raise TypeError("slots lie in another way")
-    _check(keys, values)
+    check(keys, values)
     pointers = keys.data_ptr(), values.data_ptr(), positions.data_ptr()
     return _Slots(*pointers, row, head, rows, kv_heads, dim)
 
 
-def _check(*tensors: Tensor) -> None:
+def check(*tensors: Tensor) -> None:
     for tensor in tensors:
         if tensor.dtype != torch.float32:
             raise TypeError(f"{tensor.dtype}: float32 is computed with")

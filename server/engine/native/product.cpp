@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "native.h"
+
 namespace {
 
 #ifdef __AVX512F__
@@ -45,15 +47,9 @@ constexpr size_t kBlockRows = 8 * 6;    // of x in the second cache at once, wit
 constexpr size_t kBlockInputs = 1024;   // so many inputs of each
 constexpr size_t kStep = 4;             // inputs between two fetches
 
-struct Weights {
-  const uint16_t* panels;
-  const float* bias;  // or null
-  size_t outputs, inputs;
-
-  const uint16_t* at(size_t panel, size_t input) const {
-    return panels + (panel * inputs + input) * kPanel;
-  }
-};
+const uint16_t* at(const Weights& w, size_t panel, size_t input) {
+  return w.panels + (panel * w.inputs + input) * kPanel;
+}
 
 // What is to be in the cache when the tiles of the next panels ask for it: a share for each tile.
 struct Ahead {
@@ -80,7 +76,7 @@ void tile(const Weights& w, const float* x, float* y, size_t panel, size_t first
         sums[r][c] = loaded(edge);
       }
     }
-  const uint16_t* b = w.at(panel, first);
+  const uint16_t* b = at(w, panel, first);
   for (const float *end = x + n * R, *stop; x != end;) {
     stop = std::min(end, x + kStep * R);
     for (size_t p = 0; p < P; p++)
@@ -163,7 +159,7 @@ void part(const Weights& w, const float* x, float* y, size_t rows, size_t from, 
       lay(x + row * w.inputs + first, w.inputs, n, groups, laid.data());
       for (size_t panel = from, taken; panel < to; panel += taken) {
         taken = panel + together <= to ? together : 1;
-        const uint16_t* next = w.at(panel + 2 * taken <= to ? panel + taken : panel, first);
+        const uint16_t* next = at(w, panel + 2 * taken <= to ? panel + taken : panel, first);
         const size_t share = n * kPanel / groups.count;
         const size_t pace = share / ((n + kStep - 1) / kStep);
         const float* in = laid.data();

@@ -41,7 +41,7 @@ class Native:
             self._outputs,
             self._inputs,
         )
-        self._address = ctypes.addressof(self._weights)
+        self.address = ctypes.addressof(self._weights)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.shape[-1] != self._inputs:
@@ -49,7 +49,7 @@ class Native:
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self._outputs)
         rows, threads = x.numel() // self._inputs, torch.get_num_threads()
-        self._product(self._address, x.data_ptr(), y.data_ptr(), rows, threads)
+        self._product(self.address, x.data_ptr(), y.data_ptr(), rows, threads)
         return y
 
 
