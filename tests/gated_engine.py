@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from server.engine.engine import SlotEngine
+from server.engine.pace import Pace
 from server.engine.stream import Stream
 from server.engine.types import Delta, Token
 
@@ -45,8 +46,15 @@ class Gate:
 
 
 @pytest.fixture
-def gated(make_engine: Callable[..., Any], make_model: Callable[..., Any]) -> Iterator[Any]:
-    """An engine whose every forward pass waits for the gate."""
+def gated(
+    make_engine: Callable[..., Any],
+    make_model: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Any]:
+    """An engine whose every forward pass waits for the gate; its chunks are full ones, however long
+    a pass took, so that it is known how many a prompt takes.
+    """
+    monkeypatch.setattr(Pace, "chunk", lambda pace, *_: pace.most)
     gate = Gate()
 
     def make(**options: Any) -> tuple[SlotEngine, Gate]:
