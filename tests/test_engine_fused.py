@@ -23,6 +23,7 @@ from server.engine.linear import halve
 from server.engine.native import layers
 from server.speaker import sharing
 
+own_code = pytest.mark.skipif(not layers.able(), reason="our own code cannot be compiled here")
 FUSED = "server.engine.fused"
 WHOLE = "llama", "mistral", "qwen2", "wide heads"  # layers that are one call
 OTHERS = {
@@ -83,6 +84,7 @@ def test_a_model_gives_the_same_with_its_parts_fused(family: str, device, by_tor
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
+@own_code
 @pytest.mark.parametrize("family", PARTS)
 def test_on_a_cpu_the_runner_fuses_parts_by_itself(family: str, monkeypatch) -> None:
     model = model_of(family)
@@ -99,6 +101,7 @@ def test_on_a_cpu_the_runner_fuses_parts_by_itself(family: str, monkeypatch) -> 
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
+@own_code
 @pytest.mark.parametrize("family", WHOLE)
 def test_a_whole_layer_gives_the_bits_of_its_parts(family: str, monkeypatch) -> None:
     """And is left for them while somebody looks inside."""
@@ -125,6 +128,7 @@ def test_a_whole_layer_gives_the_bits_of_its_parts(family: str, monkeypatch) -> 
     assert len(asked) == 24
 
 
+@own_code
 @pytest.mark.parametrize("family", [*WHOLE, "qwen3"])
 def test_a_row_that_decodes_gets_the_same_bits_in_any_company(
     family: str, dictionary, steer, monkeypatch

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from server.engine.native import build
+from server.engine.native import build, layers
 from server.engine.native.product import Native
 
+pytestmark = pytest.mark.skipif(not layers.able(), reason="our own code cannot be compiled here")
 SHAPES = [(1, 1), (15, 3), (33, 577), (700, 1025), (64, 3000)]  # outputs, inputs
 UNIT = 2.0**-24  # float32's rounding, relative
 

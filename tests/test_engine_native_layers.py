@@ -12,6 +12,7 @@ from torch import Tensor
 from server.engine.gpu import plain
 from server.engine.native import layers
 
+pytestmark = pytest.mark.skipif(not layers.able(), reason="our own code cannot be compiled here")
 HEADS = [(8, 2, 2), (64, 3, 3), (80, 1, 5), (128, 4, 1)]  # dim, key heads, queries of each
 LONGEST = 150
 UNIT = 2.0**-23  # in the last place, relative
