@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -102,12 +103,12 @@ def folder() -> Path:
 
 def _compile(level: str, target: Path) -> None:
     wanted = os.environ.get("CXX")
-    names = (wanted,) if wanted else _COMPILERS
-    compiler = next(filter(None, map(shutil.which, names)), None)
+    named = [shlex.split(wanted)] if wanted else [[name] for name in _COMPILERS]
+    compiler = next((one for one in named if one and shutil.which(one[0])), None)
     if compiler is None:
-        raise Unavailable(f"there is no C++ compiler ({', '.join(names)})")
+        raise Unavailable(f"there is no C++ compiler ({', '.join(map(shlex.join, named))})")
     made = subprocess.run(
-        [compiler, *_FLAGS, f"-march={level}", *map(str, _SOURCES), "-o", str(target)],
+        [*compiler, *_FLAGS, f"-march={level}", *map(str, _SOURCES), "-o", str(target)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -117,7 +118,7 @@ def _compile(level: str, target: Path) -> None:
     if made.returncode != 0:
         lines = made.stderr.strip().splitlines()
         why = next((line for line in lines if "error" in line), f"it ended with {made.returncode}")
-        raise Unavailable(f"{compiler} does not compile it: {why}")
+        raise Unavailable(f"{shlex.join(compiler)} does not compile it: {why}")
     target.write_bytes(_sealed(target.read_bytes()))
     log.info("compiled our own code for %s", level)
 
