@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from runner_passes import prefill, runner
-from tiny import LAYERS, SMALL, tiny_model
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+from fused_models import logits, model_of
+from runner_passes import runner
+from tiny import LAYERS, tiny_model
 
-from server.engine import fused as fusing
 from server.engine import linear
 from server.engine import runner as running
-from server.engine.batch import Batch, Span
 from server.engine.fused import fuse
 from server.engine.gpu import plain, products, single
 from server.engine.gpu.start import few_steps
@@ -25,12 +23,6 @@ from server.speaker import sharing
 
 own_code = pytest.mark.skipif(not layers.able(), reason="our own code cannot be compiled here")
 FUSED = "server.engine.fused"
-WHOLE = "llama", "mistral", "qwen2", "wide heads"  # layers that are one call
-OTHERS = {
-    "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
-    "qwen2": Qwen2Config(**SMALL),
-    "wide heads": LlamaConfig(**SMALL, head_dim=64),
-}
 # Norms, attention and MLP; Gemma's act otherwise, and Gemma 2's attention caps its scores.
 PARTS = {
     "llama": 4 * LAYERS + 1,
@@ -42,25 +34,6 @@ PARTS = {
     "gemma3": LAYERS,
     "gpt2": 0,
 }
-
-
-def model_of(family: str) -> Any:
-    if family not in OTHERS:
-        return tiny_model(family)
-    torch.manual_seed(1)
-    config = copy.deepcopy(OTHERS[family])  # which a runner writes to
-    made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    return made.requires_grad_(False)
-
-
-def logits(made: Any) -> list[torch.Tensor]:
-    """Of prompts, and of rows of different lengths that decode beyond a window."""
-    found = [prefill(made, row, range(3, 9 + 6 * row), cut=7)[None] for row in range(3)]
-    for at in range(12):
-        positions = [6 + 6 * row + at for row in range(3)]
-        batch = Batch(0, [at, at + 9, at + 70], positions, [True] * 3, ())
-        found.append(made.forward(batch).clone())
-    return [one.float().cpu() for one in found]
 
 
 @pytest.fixture
@@ -96,72 +69,9 @@ def test_on_a_cpu_the_runner_fuses_parts_by_itself(family: str, monkeypatch) -> 
     halve(own.model)
     made = runner(model, threads=1)
     fused = [m for m in model.modules() if type(getattr(m, "forward", None)).__module__ == FUSED]
-    assert len(fused) == PARTS[family] + (LAYERS if family in WHOLE else 0)
+    assert len(fused) == PARTS[family]
     for got, expected in zip(logits(made), logits(own), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
-
-
-@own_code
-@pytest.mark.parametrize("family", WHOLE)
-def test_a_whole_layer_gives_the_bits_of_its_parts(family: str, monkeypatch) -> None:
-    """And is left for them while somebody looks inside."""
-    monkeypatch.setattr(linear, "WORTH", 0)
-    model = model_of(family)
-    halve(model)
-    with monkeypatch.context() as patch:
-        patch.setattr(fusing, "_LAYERS", {"another"})
-        parts = runner(copy.deepcopy(model), threads=1)
-    made = runner(model, threads=1)
-    layer, asked = model.model.layers[1], []
-    run = layer.forward._whole
-    layer.forward._whole = lambda *given: asked.append(given) or run(*given)
-    expected = logits(parts)
-    assert all(map(torch.equal, logits(made), expected))
-    assert len(asked) == 12
-    seen: list[Any] = []
-    watch = layer.self_attn.o_proj.register_forward_pre_hook(lambda *given: seen.append(given))
-    assert all(map(torch.equal, logits(made), expected))
-    assert len(seen) > 12
-    assert len(asked) == 12
-    watch.remove()
-    assert all(map(torch.equal, logits(made), expected))
-    assert len(asked) == 24
-
-
-@own_code
-@pytest.mark.parametrize("family", [*WHOLE, "qwen3"])
-def test_a_row_that_decodes_gets_the_same_bits_in_any_company(
-    family: str, dictionary, steer, monkeypatch
-) -> None:
-    """Beside rows of other lengths and steering, beside a prompt that is admitted, on one thread
-    or on two; steered itself or not.
-    """
-    monkeypatch.setattr(linear, "WORTH", 0)
-    model = model_of(family)
-    halve(model)
-    made = runner(model, dictionary, threads=1)
-    for row, edits in enumerate(([(3, "clamp", 6.0), (9, "ablate", 0.0)], [], [(17, "add", 3.0)])):
-        prepared = made.steerer.prepare(steer(*edits)) if edits else None
-        made.steerer.write(row, prepared, 6 + 6 * row)
-        prefill(made, row, range(3, 9 + 6 * row), cut=7)
-    tokens, positions = [4, 9, 70], [6, 12, 18]
-
-    def logits_of(first: int, stop: int, *spans: Span) -> torch.Tensor:
-        rows = slice(first, stop)
-        batch = Batch(first, tokens[rows], positions[rows], [True] * (stop - first), spans)
-        return made.forward(batch)[: stop - first].clone()
-
-    together = logits_of(0, 3)
-    assert torch.equal(
-        logits_of(0, 3, Span(3, 0, tuple(range(20, 33)), (True,) * 13, True)), together
-    )
-    torch.set_num_threads(2)
-    try:
-        assert torch.equal(logits_of(0, 3), together)
-    finally:
-        torch.set_num_threads(1)
-    for row, own in enumerate(together):
-        assert torch.equal(logits_of(row, row + 1)[0], own)
 
 
 def test_a_part_that_differs_by_more_than_rounding_stays(by_torch, caplog) -> None:

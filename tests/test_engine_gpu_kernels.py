@@ -62,8 +62,8 @@ def test_a_row_turns_its_heads_keeps_its_keys_and_attends_to_them(
     slots = [random(rows + 1, kv_heads, 300, dim, dtype=dtype) for _ in range(2)]
     found = []
     for ops in (kernels, plain):
-        keys, values = (own.clone()[batch.rows] for own in slots)
-        query = ops.turned(made, cos, sin, keys, values, step.positions)
+        keys, values = (own.clone() for own in slots)
+        query = ops.turned(made, cos, sin, keys, values, step)
         out = ops.attend(query, keys, values, step, window, dim**-0.5)
         found.append((query, keys, values, out))
     for got, expected in zip(*found, strict=True):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from server.engine.attention import SlotStep
+from server.engine.batch import Batch, Span
+from server.engine.cache import SlotCache
 from server.engine.gpu import plain
 from server.engine.native import layers
 
 pytestmark = pytest.mark.skipif(not layers.able(), reason="our own code cannot be compiled here")
 HEADS = [(8, 2, 2), (64, 3, 3), (80, 1, 5), (128, 4, 1)]  # dim, key heads, queries of each
-LONGEST = 150
+ROWS, LONGEST = 5, 150
+SPANS = [(4, 30, 41), (6, 0, 9)]  # row, first position, tokens
 UNIT = 2.0**-23  # in the last place, relative
 
 
@@ -23,12 +27,23 @@ def _same_numbers() -> None:
     torch.manual_seed(0)
 
 
-def slots(dim: int, kv_heads: int, rows: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys, values and positions of rows in the middle of others'."""
-    keys, values = torch.randn(2, rows + 2, kv_heads, LONGEST, dim)
-    positions = torch.randint(20, LONGEST, (rows,))
-    positions[:2] = torch.tensor([0, LONGEST - 1])
-    return keys[1:-1], values[1:-1], positions
+def slots(dim: int, kv_heads: int) -> tuple[Tensor, Tensor, SlotStep]:
+    """Keys and values, and a pass of rows in the middle of others'."""
+    keys, values = torch.randn(2, ROWS + 2, kv_heads, LONGEST, dim)
+    positions = [0, LONGEST - 1, *torch.randint(20, LONGEST, (ROWS - 2,)).tolist()]
+    return keys, values, step_of(Batch(1, [0] * ROWS, positions, [True] * ROWS, ()))
+
+
+def step_of(batch: Batch) -> SlotStep:
+    return SlotStep(SlotCache(ROWS + 2, LONGEST), batch, torch.device("cpu"))
+
+
+@pytest.fixture
+def on_two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 64, 576, 1001])
@@ -61,12 +76,12 @@ def test_a_gate_takes_rows_of_any_width(width: int) -> None:
 @pytest.mark.parametrize(("dim", "kv_heads", "groups"), HEADS)
 def test_what_is_rotated_has_torchs_bits(dim: int, kv_heads: int, groups: int) -> None:
     """So that a key is the same whether a prompt's pass wrote it or a reply's."""
-    keys, values, positions = slots(dim, kv_heads)
+    keys, values, step = slots(dim, kv_heads)
     others = keys.clone(), values.clone()
-    made = torch.randn(len(positions), kv_heads * groups + 2 * kv_heads, dim)
-    cos, sin = torch.randn(2, len(positions), dim)
-    found = layers.turned(made, cos, sin, keys, values, positions)
-    assert torch.equal(found, plain.turned(made, cos, sin, *others, positions))
+    made = torch.randn(ROWS, kv_heads * groups + 2 * kv_heads, dim)
+    cos, sin = torch.randn(2, ROWS, dim)
+    found = layers.turned(made, cos, sin, keys, values, step)
+    assert torch.equal(found, plain.turned(made, cos, sin, *others, step))
     assert torch.equal(keys, others[0])
     assert torch.equal(values, others[1])
 
@@ -85,31 +100,52 @@ def exact(query: Tensor, keys: Tensor, values: Tensor, last: int, window: int | 
 def test_a_row_attends_to_its_own_slot_up_to_its_position(
     dim: int, kv_heads: int, groups: int, window: int | None
 ) -> None:
-    keys, values, positions = slots(dim, kv_heads)
-    for row, last in enumerate(positions):  # what a row must not look at
+    keys, values, step = slots(dim, kv_heads)
+    positions = step.batch.positions
+    for row, last in enumerate(positions, 1):  # what a row must not look at
         keys[row, :, last + 1 :] = values[row, :, last + 1 :] = torch.nan
         if window:
             keys[row, :, : max(0, last + 1 - window)] = torch.nan
-    query = torch.randn(len(positions), kv_heads * groups, dim)
-    step: Any = SimpleNamespace(positions=positions)
+    query = torch.randn(ROWS, kv_heads * groups, dim)
     found = layers.attend(query, keys, values, step, window, 0.3)
-    for row, last in enumerate(positions.tolist()):
-        expected = exact(query[row], keys[row], values[row], last, window)
-        torch.testing.assert_close(found[row].double(), expected, atol=1e-5, rtol=1e-5)
-        alone: Any = SimpleNamespace(positions=positions[row : row + 1])
-        own = slice(row, row + 1)
-        one = layers.attend(query[own], keys[own], values[own], alone, window, 0.3)
-        assert torch.equal(one[0], found[row])
+    for i, last in enumerate(positions):
+        expected = exact(query[i], keys[1 + i], values[1 + i], last, window)
+        torch.testing.assert_close(found[i].double(), expected, atol=1e-5, rtol=1e-5)
+        alone = step_of(Batch(1 + i, [0], [last], [True], ()))
+        one = layers.attend(query[i : i + 1], keys, values, alone, window, 0.3)
+        assert torch.equal(one[0], found[i])
     across = query.transpose(0, 1).contiguous().transpose(0, 1)  # heads first, as torch has them
     assert torch.equal(layers.attend(across, keys, values, step, window, 0.3), found)
 
 
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize(("dim", "kv_heads", "groups"), HEADS)
+def test_a_token_of_a_prompt_gets_what_it_would_get_as_a_row(
+    dim: int, kv_heads: int, groups: int, window: int | None, on_two_threads: None
+) -> None:
+    """Beside rows that decode and another's prompt."""
+    keys, values, _ = slots(dim, kv_heads)
+    spans = tuple(Span(row, at, (0,) * n, (True,) * n, True) for row, at, n in SPANS)
+    together = step_of(Batch(1, [0, 0], [50, 3], [True] * 2, spans))
+    places = list(zip(*(one.tolist() for one in together.places), strict=True))
+    others, many = (keys.clone(), values.clone()), len(places)
+    made, (cos, sin) = torch.randn(many, (groups + 2) * kv_heads, dim), torch.randn(2, many, dim)
+    query = layers.turned(made, cos, sin, keys, values, together)
+    found = layers.attend(query, keys, values, together, window, 0.3)
+    for i, (row, at) in enumerate(places):
+        one, alone = slice(i, i + 1), step_of(Batch(row, [0], [at], [True], ()))
+        assert torch.equal(layers.turned(made[one], cos[one], sin[one], *others, alone), query[one])
+        assert torch.equal(layers.attend(query[one], *others, alone, window, 0.3), found[one])
+    assert torch.equal(keys, others[0])
+    assert torch.equal(values, others[1])
+
+
 def test_a_key_that_is_no_number_is_seen_in_what_it_makes() -> None:
-    keys, values, positions = slots(8, 2)
-    query, step = torch.randn(5, 4, 8), SimpleNamespace(positions=positions)
-    before = layers.attended(query, keys, values, step, None, None)  # type: ignore[arg-type]
-    keys[2, 1, 5] = torch.nan
-    found = layers.attended(query, keys, values, step, None, None)  # type: ignore[arg-type]
+    keys, values, step = slots(8, 2)
+    query = torch.randn(ROWS, 4, 8)
+    before = layers.attended(query, keys, values, step, None, None)
+    keys[3, 1, 5] = torch.nan
+    found = layers.attended(query, keys, values, step, None, None)
     assert before is not None
     assert found is not None
     assert found[2, 2:].isnan().all()
@@ -119,10 +155,9 @@ def test_a_key_that_is_no_number_is_seen_in_what_it_makes() -> None:
 
 def test_other_numbers_than_it_knows_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(dim: int = 8, dtype: torch.dtype = torch.float32, longer: int = 0) -> Any:
-        keys, values, positions = slots(dim, 2)
+        keys, values, step = slots(dim, 2)
         values = torch.cat([values, values], -1) if longer else values
-        step: Any = SimpleNamespace(positions=positions)
-        query = torch.randn(5, 4, dim)
+        query = torch.randn(ROWS, 4, dim)
         return layers.attended(query, keys.to(dtype), values.to(dtype), step, None, None)
 
     assert asked() is not None

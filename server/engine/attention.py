@@ -2,8 +2,9 @@
 
 The model runs on the flat tokens of a Batch, [1, tokens]; only attention knows about rows. It
 writes the new keys and values to the slots, then every decoding row attends to its own slot in one
-call, and every chunk of a prompt to its own in another. Query heads that share a key head are
-folded into the query axis, so grouped keys are never repeated.
+call, and every chunk of a prompt to its own in another; with code of our own (`native/`) all do in
+one. Query heads that share a key head are folded into the query axis, so grouped keys are never
+repeated.
 
 Masks are additive and made once a step for each window, not once a layer.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +54,19 @@ class SlotStep:
         self._masks: dict[int | None, Tensor] = {}  # by window
         self._span_masks: dict[tuple[int, int | None, int], Tensor] = {}
         self.windows: dict[int, int | None] = {}  # by layer, what its attention was told
+        self.computed = 0  # layers that have run, where some run in one call with one before them
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The row and the position of every token, [tokens]."""
+        rows, positions = [*range(self.batch.rows.start, self.batch.rows.stop)], self.positions
+        if self.batch.spans:
+            more: list[int] = []
+            for span in self.batch.spans:
+                rows += [span.row] * len(span.tokens)
+                more += range(span.start, span.stop)
+            positions = torch.cat([positions, torch.tensor(more, device=positions.device)])
+        return torch.tensor(rows, device=positions.device), positions
 
     def index(self, heads: int) -> Tensor:
         """Where the newest keys go, in a layer's keys seen as [rows * heads * capacity, dim]."""
@@ -121,30 +136,25 @@ def slot_attention(
     s_aux: one attention sink a head (gpt-oss), a logit that takes probability and gives nothing.
     """
     slots = STEP.get()
-    heads, kv_heads, groups = query.shape[1], key.shape[1], query.shape[1] // key.shape[1]
-    layer = _layer_index(module)
+    layer, window = _layer_index(module), sliding_window
     keys, values = slots.cache.layer(layer, key, value)
-    count, window = len(slots.batch.tokens), sliding_window
     slots.windows[layer] = window
+    _write(slots, keys, key)
+    _write(slots, values, value)
+    if softcap is None and s_aux is None:
+        out = attended(query[0].transpose(0, 1), keys, values, slots, window, scaling)
+        if out is not None:
+            return out[None], None
+    heads, kv_heads, groups = query.shape[1], key.shape[1], query.shape[1] // key.shape[1]
     outputs: list[Tensor] = []
-    if count:
-        where = slots.index(kv_heads)
-        for store, new in ((keys, key), (values, value)):
-            flat = new[0, :, :count].transpose(0, 1).reshape(-1, new.shape[-1])
-            store.view(-1, store.shape[-1]).index_copy_(0, where, flat)
+    if count := len(slots.batch.tokens):
         rows, seen = slots.batch.rows, slice(slots.first_key(window), slots.longest)
-        q, own = query[0, :, :count].transpose(0, 1), (keys[rows], values[rows])
-        usual = softcap is None and s_aux is None
-        out = attended(q, *own, slots, window, scaling) if usual else None
-        if out is None:
-            q, mask = q.reshape(count, kv_heads, groups, -1), slots.mask(window, query)
-            k, v = (store[:, :, seen] for store in own)
-            out = attend_to(q, k, v, mask, scaling, softcap, s_aux)
+        q = query[0, :, :count].transpose(0, 1).reshape(count, kv_heads, groups, -1)
+        k, v, mask = keys[rows, :, seen], values[rows, :, seen], slots.mask(window, query)
+        out = attend_to(q, k, v, mask, scaling, softcap, s_aux)
         outputs.append(out.reshape(count, heads, -1))
     for number, span in enumerate(slots.batch.spans):
         part = slice(slots.offsets[number], slots.offsets[number + 1])
-        keys[span.row, :, span.start : span.stop] = key[0, :, part]
-        values[span.row, :, span.start : span.stop] = value[0, :, part]
         seen = slice(span_first(span.start, window), span.stop)
         row = slice(span.row, span.row + 1)
         q = query[0, :, part].reshape(1, kv_heads, groups * len(span.tokens), -1)
@@ -152,6 +162,16 @@ def slot_attention(
         out = attend_to(q, keys[row, :, seen], values[row, :, seen], mask, scaling, softcap, s_aux)
         outputs.append(out.reshape(heads, len(span.tokens), -1).transpose(0, 1))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+
+
+def _write(slots: SlotStep, store: Tensor, new: Tensor) -> None:
+    """new [1, kv_heads, tokens, dim] to where each token has its place."""
+    if count := len(slots.batch.tokens):
+        flat = new[0, :, :count].transpose(0, 1).reshape(-1, new.shape[-1])
+        store.view(-1, store.shape[-1]).index_copy_(0, slots.index(new.shape[1]), flat)
+    for span, offset in zip(slots.batch.spans, slots.offsets, strict=False):
+        part = slice(offset, offset + len(span.tokens))
+        store[span.row, :, span.start : span.stop] = new[0, :, part]
 
 
 def _layer_index(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ are Triton's (`gpu/`), on a CPU of our own code (`native/`).
 
 They round otherwise than transformers' own, by as much as such numbers do. Every part is compared
 with it on a step of this model, and one that differs by more stays as it was, as do parts of
-classes that are not known. A chunk of a prompt goes through a layer's own attention.
+classes that are not known. On a GPU a chunk of a prompt goes through a layer's own attention.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import STEP, SlotStep
 from .gpu import plain
 from .gpu.single import choose
-from .native import layers, whole
+from .native import layers
 from .written import MLPS, NORMS, Call, calls, if_it_can, known, told
 
 log = logging.getLogger("steerdeck.engine")
 
 _FLOAT32, _HALF = 1e-4, 1e-2  # how far a part may differ, of the norm of what it gives
-_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2")}
 _SILU = "SiLU", "SiLUActivation"
 
 
@@ -71,15 +70,12 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
     if ops is None:
         return 0
     near = _FLOAT32 if model.dtype == torch.float32 else _HALF
-    wholes = list(filter(_a_layer, model.modules() if ops is layers else ()))
-    seen = calls([*modules, *wholes], lambda _tokens: step(), 1)
-    whole_calls = {layer: seen.pop(layer) for layer in wholes if layer in seen}
     found: list[Any] = []
     done: Counter[str] = Counter()
     left: Counter[str] = Counter()
-    for module, call in seen.items():
+    for module, call in calls(modules, lambda _tokens: step(), 1).items():
         part = if_it_can(_fused, module, call, ops)
-        apart = None if part is None else if_it_can(_apart, module.forward, part, call)
+        apart = None if part is None else if_it_can(gap, module.forward, part, call)
         name = type(module).__name__
         if apart is not None and apart <= near:
             module.forward = part
@@ -87,12 +83,7 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
             done[name] += 1
         else:
             left[name] += 1
-    for layer, call in whole_calls.items():
-        part = if_it_can(_Layer, layer)
-        if part is not None and if_it_can(_apart, layer.forward, part, call) == 0.0:
-            layer.forward = part
-            done[type(layer).__name__] += 1
-    products = [part.product for part in found if isinstance(part, _Mlp | _Attention)]
+    products = [part.product for part in found if isinstance(part, Mlp | Attention)]
     if singles := getattr(ops, "SINGLE", ()):
         choose(model, products, singles)
     if done:
@@ -102,11 +93,6 @@ def fuse(model: Any, step: Callable[[], object], ops: ModuleType | None = None) 
     return done.total()
 
 
-def _a_layer(module: Any) -> bool:
-    kind = type(module)
-    return kind.__name__ in _LAYERS and kind.__module__.startswith("transformers.models.")
-
-
 def _counted(names: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in names.items())
 
@@ -114,11 +100,12 @@ def _counted(names: Counter[str]) -> str:
 def _fused(module: Any, call: Call, ops: ModuleType) -> Callable[..., Any]:
     name = type(module).__name__
     if name in NORMS:
-        return _Norm(module, ops)
-    return _Mlp(module, ops) if name in MLPS else _Attention(module, told(module, call), ops)
+        return Norm(module, ops)
+    return Mlp(module, ops) if name in MLPS else Attention(module, told(module, call), ops)
 
 
-def _apart(own: Callable[..., Any], fused: Callable[..., Any], call: Call) -> float:
+def gap(own: Callable[..., Any], fused: Callable[..., Any], call: Call) -> float:
+    """How far what they give is apart, of the norm of what `own` gives."""
     args, kwargs = call
     with torch.no_grad():
         expected, got = (forward(*args, **kwargs) for forward in (own, fused))
@@ -126,13 +113,14 @@ def _apart(own: Callable[..., Any], fused: Callable[..., Any], call: Call) -> fl
         expected, got = expected[0], got[0]
     if expected.dtype != got.dtype or expected.shape != got.shape:
         raise TypeError("what it gives is of another type")
-    gap = (expected.float() - got.float()).norm() / expected.float().norm().clamp_min(1e-30)
-    return float(gap)
+    apart = (expected.float() - got.float()).norm() / expected.float().norm().clamp_min(1e-30)
+    return float(apart)
 
 
-class _Norm:
+class Norm:
     def __init__(self, module: Any, ops: ModuleType) -> None:
-        self.weight, self.eps = module.weight, module.variance_epsilon
+        self.weight: Tensor = module.weight
+        self.eps: float = module.variance_epsilon
         self._norm = ops.rms_norm
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -140,7 +128,7 @@ class _Norm:
         return normed
 
 
-class _Mlp:
+class Mlp:
     """silu(gate(x)) * up(x), through `down`."""
 
     def __init__(self, module: Any, ops: ModuleType) -> None:
@@ -154,7 +142,7 @@ class _Mlp:
         return down
 
 
-class _Attention:
+class Attention:
     """An attention module's forward over the slots of the pass under way.
 
     how: what the module tells the attention function beside queries, keys and values.
@@ -172,14 +160,15 @@ class _Attention:
         self.heads = [one.out_features // self.dim for one in projections]
         self.normed = hasattr(module, "q_norm")
         self.product = ops.joined(projections)
+        self._spans: bool = getattr(ops, "SPANS", False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        if STEP.get().batch.spans:
+        if STEP.get().batch.spans and not self._spans:
             own: tuple[Tensor, Any] = self._own(*args, **kwargs)
             return own
-        return self._decoded(*args, **kwargs)
+        return self._over_slots(*args, **kwargs)
 
-    def _decoded(
+    def _over_slots(
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
@@ -191,64 +180,17 @@ class _Attention:
         made = self.product(hidden_states).view(shape[1], -1, self.dim)
         if self.normed:
             made = self._with_norms(made)
-        like = made[:, -self.heads[2] :].transpose(0, 1)[None]
-        keys, values = self.slots(step, like)
-        query = self._ops.turned(made, cos, sin, keys, values, step.positions)
+        keys, values = self.slots(step, made[:, -self.heads[2] :].transpose(0, 1)[None])
+        query = self._ops.turned(made, cos, sin, keys, values, step)
         out = self._ops.attend(query, keys, values, step, self.window, self.scale)
         return self._module.o_proj(out.reshape(*shape[:-1], -1)), None
 
     def slots(self, step: SlotStep, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of the rows that decode. like: keys, if there are no slots yet."""
+        """This layer's keys and values. like: keys, if there are no slots yet."""
         layer: int = self._module.layer_idx
-        keys, values = step.cache.layer(layer, like, like)
         step.windows[layer] = self.window
-        return keys[step.batch.rows], values[step.batch.rows]
+        return step.cache.layer(layer, like, like)
 
     def _with_norms(self, made: Tensor) -> Tensor:
         query, key, value = torch.split(made, self.heads, 1)
         return torch.cat([self._module.q_norm(query), self._module.k_norm(key), value], 1)
-
-
-class _Layer:
-    """A decoder layer whose parts are all our own code's, in one call.
-
-    Passes with prompts go part by part, and so does all where somebody looks inside: hooks on a
-    part see it as ever.
-    """
-
-    def __init__(self, module: Any) -> None:
-        attention, mlp = module.self_attn, module.mlp
-        norms = module.input_layernorm, module.post_attention_layernorm
-        parts = attention.forward, mlp.forward, *(norm.forward for norm in norms)
-        kinds = _Attention, _Mlp, _Norm, _Norm
-        if not all(map(isinstance, parts, kinds)) or attention.forward.normed:
-            raise TypeError("its parts are not fused")
-        self._own, self._attention = module.forward, attention.forward
-        self._inside = [one for one in module.modules() if one is not module]
-        heads, kv_heads, _ = self._attention.heads
-        self._like = torch.empty(1, kv_heads, 1, self._attention.dim)
-        self._whole = whole.Whole(
-            [whole.Norm(norm.forward.weight, norm.forward.eps) for norm in norms],
-            [
-                attention.forward.product,
-                attention.o_proj.forward,
-                mlp.forward.product,
-                mlp.down_proj.forward,
-            ],
-            heads=heads,
-            window=self._attention.window,
-            scale=self._attention.scale,
-        )
-
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        step, rotation = STEP.get(), kwargs.get("position_embeddings")
-        if step.batch.spans or rotation is None or any(map(_watched, self._inside)):
-            own: Tensor = self._own(hidden_states, *args, **kwargs)
-            return own
-        cos, sin = rotation
-        keys, values = self._attention.slots(step, self._like)
-        return self._whole(hidden_states, cos, sin, keys, values, step)
-
-
-def _watched(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

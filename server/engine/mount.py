@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from dictionaries.dictionary import Dictionary
 from dictionaries.edits import FeatureRows, Frame, delta, edited, faded, frame, read
 
 from .gates import Gates, Opening
-from .part import Part
+from .part import Part, by_token
 from .tables import Entries, Table, View, entries
 from .types import FeatureEdit
 from .watch import Watch, cutoffs
@@ -126,13 +126,14 @@ class Mount:
         before = f.masked_fill(view.adds, 0.0)
         if part.traced:
             self._note(f, _changed(f, view, opening, part.steerable), part.rows)
-        return delta(before, _changed(before, view, opening, part.steerable), view.features, back)
+        after = _changed(before, view, opening, part.steerable)
+        return by_token(partial(_delta, view.features), before, after, back)
 
     def _activations(self, h: Tensor, view: View, part: Part) -> Tensor:
         """[rows, tokens, k]; 0 of a dictionary that reads none: what only adds needs none."""
         if not self.info.reads_exactly:
             return h.new_zeros(*h.shape[:-1], self.table.width)
-        return read(h, view.features, self._cutoff(h, part))
+        return by_token(partial(_read, view.features), h, self._cutoff(h, part))
 
     def _opening(self, view: View, part: Part) -> Opening | None:
         """Where the edits act, None for everywhere; noted in the part's clock."""
@@ -157,6 +158,14 @@ class Mount:
 
     def _note(self, before: Tensor, after: Tensor, rows: slice) -> None:
         self.noted.append((rows, torch.stack([before[:, -1], after[:, -1]])))
+
+
+def _read(features: FeatureRows, h: Tensor, cutoff: Tensor | None) -> Tensor:
+    return read(h, features, cutoff)
+
+
+def _delta(features: FeatureRows, before: Tensor, after: Tensor, back: Tensor | None) -> Tensor:
+    return delta(before, after, features, back)
 
 
 def _changed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,3 +57,16 @@ def clock(
     met[..., 0] = True
     flags = torch.tensor(thinking, device=device).view(-1, 1, 1) if any(thinking) else None
     return Clock(at, flags, met, torch.zeros_like(at, dtype=torch.bool))
+
+
+def by_token(call: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
+    """`call` of a part's tensors [rows, tokens, ..]; a prompt's chunk as if its tokens were rows.
+
+    On a CPU torch rounds a product by how many tokens it is made for. So each gets the bits that it
+    would get in any other chunk.
+    """
+    first = given[0]
+    assert first is not None
+    if first.device.type != "cpu" or len(first) != 1:
+        return call(*given)
+    return call(*(None if one is None else one.transpose(0, 1) for one in given)).transpose(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .pool import Pool
 from .scoring import Scorer
 from .sites import text_config, windowed_context
 from .slotted import PROVED, Slotted
+from .stacked import stack
 from .steering import Steerer
 from .threads import fastest
 from .written import write_out
@@ -167,7 +169,10 @@ class Runner:
         self.slotted.prove(weights)
         write_out(self.model, self.slotted.short_pass)
         if fused or self.device.type == "cpu":
-            fuse(self.model, lambda: few_steps(self._logits, self.cache.rows))
+            step = partial(few_steps, self._logits, self.cache.rows)
+            fuse(self.model, step)
+            if self.device.type == "cpu":
+                stack(self.model, step)
         for row in range(min(2, self.cache.rows)):
             self.cache.clear(row, PROVED)
 

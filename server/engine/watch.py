@@ -16,7 +16,7 @@ from dictionaries.dictionary import Dictionary
 from dictionaries.edits import FeatureRows, read
 
 from .conditions import CONDITIONS, Condition, Crossing
-from .part import Part
+from .part import Part, by_token
 
 NEVER = 2**31  # no position is as large
 # gain, offset, gate, threshold (this one never fires), value (nothing is above it)
@@ -68,7 +68,8 @@ class Watch:
         enc = self._enc[rows]
         features = FeatureRows(enc, gain, offset, gate, threshold, enc)
         watching = (i for i, slots in enumerate(self._rows[rows]) if slots)
-        f = read(h, features, cutoffs(self.dictionary, h, watching))
+        cutoff = cutoffs(self.dictionary, h, watching)
+        f = by_token(lambda h, cutoff: read(h, features, cutoff), h, cutoff)
         below, latch = self._below[rows], self._latch[rows]
         holds = torch.where(below, f < value, f > value)
         if part.steerable is not None:

@@ -35,11 +35,11 @@ from dictionaries.formats import open_dictionary
 from server.engine import (
     attention,
     engine,
-    fused,
     half,
     int8,
     linear,
     passes,
+    stacked,
     written,
 )
 from server.engine import (
@@ -49,7 +49,7 @@ from server.engine.hook import SiteHook
 from server.engine.load import load_model
 from server.engine.native import layers
 from server.engine.native.product import Native
-from server.engine.native.whole import Whole
+from server.engine.native.whole import Run
 from server.engine.runner import Runner
 from server.engine.steps import Steps
 from server.engine.types import Request, Sampling
@@ -69,7 +69,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (layers, "turned"),
         (layers, "attend"),
     ],
-    "layers, in one call each": [(Whole, "__call__")],
+    "layers, in one call": [(Run, "__call__")],
     "norms and gates": [(layers, "rms_norm"), (layers, "gated")],
     "steering": [
         (SiteHook, "__call__"),
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", action="store_true", help="layers part by part, to see within")
     args = parser.parse_args(argv)
     if args.parts:
-        fused._LAYERS.clear()
+        stacked._LAYERS.clear()
     clock = Clock()
     clock.put_in()
     with TemporaryDirectory() as scratch:

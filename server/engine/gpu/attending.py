@@ -128,6 +128,7 @@ def attend(
     alike = keys.stride() == values.stride() and keys.stride(2) == dim
     if not (fits and alike):
         return plain.attend(query, keys, values, step, window, scale)
+    keys, values = keys[step.batch.rows], values[step.batch.rows]
     query, kv_heads = query.contiguous(), keys.shape[1]
     groups = heads // kv_heads
     pieces = triton.cdiv(step.longest, _PIECE)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..attention import SlotStep
 from . import plain
 from .attending import attend
 from .products import joined
@@ -103,12 +104,13 @@ def _turned(
 
 
 def turned(
-    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, step: SlotStep
 ) -> Tensor:
     rows, heads, dim = made.shape
     kv_heads = keys.shape[1]
     if keys.stride() != values.stride() or keys.stride(2) != dim:
-        return plain.turned(made, cos, sin, keys, values, positions)
+        return plain.turned(made, cos, sin, keys, values, step)
+    keys, values = keys[step.batch.rows], values[step.batch.rows]
     queries = heads - 2 * kv_heads
     query = made.new_empty(rows, queries, dim)
     _turned[(rows, heads)](
@@ -118,7 +120,7 @@ def turned(
         query,
         keys,
         values,
-        positions,
+        step.positions,
         keys.stride(0),
         keys.stride(1),
         queries,

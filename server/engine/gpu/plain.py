@@ -26,18 +26,20 @@ def gated(both: Tensor) -> Tensor:
 
 
 def turned(
-    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, step: SlotStep
 ) -> Tensor:
-    """Queries [rows, heads, dim] of rows' products [rows, heads of all, dim], rotated by cos and
-    sin [rows, dim]; their keys, rotated, and values go into the slots [rows, kv_heads, .., dim].
+    """Queries [rows, heads, dim] of decoding rows' products [rows, heads of all, dim], rotated by
+    cos and sin [rows, dim]; their keys, rotated, and values go into the slots [all rows, kv_heads,
+    .., dim].
     """
+    keys, values = keys[step.batch.rows], values[step.batch.rows]
     kv_heads, half = keys.shape[1], made.shape[-1] // 2
     both = made[:, : made.shape[1] - kv_heads]
     rotated = torch.cat((-both[..., half:], both[..., :half]), -1)
     both = both * cos[:, None] + rotated * sin[:, None]
     rows = torch.arange(len(made), device=made.device)
-    keys[rows, :, positions] = both[:, -kv_heads:]
-    values[rows, :, positions] = made[:, -kv_heads:]
+    keys[rows, :, step.positions] = both[:, -kv_heads:]
+    values[rows, :, step.positions] = made[:, -kv_heads:]
     return both[:, :-kv_heads]
 
 
@@ -49,8 +51,9 @@ def attend(
     window: int | None,
     scale: float,
 ) -> Tensor:
-    """[rows, heads, dim]: each row's queries over its own slot, up to its position."""
+    """[rows, heads, dim]: each decoding row's queries over its own slot, up to its position."""
     rows, heads, dim = query.shape
+    keys, values = keys[step.batch.rows], values[step.batch.rows]
     q = query.reshape(rows, keys.shape[1], -1, dim)
     seen = slice(step.first_key(window), step.longest)
     mask = step.mask(window, query)

@@ -1,5 +1,5 @@
-// A whole decoder layer over rows that decode, in one call: what product.cpp and layers.cpp give, in
-// the order in which Llama, Mistral and Qwen 2 do it, so to the bit what their parts give one by one.
+// Whole decoder layers, one after the other, in one call: what product.cpp and layers.cpp give, in the
+// order in which Llama, Mistral and Qwen 2 do it, so to the bit what their parts give one by one.
 
 #include <algorithm>
 #include <vector>
@@ -24,30 +24,43 @@ extern "C" {
 struct Layer {
   Norm before, between;
   const Weights *joined, *out, *both, *down;
+  Slots slots;
   size_t heads, window;
   float scale;
 };
+}
 
-// y [rows][width] of x: the residual stream after and before the layer.
-void decoder_layer(const Layer* l, const Slots* s, const float* x, const float* cos, const float* sin,
-                   float* y, int threads) {
-  const size_t rows = s->rows, width = l->joined->inputs, inner = l->down->inputs;
-  const size_t heads = l->heads * s->dim;
-  static thread_local std::vector<float> normed, made, query;
-  normed.resize(rows * std::max({width, heads, inner}));
-  made.resize(rows * std::max(l->joined->outputs, l->both->outputs));
-  query.resize(rows * std::max(heads, width));
-  rms_norm(x, l->before.weight, normed.data(), rows, width, l->before.eps);
-  product(l->joined, normed.data(), made.data(), rows, threads);
-  turned(made.data(), cos, sin, s, query.data(), l->heads);
-  const Queries q{query.data(), heads, s->dim, l->heads / s->kv_heads};
-  attend(s, &q, l->window, l->scale, normed.data(), threads);
-  product(l->out, normed.data(), y, rows, threads);
-  add(x, y, rows * width);
-  rms_norm(y, l->between.weight, normed.data(), rows, width, l->between.eps);
-  product(l->both, normed.data(), made.data(), rows, threads);
-  gated(made.data(), normed.data(), rows, inner);
-  product(l->down, normed.data(), query.data(), rows, threads);
-  add(query.data(), y, rows * width);
+namespace {
+
+// The residual stream x [tokens][width], before the layer and after it.
+void run(const Layer& l, const Tokens& t, const float* cos, const float* sin, float* x, int threads) {
+  const size_t width = l.joined->inputs, inner = l.down->inputs, heads = l.heads * l.slots.dim;
+  static thread_local std::vector<float> into, made, out;
+  into.resize(t.count * std::max({width, heads, inner}));
+  made.resize(t.count * std::max(l.joined->outputs, l.both->outputs));
+  out.resize(t.count * std::max(heads, width));
+  rms_norm(x, l.before.weight, into.data(), t.count, width, l.before.eps);
+  product(l.joined, into.data(), made.data(), t.count, threads);
+  turned(made.data(), cos, sin, &l.slots, &t, out.data(), l.heads);
+  const Queries q{out.data(), heads, l.slots.dim, l.heads / l.slots.kv_heads};
+  attend(&l.slots, &t, &q, l.window, l.scale, into.data(), threads);
+  product(l.out, into.data(), out.data(), t.count, threads);
+  add(out.data(), x, t.count * width);
+  rms_norm(x, l.between.weight, into.data(), t.count, width, l.between.eps);
+  product(l.both, into.data(), made.data(), t.count, threads);
+  gated(made.data(), into.data(), t.count, inner);
+  product(l.down, into.data(), out.data(), t.count, threads);
+  add(out.data(), x, t.count * width);
+}
+
+}  // namespace
+
+extern "C" {
+
+// y [tokens][width] of x: the residual stream after and before these layers.
+void decoder_layers(const Layer* const* layers, size_t count, const Tokens* t, const float* x,
+                    const float* cos, const float* sin, float* y, int threads) {
+  std::copy(x, x + t->count * layers[0]->joined->inputs, y);
+  for (size_t i = 0; i < count; i++) run(*layers[i], *t, cos, sin, y, threads);
 }
 }

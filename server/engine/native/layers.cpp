@@ -1,8 +1,8 @@
 // What a decoder layer does between its products, for x86 with AVX2: norms, gates, rotations and
-// the attention of rows that decode. Everything is float32.
+// attention. Everything is float32.
 //
-// What a row gets depends on nothing but itself, to the bit: not on the rows beside it, nor on how
-// far they reach, nor on the number of threads.
+// What a token gets depends on nothing but itself and the keys and values before it, to the bit: not
+// on the tokens beside it, be they of its own prompt or of other rows, nor on the number of threads.
 
 #include <immintrin.h>
 
@@ -102,23 +102,34 @@ void rotate(const float* x, const float* cos, const float* sin, float* y, size_t
   }
 }
 
-// weights [groups][wide]: of the softmax of scaled dot products with keys [n][dim] what is above the
-// bar; in `whole` [groups], what is below it. wide: n, filled up to whole vectors. A slot's keys are
-// too few for the processor to see where they go on, so they are fetched ahead, and their values too.
-void weigh(const Queries& q, const float* query, const float* keys, const float* values, size_t n,
-           size_t dim, float scale, float* weights, size_t wide, float* whole) {
-  for (size_t j = 0; j < std::min<size_t>(n, kAhead); j += 8) fetch(keys + j * dim, 8 * dim);
+// The keys of one head that a token sees, [n][dim], and their values.
+struct Seen {
+  const float *keys, *values;
+  size_t n;
+};
+
+// weights [groups][wide]: of the softmax of scaled dot products with the keys what is above the bar;
+// in `whole` [groups], what is below it. wide: n, filled up to whole vectors. A slot's keys are too
+// few for the processor to see where they go on, so they are fetched ahead, and their values too, and
+// behind the last ones the `next` that will be seen.
+void weigh(const Queries& q, const float* query, const Seen& own, const Seen& next, size_t dim,
+           float scale, float* weights, size_t wide, float* whole) {
+  const size_t n = own.n;
   for (size_t j = 0; j < n; j += 8) {
-    if (j + kAhead < n) fetch(keys + (j + kAhead) * dim, 8 * dim);
-    fetch(values + j * dim, 8 * dim);
+    const size_t ahead = j + kAhead;
+    if (ahead < n)
+      fetch(own.keys + ahead * dim, 8 * dim);
+    else if (ahead - wide < next.n)
+      fetch(next.keys + (ahead - wide) * dim, 8 * dim);
+    fetch(own.values + j * dim, 8 * dim);
     const float* k[8];
-    for (size_t i = 0; i < 8; i++) k[i] = keys + std::min(j + i, n - 1) * dim;
+    for (size_t i = 0; i < 8; i++) k[i] = own.keys + std::min(j + i, n - 1) * dim;
     for (size_t g = 0; g < q.groups; g++) {
       Vec dots[8];
       for (auto& dot : dots) dot = all(0);
       for (size_t d = 0; d < dim; d += kLanes) {
-        const Vec own = loaded(query + g * q.head + d);
-        for (int i = 0; i < 8; i++) dots[i] = fused(own, loaded(k[i] + d), dots[i]);
+        const Vec part = loaded(query + g * q.head + d);
+        for (int i = 0; i < 8; i++) dots[i] = fused(part, loaded(k[i] + d), dots[i]);
       }
       stored(weights + g * wide + j, _mm256_mul_ps(sums_of(dots), all(scale)));
     }
@@ -162,25 +173,40 @@ size_t blended(const float* weights, size_t wide, const float* whole, const floa
 template <size_t G>
 void blend(const float* weights, size_t wide, const float* whole, const float* values, size_t n,
            size_t dim, float* out) {
-  constexpr size_t D = G < 3 ? 4 : 2;
+  constexpr size_t D = G < 4 ? 4 : 2;
   const size_t done = blended<G, D>(weights, wide, whole, values, n, dim, out, 0);
   blended<G, 1>(weights, wide, whole, values, n, dim, out, done);
 }
 
-void attend_one(const Slots& s, const Queries& q, size_t row, size_t head, size_t window, float scale,
-                float* out) {
-  const size_t stop = s.positions[row] + 1, first = window && stop > window ? stop - window : 0;
-  const size_t n = stop - first, wide = (n + kLanes - 1) / kLanes * kLanes;
+Seen seen(const Slots& s, const Tokens& t, size_t window, size_t task) {
+  const size_t token = task % t.count, head = task / t.count;
+  const size_t stop = t.positions[token] + 1, first = window && stop > window ? stop - window : 0;
+  const size_t at = t.rows[token] * s.row + head * s.head + first * s.dim;
+  return {s.keys + at, s.values + at, stop - first};
+}
+
+// A task is the queries of one token that share a key head. Those of a prompt's tokens come one after
+// the other, as they see the same keys.
+void attend_some(const Slots& s, const Tokens& t, const Queries& q, size_t window, float scale,
+                 float* out, size_t task, size_t last) {
   static thread_local std::vector<float> weights, whole;
-  weights.resize(q.groups * wide), whole.resize(q.groups);
-  const size_t at = row * s.row + head * s.head + first * s.dim;
-  const float* query = q.at + row * q.row + head * q.groups * q.head;
-  weigh(q, query, s.keys + at, s.values + at, n, s.dim, scale, weights.data(), wide, whole.data());
-  float* to = out + (row * s.kv_heads + head) * q.groups * s.dim;
-  constexpr decltype(&blend<1>) some[] = {blend<4>, blend<1>, blend<2>, blend<3>};
-  for (size_t g = 0, taken; g < q.groups; g += taken) {
-    taken = std::min<size_t>(4, q.groups - g);
-    some[taken % 4](&weights[g * wide], wide, &whole[g], s.values + at, n, s.dim, to + g * s.dim);
+  whole.resize(q.groups);
+  if (task == last) return;
+  Seen own = seen(s, t, window, task);
+  for (size_t j = 0; j < std::min<size_t>(own.n, kAhead); j += 8) fetch(own.keys + j * s.dim, 8 * s.dim);
+  for (Seen next; task < last; task++, own = next) {
+    next = task + 1 < last ? seen(s, t, window, task + 1) : Seen{};
+    const size_t token = task % t.count, head = task / t.count;
+    const size_t wide = (own.n + kLanes - 1) / kLanes * kLanes;
+    weights.resize(q.groups * wide);
+    const float* query = q.at + token * q.row + head * q.groups * q.head;
+    weigh(q, query, own, next, s.dim, scale, weights.data(), wide, whole.data());
+    float* to = out + (token * s.kv_heads + head) * q.groups * s.dim;
+    constexpr decltype(&blend<1>) some[] = {blend<4>, blend<1>, blend<2>, blend<3>};
+    for (size_t g = 0, taken; g < q.groups; g += taken) {
+      taken = std::min<size_t>(4, q.groups - g);
+      some[taken % 4](&weights[g * wide], wide, &whole[g], own.values, own.n, s.dim, to + g * s.dim);
+    }
   }
 }
 
@@ -198,15 +224,15 @@ void gated(const float* both, float* y, size_t rows, size_t width) {
   for (size_t r = 0; r < rows; r++) gate(both + r * 2 * width, y + r * width, width);
 }
 
-// Of each row's queries, keys and values [heads + 2 kv_heads][dim]: queries rotated, into `query`
-// [rows][heads][dim]; keys rotated, and values, into the slots.
-void turned(const float* made, const float* cos, const float* sin, const Slots* s, float* query,
-            size_t heads) {
+// Of each token's queries, keys and values [heads + 2 kv_heads][dim]: queries rotated, into `query`
+// [tokens][heads][dim]; keys rotated, and values, into the slots.
+void turned(const float* made, const float* cos, const float* sin, const Slots* s, const Tokens* t,
+            float* query, size_t heads) {
   const size_t dim = s->dim, all_heads = heads + 2 * s->kv_heads;
-  for (size_t r = 0; r < s->rows; r++, cos += dim, sin += dim) {
-    const float* x = made + r * all_heads * dim;
+  for (size_t i = 0; i < t->count; i++, cos += dim, sin += dim) {
+    const float* x = made + i * all_heads * dim;
     for (size_t h = 0; h < heads; h++, x += dim, query += dim) rotate(x, cos, sin, query, dim);
-    const size_t at = r * s->row + s->positions[r] * dim;
+    const size_t at = t->rows[i] * s->row + t->positions[i] * dim;
     for (size_t h = 0; h < s->kv_heads; h++, x += dim)
       rotate(x, cos, sin, s->keys + at + h * s->head, dim);
     for (size_t h = 0; h < s->kv_heads; h++, x += dim)
@@ -214,12 +240,13 @@ void turned(const float* made, const float* cos, const float* sin, const Slots* 
   }
 }
 
-// out [rows][heads][dim]: each row's queries over its own slot up to its position, the last `window`
-// keys of it (0: all).
-void attend(const Slots* s, const Queries* q, size_t window, float scale, float* out, int threads) {
-  const int64_t tasks = s->rows * s->kv_heads;
+// out [tokens][heads][dim]: each token's queries over its own slot up to its position, the last
+// `window` keys of it (0: all).
+void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
+            int threads) {
+  const size_t tasks = t->count * s->kv_heads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t t = 0; t < tasks; t++)
-    attend_one(*s, *q, t / s->kv_heads, t % s->kv_heads, window, scale, out);
+  for (int i = 0; i < threads; i++)
+    attend_some(*s, *t, *q, window, scale, out, tasks * i / threads, tasks * (i + 1) / threads);
 }
 }

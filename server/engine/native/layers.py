@@ -1,7 +1,8 @@
 """The small things between a layer's products, by `layers.cpp`: see `gpu/plain.py` for each.
 
-They are for float32 on a CPU. `able` says whether there is such code here at all; of other numbers
-than it knows a TypeError is raised, and such attention is left to torch.
+They are for float32 on a CPU, and for prompts as for rows that decode. `able` says whether there is
+such code here at all; of other numbers than it knows a TypeError is raised, and such attention is
+left to torch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..attention import SlotStep
 
 __all__ = [
+    "SPANS",
+    "Slots",
     "able",
     "attend",
     "attended",
@@ -29,26 +32,32 @@ __all__ = [
     "joined",
     "rms_norm",
     "slots_of",
+    "tokens_of",
     "turned",
 ]
+
+SPANS = True  # chunks of prompts too
 
 _LANES = 8  # a head is of so many numbers, or twice, ...
 POINTER, SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "rms_norm": (POINTER, POINTER, POINTER, SIZE, SIZE, _FLOAT),
     "gated": (POINTER, POINTER, SIZE, SIZE),
-    "turned": (POINTER, POINTER, POINTER, POINTER, POINTER, SIZE),
-    "attend": (POINTER, POINTER, SIZE, _FLOAT, POINTER, ctypes.c_int),
+    "turned": (POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, SIZE),
+    "attend": (POINTER, POINTER, POINTER, SIZE, _FLOAT, POINTER, ctypes.c_int),
 }
 
 
-class _Slots(ctypes.Structure):
+class Slots(ctypes.Structure):
     _fields_ = (
         ("keys", POINTER),
         ("values", POINTER),
-        ("positions", POINTER),
-        *((name, SIZE) for name in ("row", "head", "rows", "kv_heads", "dim")),
+        *((name, SIZE) for name in ("row", "head", "kv_heads", "dim")),
     )
+
+
+class _Tokens(ctypes.Structure):
+    _fields_ = (("rows", POINTER), ("positions", POINTER), ("count", SIZE))
 
 
 class _Queries(ctypes.Structure):
@@ -90,19 +99,20 @@ def gated(both: Tensor) -> Tensor:
 
 
 def turned(
-    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, positions: Tensor
+    made: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, step: SlotStep
 ) -> Tensor:
-    """Queries [rows, heads, dim], rotated; keys and values go into the slots."""
-    slots = slots_of(keys, values, positions)
+    """Queries [tokens, heads, dim], rotated; keys and values go into the slots."""
+    slots, tokens = slots_of(keys, values), tokens_of(step)
     check(made, cos, sin)
-    rows, every, dim = made.shape
+    count, every, dim = made.shape
     heads = every - 2 * keys.shape[1]
-    query = made.new_empty(rows, heads, dim)
+    query = made.new_empty(count, heads, dim)
     _code("turned")(
         made.contiguous().data_ptr(),
         cos.contiguous().data_ptr(),
         sin.contiguous().data_ptr(),
         ctypes.addressof(slots),
+        ctypes.addressof(tokens),
         query.data_ptr(),
         heads,
     )
@@ -117,15 +127,16 @@ def attend(
     window: int | None,
     scale: float,
 ) -> Tensor:
-    """[rows, heads, dim]: each row's queries over its own slot, up to its position."""
-    slots = slots_of(keys, values, step.positions)
+    """[tokens, heads, dim]: each token's queries over its own slot, up to its position."""
+    slots, tokens = slots_of(keys, values), tokens_of(step)
     check(query)
-    rows, heads, dim = query.shape
+    count, heads, dim = query.shape
     query = query if query.stride(2) == 1 else query.contiguous()
     queries = _Queries(query.data_ptr(), query.stride(0), query.stride(1), heads // slots.kv_heads)
-    out = query.new_empty(rows, heads, dim)
+    out = query.new_empty(count, heads, dim)
     _code("attend")(
         ctypes.addressof(slots),
+        ctypes.addressof(tokens),
         ctypes.addressof(queries),
         window or 0,
         scale,
@@ -154,16 +165,22 @@ def attended(
         return None
 
 
-def slots_of(keys: Tensor, values: Tensor, positions: Tensor) -> _Slots:
-    rows, kv_heads, _, dim = keys.shape
+def slots_of(keys: Tensor, values: Tensor) -> Slots:
+    """Of a layer's [all rows, kv_heads, .., dim]."""
+    _, kv_heads, _, dim = keys.shape
     row, head, position, one = keys.stride()
     if dim % _LANES or values.shape != keys.shape or values.stride() != keys.stride():
         raise TypeError(f"heads of {dim} and {values.shape[-1]}: alike, and of whole eights")
-    if (position, one) != (dim, 1) or positions.dtype != torch.long:
+    if (position, one) != (dim, 1):
         raise TypeError("slots lie in another way")
     check(keys, values)
-    pointers = keys.data_ptr(), values.data_ptr(), positions.data_ptr()
-    return _Slots(*pointers, row, head, rows, kv_heads, dim)
+    return Slots(keys.data_ptr(), values.data_ptr(), row, head, kv_heads, dim)
+
+
+def tokens_of(step: SlotStep) -> _Tokens:
+    """The pass's, as long as the step is there."""
+    rows, positions = step.places
+    return _Tokens(rows.data_ptr(), positions.data_ptr(), len(rows))
 
 
 def check(*tensors: Tensor) -> None:

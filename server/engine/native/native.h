@@ -12,11 +12,17 @@ struct Weights {
   size_t outputs, inputs;
 };
 
+// A layer's slots.
 struct Slots {
-  float *keys, *values;        // [rows][kv_heads][positions][dim]
-  const int64_t* positions;    // of each row's newest token
-  size_t row, head;            // strides
-  size_t rows, kv_heads, dim;  // dim: a multiple of kLanes
+  float *keys, *values;  // [rows][kv_heads][positions][dim]
+  size_t row, head;      // strides
+  size_t kv_heads, dim;  // dim: a multiple of eight
+};
+
+// The tokens of a pass: where each has its key and value, behind those that it sees.
+struct Tokens {
+  const int64_t *rows, *positions;
+  size_t count;
 };
 
 struct Queries {
@@ -28,7 +34,8 @@ struct Queries {
 void product(const Weights* w, const float* x, float* y, size_t rows, int threads);
 void rms_norm(const float* x, const float* weight, float* y, size_t rows, size_t width, float eps);
 void gated(const float* both, float* y, size_t rows, size_t width);
-void turned(const float* made, const float* cos, const float* sin, const Slots* s, float* query,
-            size_t heads);
-void attend(const Slots* s, const Queries* q, size_t window, float scale, float* out, int threads);
+void turned(const float* made, const float* cos, const float* sin, const Slots* s, const Tokens* t,
+            float* query, size_t heads);
+void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
+            int threads);
 }

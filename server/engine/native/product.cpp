@@ -41,11 +41,11 @@ inline Vec widened(const uint16_t* p) {
 }
 #endif
 
-constexpr size_t kPanel = 2 * kLanes;
-constexpr size_t kRows = kSums / 2;     // of a tile, at most
-constexpr size_t kBlockRows = 8 * 6;    // of x in the second cache at once, with
-constexpr size_t kBlockInputs = 1024;   // so many inputs of each
-constexpr size_t kStep = 4;             // inputs between two fetches
+constexpr size_t kWide = 3, kPanel = kWide * kLanes;
+constexpr size_t kRows = kSums / kWide;  // of a tile, at most
+constexpr size_t kBlock = 128;           // rows of x that meet a panel one after the other
+constexpr size_t kChunk = 768;           // inputs of a panel that stay in the cache for them
+constexpr size_t kStep = 4;              // inputs between two fetches
 
 const uint16_t* at(const Weights& w, size_t panel, size_t input) {
   return w.panels + (panel * w.inputs + input) * kPanel;
@@ -61,10 +61,12 @@ struct Ahead {
 template <size_t R, size_t P>
 void tile(const Weights& w, const float* x, float* y, size_t panel, size_t first, size_t n, Ahead ahead) {
   const size_t stride = w.inputs * kPanel;
-  Vec sums[R][2 * P];
+  Vec sums[R][kWide * P];  // unrolled, or they would lie in memory
   float edge[kLanes];
+#pragma GCC unroll 12
   for (size_t r = 0; r < R; r++)
-    for (size_t c = 0; c < 2 * P; c++) {
+#pragma GCC unroll 12
+    for (size_t c = 0; c < kWide * P; c++) {
       const size_t out = panel * kPanel + c * kLanes;
       const float* from = first ? y + r * w.outputs : w.bias;
       if (!from) {
@@ -86,17 +88,22 @@ void tile(const Weights& w, const float* x, float* y, size_t panel, size_t first
     for (; x != stop; x += R, b += kPanel)
 #pragma GCC unroll 4
       for (size_t p = 0; p < P; p++) {
-        const Vec left = widened(b + p * stride), right = widened(b + p * stride + kLanes);
+        Vec weights[kWide];
+#pragma GCC unroll 4
+        for (size_t c = 0; c < kWide; c++) weights[c] = widened(b + p * stride + c * kLanes);
 #pragma GCC unroll 12
         for (size_t r = 0; r < R; r++) {
           const Vec one = all(x[r]);
-          sums[r][2 * p] = fused(one, left, sums[r][2 * p]);
-          sums[r][2 * p + 1] = fused(one, right, sums[r][2 * p + 1]);
+#pragma GCC unroll 4
+          for (size_t c = 0; c < kWide; c++)
+            sums[r][kWide * p + c] = fused(one, weights[c], sums[r][kWide * p + c]);
         }
       }
   }
+#pragma GCC unroll 12
   for (size_t r = 0; r < R; r++)
-    for (size_t c = 0; c < 2 * P; c++) {
+#pragma GCC unroll 12
+    for (size_t c = 0; c < kWide * P; c++) {
       const size_t out = panel * kPanel + c * kLanes;
       float* to = y + r * w.outputs + out;
       if (out + kLanes <= w.outputs) {
@@ -118,7 +125,7 @@ struct Tiles {
 
   template <size_t R = 1>
   constexpr void fill() {
-    constexpr size_t P = std::clamp<size_t>(kSums / (2 * R), 1, 4);
+    constexpr size_t P = std::clamp<size_t>(kSums / (kWide * R), 1, 4);
     narrow[R] = tile<R, 1>, wide[R] = tile<R, P>, panels[R] = P;
     if constexpr (R < kRows) fill<R + 1>();
   }
@@ -139,42 +146,50 @@ struct Groups {
   size_t operator[](size_t g) const { return small + (g < more); }
 };
 
-void lay(const float* x, size_t stride, size_t n, const Groups& groups, float* to) {
-  for (size_t g = 0; g < groups.count; x += groups[g++] * stride)
-    for (size_t k = 0; k < n; k++)
-      for (size_t r = 0; r < groups[g]; r++) *to++ = x[r * stride + k];
+// The rows of every group side by side, as its tiles read them.
+void lay(const float* x, size_t inputs, const Groups& groups, float* to) {
+  for (size_t g = 0; g < groups.count; x += groups[g++] * inputs)
+    for (size_t k = 0; k < inputs; k++)
+      for (size_t r = 0; r < groups[g]; r++) *to++ = x[r * inputs + k];
+}
+
+// `taken` panels, over all rows of a block that is laid at x.
+void some(const Weights& w, const float* x, float* y, const Groups& groups, size_t panel, size_t taken,
+          const uint16_t* following) {
+  const size_t chunks = (w.inputs + kChunk - 1) / kChunk, chunk = (w.inputs + chunks - 1) / chunks;
+  for (size_t first = 0; first < w.inputs; first += chunk) {
+    const size_t n = std::min(chunk, w.inputs - first);
+    const uint16_t* next = first + n < w.inputs ? at(w, panel, first + n) : following;
+    const size_t share = n * kPanel / groups.count, pace = share / ((n + kStep - 1) / kStep);
+    const float* in = x;
+    float* out = y;
+    for (size_t g = 0; g < groups.count; g++) {
+      const size_t r = groups[g];
+      const Ahead ahead{next + g * share, pace};
+      if (taken == tiles.panels[r])
+        tiles.wide[r](w, in + first * r, out, panel, first, n, ahead);
+      else
+        for (size_t p = panel; p < panel + taken; p++)
+          tiles.narrow[r](w, in + first * r, out, p, first, n, ahead);
+      in += r * w.inputs, out += r * w.outputs;
+    }
+  }
 }
 
 // The outputs of the panels from `from` to before `to`.
 void part(const Weights& w, const float* x, float* y, size_t rows, size_t from, size_t to) {
   static thread_local std::vector<float> laid;
-  const size_t blocks = (w.inputs + kBlockInputs - 1) / kBlockInputs;
-  const size_t block = (w.inputs + blocks - 1) / blocks;
-  laid.resize(std::min(rows, kBlockRows) * block);
-  for (size_t row = 0; row < rows; row += kBlockRows) {
-    const Groups groups(std::min(kBlockRows, rows - row));
+  laid.resize(std::min(rows, kBlock) * w.inputs);
+  const size_t blocks = (rows + kBlock - 1) / kBlock;
+  for (size_t b = 0; b < blocks; b++) {
+    const size_t row = rows * b / blocks;
+    const Groups groups(rows * (b + 1) / blocks - row);
     const size_t together = tiles.panels[groups[0]];
-    for (size_t first = 0; first < w.inputs; first += block) {
-      const size_t n = std::min(block, w.inputs - first);
-      lay(x + row * w.inputs + first, w.inputs, n, groups, laid.data());
-      for (size_t panel = from, taken; panel < to; panel += taken) {
-        taken = panel + together <= to ? together : 1;
-        const uint16_t* next = at(w, panel + 2 * taken <= to ? panel + taken : panel, first);
-        const size_t share = n * kPanel / groups.count;
-        const size_t pace = share / ((n + kStep - 1) / kStep);
-        const float* in = laid.data();
-        float* out = y + row * w.outputs;
-        for (size_t g = 0; g < groups.count; g++) {
-          const size_t r = groups[g];
-          const Ahead ahead{next + g * share, pace};
-          if (taken == tiles.panels[r])
-            tiles.wide[r](w, in, out, panel, first, n, ahead);
-          else
-            for (size_t p = panel; p < panel + taken; p++)
-              tiles.narrow[r](w, in, out, p, first, n, ahead);
-          in += r * n, out += r * w.outputs;
-        }
-      }
+    lay(x + row * w.inputs, w.inputs, groups, laid.data());
+    for (size_t panel = from, taken; panel < to; panel += taken) {
+      taken = panel + together <= to ? together : 1;
+      const uint16_t* following = at(w, panel + 2 * taken <= to ? panel + taken : panel, 0);
+      some(w, laid.data(), y + row * w.outputs, groups, panel, taken, following);
     }
   }
 }

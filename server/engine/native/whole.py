@@ -1,4 +1,8 @@
-"""A whole decoder layer over rows that decode, by `layer.cpp`: one call for all its parts."""
+"""Whole decoder layers by `layer.cpp`: all parts of all of them in one call.
+
+Python between two layers costs more than it looks: what it needs has left the processor's caches
+while a layer's weights went through them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .build import library
-from .layers import POINTER, SIZE, check, slots_of
+from .layers import POINTER, SIZE, Slots, check, slots_of, tokens_of
 from .product import Native
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, _Norm) for name in ("before", "between")),
         *((name, POINTER) for name in ("joined", "out", "both", "down")),
+        ("slots", Slots),
         ("heads", SIZE),
         ("window", SIZE),
         ("scale", ctypes.c_float),
@@ -56,30 +61,43 @@ class Whole:
             raise TypeError("its products are another library's")
         check(*(norm.weight for norm in norms))
         self._kept = norms, products
+        self._slots: tuple[Tensor, Tensor] | None = None
         self._layer = _Layer(
             *(_Norm(norm.weight.data_ptr(), norm.eps) for norm in norms),
             *(product.address for product in products),
+            Slots(),
             heads,
             window or 0,
             scale,
         )
-        self._address = ctypes.addressof(self._layer)
-        self._run = library().decoder_layer
-        self._run.argtypes = (POINTER,) * 6 + (ctypes.c_int,)
+        self.address = ctypes.addressof(self._layer)
+
+    def over(self, keys: Tensor, values: Tensor) -> None:
+        """Whose slots [all rows, kv_heads, .., dim] it is to read and write."""
+        if self._slots is None or self._slots[0] is not keys or self._slots[1] is not values:
+            self._layer.slots = slots_of(keys, values)
+            self._slots = keys, values
+
+
+class Run:
+    """Layers one after the other, each over its slots."""
+
+    def __init__(self, layers: Sequence[Whole]) -> None:
+        self._layers = layers
+        self._addresses = (POINTER * len(layers))(*(layer.address for layer in layers))
+        self._run = library().decoder_layers
+        self._run.argtypes = (POINTER, SIZE) + (POINTER,) * 5 + (ctypes.c_int,)
         self._run.restype = None
 
-    def __call__(
-        self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, step: SlotStep
-    ) -> Tensor:
-        """x [1, rows, d_model], and what rotates its queries and keys [1, rows, dim]. Keys and
-        values of the rows' slots [rows, kv_heads, .., dim] are written, as `layers.turned` does.
-        """
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, step: SlotStep) -> Tensor:
+        """x [1, tokens, d_model], and what rotates its queries and keys [1, tokens, dim]."""
         check(x, cos, sin)
-        slots = slots_of(keys, values, step.positions)
+        tokens = tokens_of(step)
         x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
         self._run(
-            self._address,
-            ctypes.addressof(slots),
+            ctypes.addressof(self._addresses),
+            len(self._layers),
+            ctypes.addressof(tokens),
             x.data_ptr(),
             cos.contiguous().data_ptr(),
             sin.contiguous().data_ptr(),

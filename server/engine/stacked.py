@@ -1,0 +1,127 @@
+"""Decoder layers whose parts are all our own code's, run in one call each, or many in one.
+
+So it is for Llama, Mistral and Qwen 2. Hooks see what they always see: layers run together up to
+the next that is hooked, and one that is hooked inside goes part by part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import STEP
+from .fused import Attention, Mlp, Norm, gap
+from .native import layers, whole
+from .written import calls, if_it_can
+
+log = logging.getLogger("steerdeck.engine")
+
+_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2")}
+
+
+def stack(model: Any, step: Callable[[], object]) -> int:
+    """Put whole layers in place of those that are fused, where they give the same bits; returns how
+    many. step: see `fuse`.
+    """
+    known = filter(_known, model.modules() if layers.able() else ())
+    fused = [module for module in known if isinstance(module.self_attn.forward, Attention)]
+    if not fused:
+        return 0
+    done: list[Layer] = []
+    for module, call in calls(fused, lambda _tokens: step(), 1).items():
+        layer = if_it_can(Layer, module)
+        if layer is not None and if_it_can(gap, module.forward, layer, call) == 0.0:
+            done.append(layer)
+    for layer in done:
+        layer.put_in()
+    for layer, following in pairwise(done):
+        layer.leads_to(following)
+    if done:
+        log.info("%d layers are run whole", len(done))
+    return len(done)
+
+
+def _known(module: Any) -> bool:
+    kind = type(module)
+    return kind.__name__ in _LAYERS and kind.__module__.startswith("transformers.models.")
+
+
+class Layer:
+    """The forward of a decoder layer. Where it has run others along, theirs give what they get."""
+
+    def __init__(self, module: Any) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        norms = module.input_layernorm, module.post_attention_layernorm
+        parts = attention.forward, mlp.forward, *(norm.forward for norm in norms)
+        kinds = Attention, Mlp, Norm, Norm
+        if not all(map(isinstance, parts, kinds)) or attention.forward.normed:
+            raise TypeError("its parts are not fused")
+        self._module, self._own, self._attention = module, module.forward, attention.forward
+        self.index: int = attention.layer_idx
+        # Those of a module are in these from its beginning to its end.
+        inside = [part for part in module.modules() if part is not module]
+        self._watched = [
+            hooks for part in inside for hooks in (part._forward_pre_hooks, part._forward_hooks)
+        ]
+        heads, kv_heads, _ = self._attention.heads
+        self._like = torch.empty(1, kv_heads, 1, self._attention.dim)
+        self._whole = whole.Whole(
+            [whole.Norm(norm.forward.weight, norm.forward.eps) for norm in norms],
+            [
+                attention.forward.product,
+                attention.o_proj.forward,
+                mlp.forward.product,
+                mlp.down_proj.forward,
+            ],
+            heads=heads,
+            window=self._attention.window,
+            scale=self._attention.scale,
+        )
+        self._next: Layer | None = None
+        self._runs: dict[int, whole.Run] = {}  # by their number of layers
+
+    def put_in(self) -> None:
+        self._module.forward = self
+
+    def leads_to(self, following: Layer) -> None:
+        if following.index == self.index + 1:
+            self._next = following
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        step, rotation = STEP.get(), kwargs.get("position_embeddings")
+        if self.index < step.computed:
+            return hidden_states
+        if rotation is None or any(self._watched):
+            own: Tensor = self._own(hidden_states, *args, **kwargs)
+            return own
+        together = self._together()
+        for layer in together:
+            layer._whole.over(*layer._attention.slots(step, layer._like))
+        run = self._runs.get(len(together))
+        if run is None:
+            run = self._runs[len(together)] = whole.Run([layer._whole for layer in together])
+        cos, sin = rotation
+        out = run(hidden_states, cos, sin, step)
+        step.computed = self.index + len(together)
+        return out
+
+    def _together(self) -> list[Layer]:
+        """This layer, and those after it as far as nobody comes between them."""
+        found = [self]
+        while not self._hooked(found[-1]):
+            following = found[-1]._next
+            if following is None or following._module.forward is not following:
+                break
+            if self._hooked(following) or any(following._watched):
+                break
+            found.append(following)
+        return found
+
+    @staticmethod
+    def _hooked(layer: Layer) -> bool:
+        return bool(layer._module._forward_hooks or layer._module._forward_pre_hooks)
