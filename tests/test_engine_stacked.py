@@ -14,6 +14,7 @@ from runner_passes import prefill, runner
 from tiny import LAYERS
 
 from server.engine import linear, stacked
+from server.engine.attention import STEP, SlotStep
 from server.engine.batch import Batch, Span
 from server.engine.linear import halve
 from server.engine.native import layers, whole
@@ -133,6 +134,59 @@ def test_a_layer_whose_forward_another_took_is_left_to_it(runs: list[int]) -> No
     layer.forward = own
     assert (len(asked), runs) == (1, [1, 1])
     assert torch.equal(prefill(made, 0, ROW), after)
+
+
+def test_layers_that_have_run_along_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runner(halved("llama"), threads=1)
+    called: list[int] = []
+    forward = stacked.Layer.__call__
+
+    def counted(self: stacked.Layer, *given: Any, **how: Any) -> Any:
+        called.append(self.index)
+        return forward(self, *given, **how)
+
+    monkeypatch.setattr(stacked.Layer, "__call__", counted)
+    expected = prefill(made, 0, ROW)
+    assert called == [0]
+    made.model.model.layers[1].register_forward_hook(lambda *_: None)
+    assert torch.equal(prefill(made, 0, ROW), expected)
+    assert called == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_a_body_can_what_it_could(family: str) -> None:
+    """Take embeddings, which a model that also sees hands to its language model, and show states."""
+    made = runner(halved(family), threads=1)
+    body = made.model.model
+    assert isinstance(body.forward, stacked.Body)
+    tokens = tuple(ROW)
+    batch = Batch(0, [], [], [], (Span(0, 0, tokens, (True,) * len(tokens), True),))
+    ids, at = torch.tensor([tokens]), torch.arange(len(tokens))[None]
+    found = []
+    asked = {"input_ids": ids, "output_hidden_states": True}
+    for given in ({"input_ids": ids}, {"inputs_embeds": body.embed_tokens(ids)}, asked):
+        STEP.set(SlotStep(made.cache, batch, made.device))
+        out = body(**given, position_ids=at, attention_mask=made._mask, use_cache=False)
+        found.append(out.last_hidden_state)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert len(out.hidden_states) == LAYERS + 1
+    assert not torch.equal(out.hidden_states[0], out.hidden_states[1])
+
+
+def test_a_body_that_does_more_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = halved("llama")
+    own = type(model.model).forward
+
+    def louder(self: Any, *given: Any, **how: Any) -> Any:
+        out = own(self, *given, **how)
+        out.last_hidden_state = out.last_hidden_state * 1.5
+        return out
+
+    monkeypatch.setattr(type(model.model), "forward", louder)
+    made = runner(model, threads=1)
+    assert "forward" not in vars(made.model.model)
+    assert isinstance(made.model.model.layers[0].forward, stacked.Layer)
 
 
 def steered(family: str, dictionary: Any, steer: Any) -> Runner:

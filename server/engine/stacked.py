@@ -13,27 +13,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .attention import STEP
 from .fused import Attention, Mlp, Norm, gap
 from .native import layers, whole
-from .written import calls, if_it_can
+from .written import Call, calls, if_it_can
 
 log = logging.getLogger("steerdeck.engine")
 
-_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2")}
+_FAMILIES = "Llama", "Mistral", "Qwen2"
+_LAYERS = {f"{family}DecoderLayer" for family in _FAMILIES}
+_BODIES = {f"{family}Model" for family in _FAMILIES}
 
 
 def stack(model: Any, step: Callable[[], object]) -> int:
     """Put whole layers in place of those that are fused, where they give the same bits; returns how
     many. step: see `fuse`.
     """
-    known = filter(_known, model.modules() if layers.able() else ())
+    known = [module for module in model.modules() if layers.able() and _is(module, _LAYERS)]
     fused = [module for module in known if isinstance(module.self_attn.forward, Attention)]
     if not fused:
         return 0
     done: list[Layer] = []
-    for module, call in calls(fused, lambda _tokens: step(), 1).items():
+
+    def run(_tokens: int) -> object:
+        return step()
+
+    for module, call in calls(fused, run, 1).items():
         layer = if_it_can(Layer, module)
         if layer is not None and if_it_can(gap, module.forward, layer, call) == 0.0:
             done.append(layer)
@@ -41,14 +48,27 @@ def stack(model: Any, step: Callable[[], object]) -> int:
         layer.put_in()
     for layer, following in pairwise(done):
         layer.leads_to(following)
+    for body, call in calls([m for m in model.modules() if _is(m, _BODIES)], run, 1).items():
+        own = Body(body)
+        if if_it_can(_same, body.forward, own, call):
+            body.forward = own
     if done:
         log.info("%d layers are run whole", len(done))
     return len(done)
 
 
-def _known(module: Any) -> bool:
+def _is(module: Any, names: set[str]) -> bool:
     kind = type(module)
-    return kind.__name__ in _LAYERS and kind.__module__.startswith("transformers.models.")
+    return kind.__name__ in names and kind.__module__.startswith("transformers.models.")
+
+
+def _same(own: Callable[..., Any], other: Callable[..., Any], call: Call) -> bool:
+    found = []
+    for forward in (own, other):
+        STEP.get().computed = 0
+        with torch.no_grad():
+            found.append(forward(*call[0], **call[1]).last_hidden_state)
+    return torch.equal(*found)
 
 
 class Layer:
@@ -125,3 +145,34 @@ class Layer:
     @staticmethod
     def _hooked(layer: Layer) -> bool:
         return bool(layer._module._forward_hooks or layer._module._forward_pre_hooks)
+
+
+class Body:
+    """The forward of what is below a model's head. Layers that have run along are not called."""
+
+    def __init__(self, module: Any) -> None:
+        self._module, self._own = module, module.forward
+        self._layers = list(module.layers)
+
+    def __call__(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        **more: Any,
+    ) -> Any:
+        if input_ids is None or use_cache or any(one is not None for one in more.values()):
+            given = {"attention_mask": attention_mask, "position_ids": position_ids, **more}
+            return self._own(input_ids=input_ids, use_cache=use_cache, **given)
+        x = self._module.embed_tokens(input_ids)
+        how = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "position_embeddings": self._module.rotary_emb(x, position_ids=position_ids),
+        }
+        step, at = STEP.get(), 0
+        while at < len(self._layers):
+            x = self._layers[at](x, **how)
+            at = max(at + 1, step.computed)
+        return BaseModelOutputWithPast(last_hidden_state=self._module.norm(x))
