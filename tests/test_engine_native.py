@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from server.engine.native import build, layers
+from server.engine.native import build, layers, pages
 from server.engine.native.product import Native
 
 pytestmark = pytest.mark.skipif(not layers.able(), reason="our own code cannot be compiled here")
@@ -81,6 +81,28 @@ def test_a_row_is_the_same_to_the_bit_beside_any_others(outputs: int, inputs: in
             for count in range(1, 14):
                 some = slice(first, first + count)
                 assert torch.equal(product(x[some]), together[some])
+
+
+def test_weights_lie_in_pieces_that_do_not_touch() -> None:
+    sizes = [1, 31, 33, 700_000, pages._AREA, 5]
+    pieces = [pages.halves(size).fill_(i) for i, size in enumerate(sizes)]
+    for i, (piece, size) in enumerate(zip(pieces, sizes, strict=True)):
+        assert (piece.shape, piece.data_ptr() % 64) == ((size,), 0)
+        assert (piece == i).all()
+
+
+def test_weights_lie_somewhere_without_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_newest", [])
+    monkeypatch.delattr(pages.mmap, "MADV_HUGEPAGE", raising=False)
+    assert pages.halves(7).fill_(1.0).sum() == 7
+    monkeypatch.undo()
+
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(pages, "_newest", [])
+    monkeypatch.setattr(pages, "_Area", refuses)
+    assert pages.halves(7).fill_(1.0).sum() == 7
 
 
 def test_rows_of_any_shape_are_multiplied() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,8 +124,17 @@ def test_what_a_hook_changes_goes_on_into_the_layers_behind_it(runs: list[int]) 
     assert torch.equal(prefill(made, 0, ROW), before)
 
 
+def test_where_all_layers_are_whole_none_is_compiled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    made = runner(halved("llama"), threads=1, compiled=tmp_path / "compiled")
+    assert (made.compilation, made.arithmetic) == ("off", "eager")
+    assert "nothing is compiled: our own code runs these layers whole" in caplog.text
+    assert not (tmp_path / "compiled").exists()
+
+
 def test_a_layer_whose_forward_another_took_is_left_to_it(runs: list[int]) -> None:
-    """As `--compile` does."""
     made = runner(halved("llama"), threads=1)
     runs.clear()
     layer, asked = made.model.model.layers[1], []
@@ -155,7 +165,7 @@ def test_layers_that_have_run_along_are_not_called(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("family", WHOLE)
 def test_a_body_can_what_it_could(family: str) -> None:
-    """Take embeddings, which a model that also sees hands to its language model, and show states."""
+    """Take embeddings, as of a model that also sees, and show hidden states."""
     made = runner(halved(family), threads=1)
     body = made.model.model
     assert isinstance(body.forward, stacked.Body)

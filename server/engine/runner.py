@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,15 @@ from .pool import Pool
 from .scoring import Scorer
 from .sites import text_config, windowed_context
 from .slotted import PROVED, Slotted
-from .stacked import stack
+from .stacked import stack, whole
 from .steering import Steerer
 from .threads import fastest
 from .written import write_out
 
 if TYPE_CHECKING:
     from .compiled.swap import Compilation
+
+log = logging.getLogger("steerdeck.engine")
 
 _MEASURED = 8  # rows of the step that decides on the number of threads
 
@@ -38,8 +41,8 @@ class Runner:
     """Owns the model's forward pass; used by the engine's thread only.
 
     threads: of a pass on the CPU; by default as many of torch's as make it fastest.
-    compiled: where compiled layers are kept; none are made or used without. found: called from
-    another thread when there are some to swap in.
+    compiled: where compiled layers are kept; none are made or used without, nor where our own code
+    runs the layers whole. found: called from another thread when there are some to swap in.
     weights: in which linear layers are to hold theirs; the model is float32 on a CPU.
     graphs: whether decode steps are captured and layers fused on a GPU, or by what, anywhere.
     Raises SteerdeckError if the model, run over slots, does not give the model's own logits, and
@@ -85,7 +88,9 @@ class Runner:
         )
         self.threads = threads or self._threads()
         self._compilation: Compilation | None = None
-        if compiled is not None:
+        if compiled is not None and whole(model):
+            log.info("nothing is compiled: our own code runs these layers whole, which is faster")
+        elif compiled is not None:
             from .compiled.swap import Compilation
 
             exact = model.dtype == torch.float32 and weights != "int8"

@@ -17,7 +17,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .attention import STEP
 from .fused import Attention, Mlp, Norm, gap
-from .native import layers, whole
+from .native import layers
+from .native.whole import Run, Whole
+from .sites import decoder_layers
 from .written import Call, calls, if_it_can
 
 log = logging.getLogger("steerdeck.engine")
@@ -57,6 +59,11 @@ def stack(model: Any, step: Callable[[], object]) -> int:
     return len(done)
 
 
+def whole(model: Any) -> bool:
+    """Whether all of its layers are such."""
+    return all(isinstance(layer.forward, Layer) for layer in decoder_layers(model))
+
+
 def _is(module: Any, names: set[str]) -> bool:
     kind = type(module)
     return kind.__name__ in names and kind.__module__.startswith("transformers.models.")
@@ -90,8 +97,8 @@ class Layer:
         ]
         heads, kv_heads, _ = self._attention.heads
         self._like = torch.empty(1, kv_heads, 1, self._attention.dim)
-        self._whole = whole.Whole(
-            [whole.Norm(norm.forward.weight, norm.forward.eps) for norm in norms],
+        self._whole = Whole(
+            [(norm.forward.weight, norm.forward.eps) for norm in norms],
             [
                 attention.forward.product,
                 attention.o_proj.forward,
@@ -103,7 +110,7 @@ class Layer:
             scale=self._attention.scale,
         )
         self._next: Layer | None = None
-        self._runs: dict[int, whole.Run] = {}  # by their number of layers
+        self._runs: dict[int, Run] = {}  # by their number of layers
 
     def put_in(self) -> None:
         self._module.forward = self
@@ -124,7 +131,7 @@ class Layer:
             layer._whole.over(*layer._attention.slots(step, layer._like))
         run = self._runs.get(len(together))
         if run is None:
-            run = self._runs[len(together)] = whole.Run([layer._whole for layer in together])
+            run = self._runs[len(together)] = Run([layer._whole for layer in together])
         cos, sin = rotation
         out = run(hidden_states, cos, sin, step)
         step.computed = self.index + len(together)

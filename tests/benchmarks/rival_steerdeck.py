@@ -74,8 +74,9 @@ class Compiled(Eager):
             time.sleep(2)
             self.run(Job([0], work.features[:1], self.op, 1))  # they are put in between two passes
         if self.engine.compilation != "on":
+            why = "are run whole by our own code" if self.engine.compilation == "off" else "failed"
             self.close()
-            raise RuntimeError("the layers could not be compiled")
+            raise RuntimeError(f"nothing was compiled: its layers {why}")
 
 
 class Eight(Compiled):

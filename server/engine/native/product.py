@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .build import library
+from .pages import halves
 
 
 class _Weights(ctypes.Structure):
@@ -56,4 +57,5 @@ class Native:
 def _in_panels(weight: Tensor, width: int) -> Tensor:
     """float16 [panels, in, width] of [out, in], the last panel filled up with zeros."""
     half = pad(weight.detach().half(), (0, 0, 0, -len(weight) % width))
-    return half.view(-1, width, weight.shape[1]).transpose(1, 2).contiguous()
+    panels = half.view(-1, width, weight.shape[1]).transpose(1, 2)
+    return halves(half.numel()).view(panels.shape).copy_(panels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,6 @@ from .product import Native
 
 if TYPE_CHECKING:
     from ..attention import SlotStep
-
-
-class Norm(NamedTuple):
-    weight: Tensor
-    eps: float
 
 
 class _Norm(ctypes.Structure):
@@ -42,15 +37,15 @@ class _Layer(ctypes.Structure):
 
 
 class Whole:
-    """norms: before attention, and between it and the MLP. products: of queries, keys and values
-    joined, of attention's outputs, of gate and up joined, and of what they made.
+    """norms: weight and eps, before attention, and between it and the MLP. products: of queries,
+    keys and values joined, of attention's outputs, of gate and up joined, and of what they made.
 
     Raises TypeError for products and norms that are not our own code's.
     """
 
     def __init__(
         self,
-        norms: Sequence[Norm],
+        norms: Sequence[tuple[Tensor, float]],
         products: Sequence[Any],
         *,
         heads: int,
@@ -59,11 +54,11 @@ class Whole:
     ) -> None:
         if not all(isinstance(product, Native) for product in products):
             raise TypeError("its products are another library's")
-        check(*(norm.weight for norm in norms))
+        check(*(weight for weight, _ in norms))
         self._kept = norms, products
         self._slots: tuple[Tensor, Tensor] | None = None
         self._layer = _Layer(
-            *(_Norm(norm.weight.data_ptr(), norm.eps) for norm in norms),
+            *(_Norm(weight.data_ptr(), eps) for weight, eps in norms),
             *(product.address for product in products),
             Slots(),
             heads,
