@@ -77,6 +77,27 @@ def test_a_crowd_is_let_in_at_the_pace_of_the_crowd(base) -> None:
     assert steps <= 24 * prompt / ((SLOWER - 1) * base / token + rows / 2)
 
 
+def test_a_crowd_that_nobody_runs_before_begins_together() -> None:
+    """In a step of a few seconds at most, and once it is known what a prompt token takes."""
+    pace = Pace(256)
+    assert pace.chunk(0, coming=32) == 256
+    pace.took(0, 256, 0.75)
+    assert [pace.chunk(0, coming=rows) for rows in (0, 1, 2, 4, 32)] == [256, 256, 512, 1024, 1024]
+    slow = Pace(256)
+    slow.took(0, 256, 2.56)
+    assert slow.chunk(0, coming=32) == 400
+    slower = Pace(256)
+    slower.took(0, 256, 60.0)
+    assert slower.chunk(0, coming=32) == 256
+
+
+def test_no_prompt_has_more_of_such_a_step_than_a_full_chunk() -> None:
+    scheduler: Scheduler[Ticket] = Scheduler(8, 8, 16)
+    scheduler.add([Ticket(100)], [Ticket(10)], [Ticket(40)])
+    scheduler.chunk = 64
+    assert scheduler.next_step().chunks == (Chunk(0, 0, 16), Chunk(1, 0, 10), Chunk(2, 0, 16))
+
+
 def test_what_rows_take_is_told_from_what_prompts_take() -> None:
     """So many rows more do not make a prompt token seem slower, nor rows that left quicker."""
     base, token = 0.03, 0.001

@@ -5,14 +5,17 @@ costs about as much as a prompt token does. Both are measured as the service run
 rule holds for any model, machine and number of rows: a step with a chunk takes at most SLOWER times
 what a step will take without one, once the replies that now wait are running too. So a long prompt
 holds nobody up, and a crowd that arrives at once is not let in by drops, which would leave its
-first replies running in steps that are half empty. Alone, prompts are computed in full chunks,
-whatever was measured.
+first replies running in steps that are half empty. While nobody runs, a prompt is computed in full
+chunks, whatever was measured, and several share a step of up to CROWD of them: they begin together,
+and end sooner than if the first began at once and slowed the others down.
 """
 
 from __future__ import annotations
 
 SLOWER = 1.8  # 2 is promised; measured times scatter
 LEAST = 4  # tokens: a prompt gets on, however slow they are
+CROWD = 4  # full chunks, of as many prompts at least
+PATIENCE = 4.0  # seconds of such a step, which who comes during it waits for
 _NEWEST = 0.3  # what the latest step weighs in an average
 
 
@@ -31,7 +34,8 @@ class Pace:
         coming: rows whose prompt is not finished, and those that wait for one and will get it.
         """
         if decoding == 0:
-            return self.most
+            many = self.most * min(coming, CROWD) if self._token is not None else 0
+            return max(self.most, min(many, int(PATIENCE / max(self._token or 0.0, 1e-9))))
         if self._token is None or (alone := self._of(decoding)) is None:
             return min(LEAST, self.most)
         fit = (SLOWER - 1) * alone / max(self._token, 1e-9) + SLOWER * coming

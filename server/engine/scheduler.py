@@ -2,8 +2,8 @@
 
 Replies that decode sit in rows 0..decoding-1 without a hole, so that every tensor of the step is a
 view. Behind them come the replies whose prompt is not finished, in order of arrival. A step takes
-one token of every decoding row and up to `chunk` prompt tokens, first come first served: a long
-prompt never holds the others up for more than one chunk.
+one token of every decoding row and up to `chunk` prompt tokens, first come first served, of each
+prompt no more than a full chunk: a long one never holds the others up for longer.
 
 A reply may need more than one row. They arrive, wait and get their rows together, and a row that
 is `paced` computes what the one before it computes, in the same step: a prompt is cut the same way
@@ -71,7 +71,7 @@ class Scheduler(Generic[T]):
     def __init__(self, max_rows: int, max_waiting: int, chunk: int) -> None:
         self.max_rows = max_rows
         self.max_waiting = max_waiting
-        self.chunk = chunk
+        self.chunk = self._full = chunk
         self.waiting: deque[list[T]] = deque()  # groups that get their rows at once
         self.running: list[T] = []  # index = row
         self.decoding = 0
@@ -147,7 +147,7 @@ class Scheduler(Generic[T]):
             if led:
                 chunks.append(chunks[-1]._replace(row=ticket.row))
             return chunks[-1].stop - chunks[-1].start if led else 0
-        taken = min(ticket.length - ticket.done, budget)
+        taken = min(ticket.length - ticket.done, budget, self._full)
         if taken > 0:
             chunks.append(Chunk(ticket.row, ticket.done, ticket.done + taken))
         return max(taken, 0)

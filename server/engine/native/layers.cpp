@@ -184,15 +184,15 @@ void blend(const float* weights, size_t wide, const float* whole, const float* v
 
 using Blend = decltype(&blend<1, 1>);
 
-// Of so many query heads: by one vector, and by as many as there are registers for.
+// Of so many query heads: one vector of each, or as many as there are registers for.
 constexpr struct {
   Blend one, more;
   size_t vectors;
 } blends[] = {{}, {blend<1, 1>, blend<1, 4>, 4}, {blend<2, 1>, blend<2, 4>, 4},
               {blend<3, 1>, blend<3, 4>, 4}, {blend<4, 1>, blend<4, 2>, 2}};
 
-// The attention of one head for the passes' tiles.
-struct Head {
+// A pass's attention. A task is a tile and a key head.
+struct Pass {
   const Slots& s;
   const Tokens& t;
   const Queries& q;
@@ -240,7 +240,7 @@ struct Head {
     }
   }
 
-  // From a task to before `last`; tiles of a head come one after the other.
+  // From a task to before `last`; tiles of a head come one after the other, as a prompt's see the same.
   void some(const std::vector<Tile>& tiles, size_t task, size_t last) const {
     if (task == last) return;
     const auto of = [&](size_t i) { return seen(tiles[i % tiles.size()], i / tiles.size()); };
@@ -300,10 +300,10 @@ void turned(const float* made, const float* cos, const float* sin, const Slots* 
 void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
             int threads) {
   const std::vector<Tile> tiles = tiles_of(*t);
-  const Head head{*s, *t, *q, window, scale, out};
+  const Pass pass{*s, *t, *q, window, scale, out};
   const size_t tasks = tiles.size() * s->kv_heads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int i = 0; i < threads; i++)
-    head.some(tiles, tasks * i / threads, tasks * (i + 1) / threads);
+    pass.some(tiles, tasks * i / threads, tasks * (i + 1) / threads);
 }
 }
