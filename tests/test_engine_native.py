@@ -142,6 +142,21 @@ def test_code_is_compiled_once_and_kept(anew, tmp_path: Path, monkeypatch) -> No
     assert "no-such-compiler" in anew()
 
 
+def test_what_others_may_have_put_there_is_not_run(
+    anew, quick, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    anew()
+    (kept,) = build.folder().iterdir()
+    build.folder().chmod(0o777)
+    kept.write_bytes(build._sealed(b"no library"))
+    caplog.set_level("INFO")
+    assert isinstance(anew(), ctypes.CDLL)  # compiled for this process alone
+    assert "others may write to" in caplog.text
+    assert kept.read_bytes() == build._sealed(b"no library")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in anew()
+
+
 def test_a_damaged_file_is_compiled_again(anew, quick, tmp_path: Path, monkeypatch) -> None:
     anew()
     (kept,) = build.folder().iterdir()

@@ -61,13 +61,17 @@ def _found() -> ctypes.CDLL | str:
 
 def _kept(level: str) -> ctypes.CDLL:
     name = _name(level)
-    for path in (_AHEAD / name, folder() / name):
-        if _whole(path):
-            return ctypes.CDLL(str(path))
+    ahead, path = _AHEAD / name, folder() / name
+    mine = _private(folder())
+    for found in (ahead, path) if mine else (ahead,):
+        if _whole(found):
+            return ctypes.CDLL(str(found))
     with tempfile.TemporaryDirectory(prefix="steerdeck-") as scratch:
         new = Path(scratch) / name
         _compile(level, new)
         try:
+            if not mine:
+                raise OSError(f"others may write to {path.parent}")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             own = path.with_name(f"{name}.{os.getpid()}")  # others may compile it just now
             shutil.copy(new, own)
@@ -96,8 +100,18 @@ def _whole(path: Path) -> bool:
     return found == _sealed(found[:-_SEAL])
 
 
+def _private(place: Path) -> bool:
+    """Whether nobody else can have put something there; also where it is yet to be made."""
+    try:
+        found = place.stat()
+    except FileNotFoundError:
+        return True
+    own = os.getuid() if hasattr(os, "getuid") else found.st_uid
+    return found.st_uid == own and not found.st_mode & 0o022
+
+
 def folder() -> Path:
-    """Where it is kept. What is in it is run: keep it private."""
+    """Where it is kept. What is in it is run, so it must be private."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steerdeck"
 
 
