@@ -35,17 +35,17 @@ def stack(model: Any, step: Callable[[], object]) -> int:
     """
     known = [module for module in model.modules() if layers.able() and _is(module, _LAYERS)]
     fused = [module for module in known if isinstance(module.self_attn.forward, Attention)]
-    if not fused:
-        return 0
     done: list[Layer] = []
 
     def run(_tokens: int) -> object:
         return step()
 
-    for module, call in calls(fused, run, 1).items():
+    for module, call in (calls(fused, run, 1) if fused else {}).items():
         layer = if_it_can(Layer, module)
         if layer is not None and if_it_can(gap, module.forward, layer, call) == 0.0:
             done.append(layer)
+    if not done:
+        return 0
     for layer in done:
         layer.put_in()
     for layer, following in pairwise(done):
@@ -54,8 +54,7 @@ def stack(model: Any, step: Callable[[], object]) -> int:
         own = Body(body)
         if if_it_can(_same, body.forward, own, call):
             body.forward = own
-    if done:
-        log.info("%d layers are run whole", len(done))
+    log.info("%d layers are run whole", len(done))
     return len(done)
 
 

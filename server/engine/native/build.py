@@ -22,8 +22,10 @@ import torch
 
 log = logging.getLogger("steerdeck.engine")
 
-_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("product", "layers", "layer")]
-_HEADER = Path(__file__).with_name("native.h")
+_SOURCES = [
+    Path(__file__).with_name(f"{name}.cpp") for name in ("product", "layers", "attend", "layer")
+]
+_HEADERS = [Path(__file__).with_name(f"{name}.h") for name in ("native", "vectors")]
 _AHEAD = Path(__file__).with_name("ahead")
 _LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # by what torch calls the processor
 # Rounding is as written: no product is fused with a sum that does not say so.
@@ -83,7 +85,7 @@ def _kept(level: str) -> ctypes.CDLL:
 
 
 def _name(level: str) -> str:
-    told = "\n".join((*_FLAGS, level, *(one.read_text("utf-8") for one in (*_SOURCES, _HEADER))))
+    told = "\n".join((*_FLAGS, level, *(one.read_text("utf-8") for one in (*_SOURCES, *_HEADERS))))
     return f"engine-{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}.so"
 
 
