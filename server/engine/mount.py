@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -127,13 +127,15 @@ class Mount:
         if part.traced:
             self._note(f, _changed(f, view, opening, part.steerable), part.rows)
         after = _changed(before, view, opening, part.steerable)
-        return by_token(partial(_delta, view.features), before, after, back)
+        rows = view.features
+        return by_token(lambda f, to, back: delta(f, to, rows, back), before, after, back)
 
     def _activations(self, h: Tensor, view: View, part: Part) -> Tensor:
         """[rows, tokens, k]; 0 of a dictionary that reads none: what only adds needs none."""
         if not self.info.reads_exactly:
             return h.new_zeros(*h.shape[:-1], self.table.width)
-        return by_token(partial(_read, view.features), h, self._cutoff(h, part))
+        cutoff = self._cutoff(h, part)
+        return by_token(lambda h, cutoff: read(h, view.features, cutoff), h, cutoff)
 
     def _opening(self, view: View, part: Part) -> Opening | None:
         """Where the edits act, None for everywhere; noted in the part's clock."""
@@ -158,14 +160,6 @@ class Mount:
 
     def _note(self, before: Tensor, after: Tensor, rows: slice) -> None:
         self.noted.append((rows, torch.stack([before[:, -1], after[:, -1]])))
-
-
-def _read(features: FeatureRows, h: Tensor, cutoff: Tensor | None) -> Tensor:
-    return read(h, features, cutoff)
-
-
-def _delta(features: FeatureRows, before: Tensor, after: Tensor, back: Tensor | None) -> Tensor:
-    return delta(before, after, features, back)
 
 
 def _changed(

@@ -34,8 +34,10 @@ class Pace:
         coming: rows whose prompt is not finished, and those that wait for one and will get it.
         """
         if decoding == 0:
-            many = self.most * min(coming, CROWD) if self._token is not None else 0
-            return max(self.most, min(many, int(PATIENCE / max(self._token or 0.0, 1e-9))))
+            if self._token is None:
+                return self.most
+            patient = int(PATIENCE / max(self._token, 1e-9))
+            return max(self.most, min(self.most * min(coming, CROWD), patient))
         if self._token is None or (alone := self._of(decoding)) is None:
             return min(LEAST, self.most)
         fit = (SLOWER - 1) * alone / max(self._token, 1e-9) + SLOWER * coming
