@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-import torch
 
 from dictionaries.edits import Op
-from server.engine.contrast import entropies
 from server.engine.guard import Alarm, Guard, Mode, Signal
 from server.engine.prefix import NEUTRAL
 from server.engine.preparing import Prepared
@@ -52,11 +49,6 @@ def test_entropy_is_bounded_on_both_sides_and_kl_from_above() -> None:
     assert (first.signal, first.value) == (Signal.KL, pytest.approx(3.1))
     assert heard(replace(guard, low=None), tokens, 0.0) == []
     assert heard(replace(guard, high=1.0, window=4), range(4), 1.5)[0].bound == 1.0
-
-
-def test_entropy_is_that_of_the_distribution() -> None:
-    even, sure = torch.zeros(8), torch.tensor([0.0, *[-math.inf] * 7])
-    assert entropies(torch.stack([even, sure])) == pytest.approx([math.log(8), 0.0])
 
 
 def test_a_weaker_steering_is_nearer_to_none_for_every_op() -> None:

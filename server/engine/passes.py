@@ -11,13 +11,14 @@ from torch import Tensor
 
 from .batch import Batch, Span
 from .conditions import Seen
-from .contrast import Difference, Pair, differences, entropies
+from .contrast import Difference, Pair, differences
 from .reply import Reply
 from .runner import Runner
 from .sampling import Choice, choose, rows
 from .scheduler import Chunk
 from .shadow import Shadow
 from .types import Reading
+from .vocabulary import entropies
 from .warden import Verdict
 
 log = logging.getLogger("steerdeck.engine")
@@ -187,7 +188,7 @@ class Passes:
         if not heard:
             return made
         try:
-            found = entropies(torch.stack(list(heard.values())))
+            found = entropies(list(heard.values()))
             for i, entropy in zip(heard, found, strict=True):
                 made[i] = made[i]._replace(verdict=self._verdict(jobs[i].reply, made[i], entropy))
         except Exception as error:

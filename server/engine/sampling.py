@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .types import Sampling
+from .vocabulary import Likeliest, likeliest, logprobs
 
 CANDIDATES = 256
 _BLOCK = 64  # uniform numbers drawn at a time
@@ -145,17 +146,16 @@ def invert(
     logits: Tensor, samplings: Sequence[Sampling], numbers: NDArray[np.float64]
 ) -> list[int]:
     """The token at that point of each row's filtered distribution; -1 if it is not finite."""
-    temperature = torch.tensor([s.temperature for s in samplings], device=logits.device)
-    scaled = logits.float() / temperature[:, None]
-    count = min(CANDIDATES, scaled.shape[-1])
-    top, order = scaled.topk(count, dim=-1)
-    total = scaled.logsumexp(-1, keepdim=True)
-    tokens, exact = _invert(top, order, total, samplings, numbers, scaled.shape[-1])
+    temperatures, vocab = [s.temperature for s in samplings], logits.shape[-1]
+    found = likeliest(logits, CANDIDATES, temperatures)
+    tokens, exact = _invert(found, samplings, numbers, vocab)
     again = [i for i, settled in enumerate(exact) if not settled]
     if again:
-        top, order = in_order(scaled[again])
+        divisors = torch.tensor([temperatures[i] for i in again], device=logits.device)
+        scores, ids = in_order(logits[again].float() / divisors[:, None])
         own, drawn = [samplings[i] for i in again], numbers[again]
-        redone, _ = _invert(top, order, total[again], own, drawn, scaled.shape[-1])
+        every = Likeliest(scores, ids, found.totals[again])
+        redone, _ = _invert(every, own, drawn, vocab)
         for i, token in zip(again, redone, strict=True):
             tokens[i] = token
     return tokens
@@ -183,18 +183,10 @@ def _places(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _invert(
-    top: Tensor,
-    order: Tensor,
-    total: Tensor,
-    samplings: Sequence[Sampling],
-    numbers: NDArray[np.float64],
-    vocab: int,
+    found: Likeliest, samplings: Sequence[Sampling], numbers: NDArray[np.float64], vocab: int
 ) -> tuple[list[int], list[bool]]:
-    """Tokens, and whether the candidates in hand were enough to be sure.
-
-    top, order: scaled logits and ids of the most likely, best first. total: logsumexp of all.
-    """
-    values, ids, totals = _on_host(top, order, total)
+    """Tokens, and whether the candidates in hand were enough to be sure."""
+    values, ids, totals = _on_host(found)
     broken = ~np.isfinite(totals)
     values, totals = np.where(broken, 0.0, values), np.where(broken, 0.0, totals)
     count = values.shape[1]
@@ -224,15 +216,16 @@ def _invert(
 
 
 def _on_host(
-    top: Tensor, order: Tensor, total: Tensor
+    found: Likeliest,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """As numpy arrays. From a GPU in one copy, since each waits for the device: float32 holds the
-    ids exactly, a vocabulary has far fewer than 2**24.
+    """As numpy arrays, totals in a column. From a GPU in one copy, since each waits for the
+    device: float64 holds the ids exactly.
     """
-    if top.device.type == "cpu":
-        return top.numpy().astype(np.float64), order.numpy(), total.numpy().astype(np.float64)
-    count = top.shape[1]
-    all_of_it = torch.cat([top, order.float(), total], dim=1).cpu().numpy().astype(np.float64)
+    scores, order, total = found.scores.double(), found.ids, found.totals[:, None]
+    if scores.device.type == "cpu":
+        return scores.numpy(), order.numpy(), total.numpy()
+    count = scores.shape[1]
+    all_of_it = torch.cat([scores, order.double(), total], dim=1).cpu().numpy()
     values, ids, totals = np.split(all_of_it, [count, 2 * count], axis=1)
     return values, ids.astype(np.int64), totals
 
@@ -243,11 +236,6 @@ def _column(values: list[float] | list[int]) -> NDArray[np.float64]:
 
 def with_logprobs(logits: Tensor, tokens: list[int], wanted: list[int]) -> list[Choice]:
     """The choices with their own log probability and those of the `wanted` most likely tokens."""
-    logprobs = logits.float().log_softmax(-1)
-    own = logprobs.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-    values, ids = logprobs.topk(min(max(wanted), logprobs.shape[-1]))
-    tops = zip(ids.tolist(), values.tolist(), strict=True)
-    return [
-        Choice(token, logprob, tuple(zip(ids[:n], values[:n], strict=True)))
-        for token, logprob, (ids, values), n in zip(tokens, own, tops, wanted, strict=True)
-    ]
+    found = likeliest(logits, max(wanted))
+    told = logprobs(logits, tokens, wanted, found)
+    return [Choice(token, *one) for token, one in zip(tokens, told, strict=True)]

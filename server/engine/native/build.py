@@ -15,15 +15,20 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+
+POINTER, SIZE, INT, FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_float
 
 log = logging.getLogger("steerdeck.engine")
 
 _SOURCES = [
-    Path(__file__).with_name(f"{name}.cpp") for name in ("product", "layers", "attend", "layer")
+    Path(__file__).with_name(f"{name}.cpp")
+    for name in ("product", "layers", "attend", "layer", "vocab")
 ]
 _HEADERS = [Path(__file__).with_name(f"{name}.h") for name in ("native", "vectors")]
 _AHEAD = Path(__file__).with_name("ahead")
@@ -48,6 +53,30 @@ def library() -> ctypes.CDLL:
     if isinstance(found, str):
         raise Unavailable(found)
     return found
+
+
+def function(name: str, arguments: tuple[Any, ...], result: Any = None) -> Callable[..., Any]:
+    """One of the library's, which takes that and gives `result`. Raises Unavailable."""
+    return _typed(library(), name, arguments, result)
+
+
+@cache
+def _typed(
+    code: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result: Any
+) -> Callable[..., Any]:
+    found = getattr(code, name)
+    found.argtypes, found.restype = arguments, result
+    return found  # type: ignore[no-any-return]
+
+
+@cache
+def able() -> bool:
+    """Whether there is such code here at all."""
+    try:
+        library()
+    except Unavailable:
+        return False
+    return True
 
 
 @cache

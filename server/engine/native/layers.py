@@ -8,15 +8,13 @@ left to torch.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..joined import joined
-from .build import Unavailable, library
+from .build import FLOAT, INT, POINTER, SIZE, able, function
 
 if TYPE_CHECKING:
     from ..attention import SlotStep
@@ -39,13 +37,10 @@ __all__ = [
 SPANS = True  # chunks of prompts too
 
 _LANES = 8  # a head is of so many numbers, or twice, ...
-POINTER, SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
-_ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "rms_norm": (POINTER, POINTER, POINTER, SIZE, SIZE, _FLOAT),
-    "gated": (POINTER, POINTER, SIZE, SIZE),
-    "turned": (POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, SIZE),
-    "attend": (POINTER, POINTER, POINTER, SIZE, _FLOAT, POINTER, ctypes.c_int),
-}
+_RMS_NORM = POINTER, POINTER, POINTER, SIZE, SIZE, FLOAT
+_GATED = POINTER, POINTER, SIZE, SIZE
+_TURNED = POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, SIZE
+_ATTEND = POINTER, POINTER, POINTER, SIZE, FLOAT, POINTER, INT
 
 
 class Slots(ctypes.Structure):
@@ -64,28 +59,13 @@ class _Queries(ctypes.Structure):
     _fields_ = (("at", POINTER), *((name, SIZE) for name in ("row", "head", "groups")))
 
 
-@cache
-def able() -> bool:
-    try:
-        library()
-    except Unavailable:
-        return False
-    return True
-
-
-@cache
-def _code(name: str) -> Callable[..., None]:
-    found = getattr(library(), name)
-    found.argtypes, found.restype = _ARGUMENTS[name], None
-    return found  # type: ignore[no-any-return]
-
-
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     check(x, weight)
     x = x.contiguous()
     y = torch.empty_like(x)
     width = x.shape[-1]
-    _code("rms_norm")(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // width, width, eps)
+    rows = x.numel() // width
+    function("rms_norm", _RMS_NORM)(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rows, width, eps)
     return y
 
 
@@ -94,7 +74,7 @@ def gated(both: Tensor) -> Tensor:
     check(both)
     both, width = both.contiguous(), both.shape[-1] // 2
     y = both.new_empty(*both.shape[:-1], width)
-    _code("gated")(both.data_ptr(), y.data_ptr(), y.numel() // width, width)
+    function("gated", _GATED)(both.data_ptr(), y.data_ptr(), y.numel() // width, width)
     return y
 
 
@@ -107,7 +87,7 @@ def turned(
     count, every, dim = made.shape
     heads = every - 2 * keys.shape[1]
     query = made.new_empty(count, heads, dim)
-    _code("turned")(
+    function("turned", _TURNED)(
         made.contiguous().data_ptr(),
         cos.contiguous().data_ptr(),
         sin.contiguous().data_ptr(),
@@ -134,7 +114,7 @@ def attend(
     query = query if query.stride(2) == 1 else query.contiguous()
     queries = _Queries(query.data_ptr(), query.stride(0), query.stride(1), heads // slots.kv_heads)
     out = query.new_empty(count, heads, dim)
-    _code("attend")(
+    function("attend", _ATTEND)(
         ctypes.addressof(slots),
         ctypes.addressof(tokens),
         ctypes.addressof(queries),

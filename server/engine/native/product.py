@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .build import library
+from .build import INT, POINTER, SIZE, function
 from .pages import halves
+
+_PRODUCT = POINTER, POINTER, POINTER, SIZE, INT
 
 
 class _Weights(ctypes.Structure):
     _fields_ = (
-        ("panels", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("outputs", ctypes.c_size_t),
-        ("inputs", ctypes.c_size_t),
+        ("panels", POINTER),
+        ("bias", POINTER),
+        ("outputs", SIZE),
+        ("inputs", SIZE),
     )
 
 
@@ -28,13 +30,9 @@ class Native:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        code = library()
-        code.panel_width.restype = ctypes.c_size_t
-        self._product = code.product
-        self._product.restype = None
-        self._product.argtypes = *(ctypes.c_void_p,) * 3, ctypes.c_size_t, ctypes.c_int
+        self._product = function("product", _PRODUCT)
         self._outputs, self._inputs = weight.shape
-        self._panels = _in_panels(weight, code.panel_width())
+        self._panels = _in_panels(weight, function("panel_width", (), SIZE)())
         self._bias = None if bias is None else bias.detach().contiguous()
         self._weights = _Weights(
             self._panels.data_ptr(),

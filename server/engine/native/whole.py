@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .build import library
-from .layers import POINTER, SIZE, Slots, check, slots_of, tokens_of
+from .build import FLOAT, INT, POINTER, SIZE, function
+from .layers import Slots, check, slots_of, tokens_of
 from .product import Native
 
 if TYPE_CHECKING:
     from ..attention import SlotStep
 
 
+_DECODER_LAYERS = POINTER, SIZE, POINTER, POINTER, POINTER, POINTER, POINTER, INT
+
+
 class _Norm(ctypes.Structure):
-    _fields_ = (("weight", POINTER), ("eps", ctypes.c_float))
+    _fields_ = (("weight", POINTER), ("eps", FLOAT))
 
 
 class _Layer(ctypes.Structure):
@@ -32,7 +35,7 @@ class _Layer(ctypes.Structure):
         ("slots", Slots),
         ("heads", SIZE),
         ("window", SIZE),
-        ("scale", ctypes.c_float),
+        ("scale", FLOAT),
     )
 
 
@@ -80,9 +83,7 @@ class Run:
     def __init__(self, layers: Sequence[Whole]) -> None:
         self._layers = layers
         self._addresses = (POINTER * len(layers))(*(layer.address for layer in layers))
-        self._run = library().decoder_layers
-        self._run.argtypes = (POINTER, SIZE) + (POINTER,) * 5 + (ctypes.c_int,)
-        self._run.restype = None
+        self._run = function("decoder_layers", _DECODER_LAYERS)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, step: SlotStep) -> Tensor:
         """x [1, tokens, d_model], and what rotates its queries and keys [1, tokens, dim]."""
