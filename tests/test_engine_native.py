@@ -83,6 +83,18 @@ def test_a_row_is_the_same_to_the_bit_beside_any_others(outputs: int, inputs: in
                 assert torch.equal(product(x[some]), together[some])
 
 
+def test_threads_change_nothing_be_they_more_than_rows_panels_or_processors(threads) -> None:
+    weight, bias, x = given(33, 1540, rows=300)  # two panels; three blocks of rows
+    product = Native(weight, bias)
+    threads(1)
+    alone = product(x)
+    for workers in (2, 5, 9):
+        threads(workers)
+        for _ in range(20):
+            assert torch.equal(product(x), alone)
+            assert torch.equal(product(x[:1]), alone[:1])
+
+
 def test_weights_lie_in_pieces_that_do_not_touch() -> None:
     sizes = [1, 31, 33, 700_000, pages._AREA, 5]
     pieces = [pages.halves(size).fill_(i) for i, size in enumerate(sizes)]

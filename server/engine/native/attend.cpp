@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kAhead = 32;  // keys
 constexpr size_t kTile = 8;    // tokens
+constexpr size_t kParts = 4;   // of a thread's share of the work, that it takes one by one
 
 inline void fetch(const float* p, size_t n) {
   for (size_t i = 0; i < n; i += 16) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
@@ -185,17 +186,21 @@ std::vector<Tile> tiles_of(const Tokens& t) {
 
 }  // namespace
 
+void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, size_t window,
+            float scale, float* out) {
+  const std::vector<Tile> tiles = tiles_of(t);
+  const Pass pass{s, t, q, window, scale, out};
+  const size_t tasks = tiles.size() * s.kv_heads, few = std::max<size_t>(1, tasks / (kParts * m.of));
+  for (size_t task; (task = m.take() * few) < tasks;)
+    pass.some(tiles, task, std::min(task + few, tasks));
+}
+
 extern "C" {
 
 // out [tokens][heads][dim]: each token's queries over its own slot up to its position, the last
 // `window` keys of it (0: all).
 void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
             int threads) {
-  const std::vector<Tile> tiles = tiles_of(*t);
-  const Pass pass{*s, *t, *q, window, scale, out};
-  const size_t tasks = tiles.size() * s->kv_heads;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int i = 0; i < threads; i++)
-    pass.some(tiles, tasks * i / threads, tasks * (i + 1) / threads);
+  together(threads, [&](const Member& m) { attend(m, *s, *t, *q, window, scale, out); });
 }
 }

@@ -30,7 +30,7 @@ _SOURCES = [
     Path(__file__).with_name(f"{name}.cpp")
     for name in ("product", "layers", "attend", "layer", "vocab")
 ]
-_HEADERS = [Path(__file__).with_name(f"{name}.h") for name in ("native", "vectors")]
+_HEADERS = [Path(__file__).with_name(f"{name}.h") for name in ("native", "team", "vectors")]
 _AHEAD = Path(__file__).with_name("ahead")
 _LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # by what torch calls the processor
 # Rounding is as written: no product is fused with a sum that does not say so.

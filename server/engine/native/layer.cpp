@@ -1,4 +1,4 @@
-// Whole decoder layers, one after the other, in one call: what product.cpp and layers.cpp give, in the
+// Whole decoder layers, one after the other, in one call by one team: what product.cpp and layers.cpp give, in the
 // order in which Llama, Mistral and Qwen 2 do it, so to the bit what their parts give one by one.
 
 #include <algorithm>
@@ -32,25 +32,39 @@ struct Layer {
 
 namespace {
 
-// The residual stream x [tokens][width], before the layer and after it.
-void run(const Layer& l, const Tokens& t, const float* cos, const float* sin, float* x, int threads) {
-  const size_t width = l.joined->inputs, inner = l.down->inputs, heads = l.heads * l.slots.dim;
-  static thread_local std::vector<float> into, made, out;
-  into.resize(t.count * std::max({width, heads, inner}));
-  made.resize(t.count * std::max(l.joined->outputs, l.both->outputs));
-  out.resize(t.count * std::max(heads, width));
-  rms_norm(x, l.before.weight, into.data(), t.count, width, l.before.eps);
-  product(l.joined, into.data(), made.data(), t.count, threads);
-  turned(made.data(), cos, sin, &l.slots, &t, out.data(), l.heads);
-  const Queries q{out.data(), heads, l.slots.dim, l.heads / l.slots.kv_heads};
-  attend(&l.slots, &t, &q, l.window, l.scale, into.data(), threads);
-  product(l.out, into.data(), out.data(), t.count, threads);
-  add(out.data(), x, t.count * width);
-  rms_norm(x, l.between.weight, into.data(), t.count, width, l.between.eps);
-  product(l.both, into.data(), made.data(), t.count, threads);
-  gated(made.data(), into.data(), t.count, inner);
-  product(l.down, into.data(), out.data(), t.count, threads);
-  add(out.data(), x, t.count * width);
+struct Pass {
+  const Tokens& t;
+  const float *cos, *sin;
+  float *x, *into, *made, *out, *laid;
+};
+
+// x [tokens][width], the residual stream before the layer and after it. What is each token's own a
+// member does for its share of the tokens.
+void run(const Member& m, const Layer& l, const Pass& p) {
+  const size_t width = l.joined->inputs, inner = l.down->inputs, dim = l.slots.dim;
+  const size_t all = p.t.count, heads = l.heads * dim;
+  const Range own = m.share(all);
+  const Tokens mine{p.t.rows + own.from, p.t.positions + own.from, own.count()};
+  const size_t at = own.from * width;
+  const auto times = [&](const Weights* w, float* y) {
+    m.meet();
+    multiply(m, *w, p.into, y, all, p.laid);
+    m.meet();
+  };
+  rms_norm(p.x + at, l.before.weight, p.into + at, own.count(), width, l.before.eps);
+  times(l.joined, p.made);
+  turned(p.made + own.from * l.joined->outputs, p.cos + own.from * dim, p.sin + own.from * dim, &l.slots,
+         &mine, p.out + own.from * heads, l.heads);
+  m.meet();
+  const Queries q{p.out, heads, dim, l.heads / l.slots.kv_heads};
+  attend(m, l.slots, p.t, q, l.window, l.scale, p.into);
+  times(l.out, p.out);
+  add(p.out + at, p.x + at, own.count() * width);
+  rms_norm(p.x + at, l.between.weight, p.into + at, own.count(), width, l.between.eps);
+  times(l.both, p.made);
+  gated(p.made + own.from * 2 * inner, p.into + own.from * inner, own.count(), inner);
+  times(l.down, p.out);
+  add(p.out + at, p.x + at, own.count() * width);
 }
 
 }  // namespace
@@ -60,7 +74,22 @@ extern "C" {
 // y [tokens][width] of x: the residual stream after and before these layers.
 void decoder_layers(const Layer* const* layers, size_t count, const Tokens* t, const float* x,
                     const float* cos, const float* sin, float* y, int threads) {
+  static thread_local std::vector<float> into, made, out, laid;
+  size_t widest = 0, heads = 0, most = 0;
+  for (size_t i = 0; i < count; i++) {
+    const Layer& l = *layers[i];
+    heads = std::max({heads, l.heads * l.slots.dim, l.joined->inputs});
+    widest = std::max({widest, heads, l.down->inputs});
+    most = std::max({most, l.joined->outputs, l.both->outputs});
+  }
+  into.resize(t->count * widest);
+  made.resize(t->count * most);
+  out.resize(t->count * heads);
+  laid.resize(room_for(t->count) * widest);
   std::copy(x, x + t->count * layers[0]->joined->inputs, y);
-  for (size_t i = 0; i < count; i++) run(*layers[i], *t, cos, sin, y, threads);
+  const Pass pass{*t, cos, sin, y, into.data(), made.data(), out.data(), laid.data()};
+  together(threads, [&](const Member& m) {
+    for (size_t i = 0; i < count; i++) run(m, *layers[i], pass);
+  });
 }
 }

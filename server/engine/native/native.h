@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "team.h"
+
 extern "C" {
 
 struct Weights {
@@ -39,3 +41,10 @@ void turned(const float* made, const float* cos, const float* sin, const Slots* 
 void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
             int threads);
 }
+
+// The same by a team, each member of which calls it. Between two of them, and behind the last, it is to
+// meet. laid: room for `room_for(rows)` rows of inputs.
+void multiply(const Member& m, const Weights& w, const float* x, float* y, size_t rows, float* laid);
+size_t room_for(size_t rows);
+void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, size_t window,
+            float scale, float* out);

@@ -146,11 +146,23 @@ struct Groups {
   size_t operator[](size_t g) const { return small + (g < more); }
 };
 
-// The rows of every group side by side, as its tiles read them.
-void lay(const float* x, size_t inputs, const Groups& groups, float* to) {
-  for (size_t g = 0; g < groups.count; x += groups[g++] * inputs)
-    for (size_t k = 0; k < inputs; k++)
-      for (size_t r = 0; r < groups[g]; r++) *to++ = x[r * inputs + k];
+// A group's rows [rows][inputs] side by side, as its tiles read them: some inputs of [inputs][rows].
+void lay(const float* x, size_t inputs, size_t rows, Range some, float* to) {
+  size_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    const float* from = x + r * inputs;
+    size_t k = some.from;
+    for (; k + 4 <= some.to; k += 4) {
+      __m128 four[4];
+      for (int i = 0; i < 4; i++) four[i] = _mm_loadu_ps(from + i * inputs + k);
+      _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+      for (int i = 0; i < 4; i++) _mm_storeu_ps(to + (k + i) * rows + r, four[i]);
+    }
+    for (; k < some.to; k++)
+      for (int i = 0; i < 4; i++) to[k * rows + r + i] = from[i * inputs + k];
+  }
+  for (; r < rows; r++)
+    for (size_t k = some.from; k < some.to; k++) to[k * rows + r] = x[r * inputs + k];
 }
 
 // `taken` panels, over all rows of a block that is laid at x.
@@ -176,25 +188,37 @@ void some(const Weights& w, const float* x, float* y, const Groups& groups, size
   }
 }
 
-// The outputs of the panels from `from` to before `to`.
-void part(const Weights& w, const float* x, float* y, size_t rows, size_t from, size_t to) {
-  static thread_local std::vector<float> laid;
-  laid.resize(std::min(rows, kBlock) * w.inputs);
-  const size_t blocks = (rows + kBlock - 1) / kBlock;
-  for (size_t b = 0; b < blocks; b++) {
-    const size_t row = rows * b / blocks;
-    const Groups groups(rows * (b + 1) / blocks - row);
-    const size_t together = tiles.panels[groups[0]];
-    lay(x + row * w.inputs, w.inputs, groups, laid.data());
-    for (size_t panel = from, taken; panel < to; panel += taken) {
-      taken = panel + together <= to ? together : 1;
-      const uint16_t* following = at(w, panel + 2 * taken <= to ? panel + taken : panel, 0);
-      some(w, laid.data(), y + row * w.outputs, groups, panel, taken, following);
-    }
+// Some rows, a block of them. In `laid` there is room for it.
+void block(const Member& m, const Weights& w, const float* x, float* y, size_t rows, float* laid) {
+  const Groups groups(rows);
+  if (rows > 1) {  // one lies as it should
+    const float* from = x;
+    for (size_t g = 0, done = 0; g < groups.count; done += groups[g++], from = x + done * w.inputs)
+      lay(from, w.inputs, groups[g], m.share(w.inputs), laid + done * w.inputs);
+    m.meet();
+    x = laid;
+  }
+  const size_t panels = (w.outputs + kPanel - 1) / kPanel, together = tiles.panels[groups[0]];
+  const auto taken = [&] { return m.take() * together; };
+  for (size_t panel = taken(), next; panel < panels; panel = next) {
+    next = taken();
+    some(w, x, y, groups, panel, std::min(together, panels - panel),
+         at(w, next + together <= panels ? next : panel, 0));
   }
 }
 
 }  // namespace
+
+void multiply(const Member& m, const Weights& w, const float* x, float* y, size_t rows, float* laid) {
+  const size_t blocks = (rows + kBlock - 1) / kBlock;
+  for (size_t b = 0; b < blocks; b++) {
+    if (b) m.meet();
+    const size_t row = rows * b / blocks, end = rows * (b + 1) / blocks;
+    block(m, w, x + row * w.inputs, y + row * w.outputs, end - row, laid);
+  }
+}
+
+size_t room_for(size_t rows) { return std::min(rows, kBlock); }
 
 extern "C" {
 
@@ -202,10 +226,9 @@ size_t panel_width() { return kPanel; }
 
 // x: [rows][inputs]; y: [rows][outputs], written whole.
 void product(const Weights* w, const float* x, float* y, size_t rows, int threads) {
-  const size_t panels = (w->outputs + kPanel - 1) / kPanel;
-  if (threads < 2) return part(*w, x, y, rows, 0, panels);
-#pragma omp parallel for num_threads(threads)
-  for (int t = 0; t < threads; t++)
-    part(*w, x, y, rows, panels * t / threads, panels * (t + 1) / threads);
+  static thread_local std::vector<float> laid;
+  laid.resize(room_for(rows) * w->inputs);
+  float* room = laid.data();  // of this thread, for all
+  together(threads, [&](const Member& m) { multiply(m, *w, x, y, rows, room); });
 }
 }
