@@ -1,7 +1,8 @@
 """How many threads a decode step runs fastest on, measured where it will run.
 
-More is not always faster: at every operator the others must be woken, some 0.1 ms where waiting
-threads sleep (OMP_WAIT_POLICY=PASSIVE), and a small model's whole matrix product takes less.
+More is not always faster: at every operator of torch's the others must be woken, some 0.1 ms where
+waiting threads sleep (OMP_WAIT_POLICY=PASSIVE), and a small model's whole matrix product takes
+less. Our own code wakes them once for many layers; then processors that others use decide.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ class Likeliest(NamedTuple):
 def likeliest(logits: Rows, count: int, temperatures: Sequence[float] | None = None) -> Likeliest:
     """Of rows of logits, each divided by its temperature. Our own code puts equal ones by token."""
     count = min(count, len(logits[0]))
-    divisors = [1.0] * len(logits) if temperatures is None else temperatures
     if _ours(logits):
-        return Likeliest(*vocab.likeliest(logits, count, divisors))
+        return Likeliest(*vocab.likeliest(logits, count, temperatures or [1.0] * len(logits)))
     scores = _together(logits)
-    scores = scores / torch.tensor(divisors, device=scores.device)[:, None]
+    if temperatures is not None:
+        scores = scores / torch.tensor(temperatures, device=scores.device)[:, None]
     return Likeliest(*scores.topk(count), scores.logsumexp(-1).double())
 
 
