@@ -200,7 +200,11 @@ def shifted(x: Tensor, moved: Tensor, keep_norm: Tensor | None = None) -> Tensor
     A row whose `moved` is zero comes back bit-identical (up to the sign of a zero).
     keep_norm: bool, broadcastable to [.., 1].
     """
-    y = x.float() + moved
+    return settled(x, x.float() + moved, keep_norm)
+
+
+def settled(x: Tensor, y: Tensor, keep_norm: Tensor | None = None) -> Tensor:
+    """`shifted`, where y [.., d] is what x was moved to, in float32."""
     if keep_norm is not None:
         ratio = x.float().norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         y = torch.where(keep_norm, y * ratio, y)

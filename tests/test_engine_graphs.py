@@ -17,6 +17,7 @@ from sent_vectors import CALM, edit, vector
 from tiny import tiny_model
 from torch import Tensor
 
+from server.engine import mount
 from server.engine.batch import Batch
 from server.engine.gpu import graphs as graphing
 from server.engine.gpu.capture import CudaCapture
@@ -32,7 +33,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     torch's alone, which a recording knows.
     """
     monkeypatch.setattr(graphing, "_SHORTEST", 8)
-    monkeypatch.setattr(layers, "able", lambda: False)
+    for module in (layers, mount):
+        monkeypatch.setattr(module, "able", lambda: False)
 
 
 def step(rows: int, at: int, flag: bool = True, **more: Any) -> Batch:

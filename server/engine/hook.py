@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dictionaries.edits import shifted
+from dictionaries.edits import settled
 
 from .mount import Mount
 from .part import Part
-from .tables import Phase
 
 
 class SiteHook:
@@ -35,18 +34,32 @@ class SiteHook:
 
     def _edited(self, tokens: Tensor, part: Part) -> Tensor:
         """tokens [1, n, d]: n decoding rows of one token, or one row of n."""
-        if part.phase is Phase.PROMPT:
-            return self._rowwise(tokens, part)
-        return self._rowwise(tokens.transpose(0, 1), part).transpose(0, 1)
+        if not any(mount.acts(part.rows) for mount in self.mounts):
+            return tokens
+        if part.apart:
+            return self._rowwise(tokens.transpose(0, 1), part).transpose(0, 1)
+        return self._rowwise(tokens, part)
 
     def _rowwise(self, x: Tensor, part: Part) -> Tensor:
-        """Conditions first: an edit may depend on another dictionary's at this very site."""
+        """Conditions first: an edit may depend on another dictionary's at this very site. What our
+        own code edits and what torch does is decided by row, so a row's bits are its own affair.
+        """
         for mount in self.mounts:
             if mount.watch.watches(part.rows):
                 mount.look(x, part)
+        y = x
         moved: Tensor | None = None
         for mount in self.mounts:
-            if mount.table.steers(part.rows):
+            if not mount.table.steers(part.rows):
+                continue
+            quick = mount.is_plain(x, part)
+            if quick:
+                y = mount.edited(x, y, part)
+            if part.clock is not None or not quick:
                 own = mount.delta(x, part)
+                if quick and part.clock is not None:
+                    own = torch.where(part.clock.timed, own, 0.0)
                 moved = own if moved is None else moved + own
-        return x if moved is None else shifted(x, moved, part.keep_norm)
+        if moved is not None:
+            y = y.float() + moved
+        return x if y is x else settled(x, y, part.keep_norm)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from dictionaries.dictionary import Dictionary
-from dictionaries.edits import FeatureRows, Frame, delta, edited, faded, frame, read
+from dictionaries.edits import FeatureRows, Frame, Norm, delta, edited, faded, frame, read
 
 from .gates import Gates, Opening
+from .native import edits as at_once
+from .native.build import able
 from .part import Part, by_token
 from .tables import Entries, Table, View, entries
 from .types import FeatureEdit
@@ -43,6 +45,8 @@ class Mount:
         self.observed: dict[int, Tensor] = {}  # row -> its chunk [tokens, d_in], where wanted
         self._device = device
         self._unseen = unseen
+        usual = self.info.norm is Norm.NONE and self.info.k is None and unseen is None
+        self._plain = usual and device.type == "cpu" and able()
         # A slider's changes edit the same features again and again: they share the rows.
         self._features = lru_cache(_REMEMBERED)(lambda features: dictionary.rows(list(features)))
 
@@ -73,6 +77,27 @@ class Mount:
     def busy(self) -> bool:
         """Whether any row edits or watches a feature here."""
         return self.table.width > 0 or self.watch.busy
+
+    def acts(self, rows: slice) -> bool:
+        """Whether any of these does."""
+        return self.table.steers(rows) or self.watch.watches(rows)
+
+    def is_plain(self, x: Tensor, part: Part) -> bool:
+        """Whether our own code edits those rows of a part whose edits always act: where features
+        read x as it is, and fire above a threshold that is known.
+        """
+        return self._plain and x.dtype == torch.float32 and (part.clock is None or part.apart)
+
+    def edited(self, x: Tensor, y: Tensor, part: Part) -> Tensor:
+        """y [rows, tokens, d] moved by what edits on x add that always act, as by `delta`."""
+        acts = part.steerable
+        if part.clock is not None:
+            acts = ~part.clock.timed if acts is None else acts & ~part.clock.timed
+        view = self.table.view(part.rows, part.phase)
+        y, noted = at_once.edited(x, y, view, part, acts)
+        if noted is not None:
+            self.noted.append((part.rows, noted))
+        return y
 
     @property
     def readings(self) -> dict[int, tuple[list[float], list[float]]]:

@@ -15,11 +15,13 @@ from .tables import Phase
 class Clock:
     """What edits that do not always act need to know of a part's tokens. Sites write into it.
 
-    positions: long [rows, tokens, 1]. thinking: bool, alike; None for nowhere.
+    timed: bool [rows, 1, 1], whose edits do not always act. positions: long [rows, tokens, 1].
+    thinking: bool, alike; None for nowhere.
     met: bool [rows, tokens, 1 + conditions], which of its row's conditions hold at a token; the
     first is always true. touched: bool [rows, tokens, 1], whether any edit acted there.
     """
 
+    timed: Tensor
     positions: Tensor
     thinking: Tensor | None
     met: Tensor
@@ -44,19 +46,28 @@ class Part:
     clock: Clock | None = None
     observed: str = ""
 
+    @property
+    def apart(self) -> bool:
+        """Whether each token is of a row of its own."""
+        return self.phase is Phase.GENERATED
+
 
 def clock(
+    timed: Sequence[bool],
     positions: Sequence[Sequence[int]],
     thinking: Sequence[bool],
     conditions: int,
     device: torch.device,
 ) -> Clock:
-    """A new one for tokens at these positions, a list a row. thinking: by row; empty for none."""
+    """A new one for tokens at these positions, a list a row. timed, thinking: by row; thinking may
+    be empty for none.
+    """
     at = torch.tensor(positions, device=device)[..., None]
     met = torch.zeros(*at.shape[:2], 1 + conditions, dtype=torch.bool, device=device)
     met[..., 0] = True
     flags = torch.tensor(thinking, device=device).view(-1, 1, 1) if any(thinking) else None
-    return Clock(at, flags, met, torch.zeros_like(at, dtype=torch.bool))
+    own = torch.tensor(timed, device=device).view(-1, 1, 1)
+    return Clock(own, at, flags, met, torch.zeros_like(at, dtype=torch.bool))
 
 
 def by_token(call: Callable[..., Tensor], *given: Tensor | None) -> Tensor:

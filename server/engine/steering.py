@@ -189,11 +189,12 @@ class Steerer:
     def _clock(
         self, rows: slice, positions: Sequence[Sequence[int]], thinking: Sequence[bool]
     ) -> Clock | None:
-        timed = [row for row in self._rows[rows] if row is not None and row.timed]
-        if not timed:
+        own = self._rows[rows]
+        timed = [row is not None and row.timed for row in own]
+        if not any(timed):
             return None
-        most = max(len(row.steering.conditions) for row in timed)
-        return clock(positions, thinking, most, self._device)
+        most = max(len(row.steering.conditions) for row in own if row is not None and row.timed)
+        return clock(timed, positions, thinking, most, self._device)
 
     def _flags(self, flags: Sequence[bool], shape: tuple[int, int, int]) -> Tensor | None:
         return None if all(flags) else torch.tensor(flags, device=self._device).view(shape)

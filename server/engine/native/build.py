@@ -28,7 +28,7 @@ log = logging.getLogger("steerdeck.engine")
 
 _SOURCES = [
     Path(__file__).with_name(f"{name}.cpp")
-    for name in ("product", "layers", "attend", "layer", "vocab")
+    for name in ("product", "layers", "attend", "layer", "edits", "vocab")
 ]
 _HEADERS = [Path(__file__).with_name(f"{name}.h") for name in ("native", "team", "vectors")]
 _AHEAD = Path(__file__).with_name("ahead")
