@@ -1,7 +1,7 @@
-"""What is asked of rows of logits: by our own code on a CPU, which takes a tenth of torch's time.
+"""What is asked of rows of logits: on a CPU by our own code.
 
-Of 32 rows of 49k tokens torch takes 19 ms to find the likeliest, of a step of 120, and to compare
-16 pairs of them 9.
+Of a step of 120 ms, 32 rows of 49k tokens, torch takes 19 to find the likeliest, and 15 to compare
+32 pairs; our own code takes 5 for either.
 """
 
 from __future__ import annotations
