@@ -56,7 +56,7 @@ def part(phase: Phase, tokens: int, *, traced: bool = False, some: bool = False)
 
 def edited(hook: SiteHook, x: Tensor, *parts: Part, own: bool = True) -> tuple[Tensor, Any]:
     [mount] = hook.mounts
-    mount._plain, hook.parts = own, parts
+    mount.plain, hook.parts = own, parts
     mount.begin()
     return hook(x), dict(mount.readings)
 
@@ -128,8 +128,8 @@ def test_what_is_not_finite_stays_in_its_row(hook, kind: str) -> None:
 @pytest.mark.parametrize("norm", [Norm.LAYER_NORM, Norm.CONSTANT])
 def test_a_dictionary_that_is_not_plain_is_left_to_torch(make_dictionary, norm: Norm) -> None:
     plain = make_dictionary()
-    assert Mount(plain, 2, 4, torch.device("cpu"))._plain
+    assert Mount(plain, 2, 4, torch.device("cpu")).plain
     plain.info = replace(plain.info, norm=norm)
-    assert not Mount(plain, 2, 4, torch.device("cpu"))._plain
+    assert not Mount(plain, 2, 4, torch.device("cpu")).plain
     plain.info = replace(plain.info, norm=Norm.NONE, k=4)
-    assert not Mount(plain, 2, 4, torch.device("cpu"))._plain
+    assert not Mount(plain, 2, 4, torch.device("cpu")).plain

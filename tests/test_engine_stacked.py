@@ -79,7 +79,7 @@ def test_layers_in_one_call_give_the_bits_of_their_parts(
     ("register", "together"),
     [
         (lambda layer, hook: layer.register_forward_hook(hook), [1, 1, 1]),
-        (lambda layer, hook: layer.register_forward_pre_hook(hook), [1, 1, 1]),
+        (lambda layer, hook: layer.register_forward_pre_hook(hook), [1, 2]),
         (lambda layer, hook: layer.mlp.register_forward_hook(hook), [1, 1]),
         (lambda layer, hook: layer.self_attn.o_proj.register_forward_pre_hook(hook), [1, 1]),
     ],

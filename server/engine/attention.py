@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from .batch import Batch
 from .cache import SlotCache
 from .native.layers import attended
+
+if TYPE_CHECKING:
+    from .around import Lead
 
 NAME = "steerdeck"
 
@@ -55,6 +58,7 @@ class SlotStep:
         self._span_masks: dict[tuple[int, int | None, int], Tensor] = {}
         self.windows: dict[int, int | None] = {}  # by layer, what its attention was told
         self.computed = 0  # layers that have run, where some run in one call with one before them
+        self.lead: Lead | None = None  # where a body of ours calls the layers
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dictionaries.edits import settled
 
 from .mount import Mount
+from .native.edits import Move, edited
 from .part import Part
 
 
@@ -31,6 +32,24 @@ class SiteHook:
         if len(self.parts) == 1:
             return self._edited(x, self.parts[0])
         return torch.cat([self._edited(x[:, part.tokens], part) for part in self.parts], dim=1)
+
+    def moves(self) -> list[Move] | None:
+        """What our own code may do to all rows of a pass, one token each, in place of the call that
+        is due; None where it is not for that.
+        """
+        if any(part.observed for part in self.parts):
+            return None
+        if not any(mount.busy for mount in self.mounts):
+            return []
+        if len(self.parts) != 1:
+            return None
+        part = self.parts[0]
+        if not part.apart or part.clock is not None or part.keep_norm is not None:
+            return None
+        acting = [mount for mount in self.mounts if mount.acts(part.rows)]
+        if not all(mount.plain and not mount.watch.watches(part.rows) for mount in acting):
+            return None
+        return [mount.move(part) for mount in acting]
 
     def _edited(self, tokens: Tensor, part: Part) -> Tensor:
         """tokens [1, n, d]: n decoding rows of one token, or one row of n."""
@@ -54,7 +73,7 @@ class SiteHook:
                 continue
             quick = mount.is_plain(x, part)
             if quick:
-                y = mount.edited(x, y, part)
+                y = edited(x, y, mount.move(part), apart=part.apart)
             if part.clock is not None or not quick:
                 own = mount.delta(x, part)
                 if quick and part.clock is not None:

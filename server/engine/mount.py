@@ -12,8 +12,8 @@ from dictionaries.dictionary import Dictionary
 from dictionaries.edits import FeatureRows, Frame, Norm, delta, edited, faded, frame, read
 
 from .gates import Gates, Opening
-from .native import edits as at_once
 from .native.build import able
+from .native.edits import Move, move
 from .part import Part, by_token
 from .tables import Entries, Table, View, entries
 from .types import FeatureEdit
@@ -46,7 +46,8 @@ class Mount:
         self._device = device
         self._unseen = unseen
         usual = self.info.norm is Norm.NONE and self.info.k is None and unseen is None
-        self._plain = usual and device.type == "cpu" and able()
+        # Where features read x as it is, and fire above a threshold that is known.
+        self.plain = usual and device.type == "cpu" and able()
         # A slider's changes edit the same features again and again: they share the rows.
         self._features = lru_cache(_REMEMBERED)(lambda features: dictionary.rows(list(features)))
 
@@ -83,21 +84,19 @@ class Mount:
         return self.table.steers(rows) or self.watch.watches(rows)
 
     def is_plain(self, x: Tensor, part: Part) -> bool:
-        """Whether our own code edits those rows of a part whose edits always act: where features
-        read x as it is, and fire above a threshold that is known.
-        """
-        return self._plain and x.dtype == torch.float32 and (part.clock is None or part.apart)
+        """Whether our own code edits those rows of a part whose edits always act."""
+        return self.plain and x.dtype == torch.float32 and (part.clock is None or part.apart)
 
-    def edited(self, x: Tensor, y: Tensor, part: Part) -> Tensor:
-        """y [rows, tokens, d] moved by what edits on x add that always act, as by `delta`."""
+    def move(self, part: Part) -> Move:
+        """What edits of a part's rows do that always act, as `delta` has it."""
         acts = part.steerable
         if part.clock is not None:
             acts = ~part.clock.timed if acts is None else acts & ~part.clock.timed
         view = self.table.view(part.rows, part.phase)
-        y, noted = at_once.edited(x, y, view, part, acts)
+        made, noted = move(view, acts, traced=part.traced)
         if noted is not None:
             self.noted.append((part.rows, noted))
-        return y
+        return made
 
     @property
     def readings(self) -> dict[int, tuple[list[float], list[float]]]:

@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from dictionaries.dictionary import Site
 
 from ..errors import SteerdeckError, Unsteerable
+from .native.edits import Move
 
 Edited = Callable[[Tensor], Tensor]
 HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_z")
@@ -121,13 +122,13 @@ def attach(layer: nn.Module, hook: str, edited: Edited) -> list[RemovableHandle]
     if hook == "resid_pre":  # before others of this layer, which see what goes into it
         return [layer.register_forward_pre_hook(_on_input(edited), prepend=True, with_kwargs=True)]
     if hook == "resid_post":
-        return [layer.register_forward_hook(_on_output(edited))]
+        return [layer.register_forward_hook(OnOutput(edited))]
     if hook == "resid_mid":
         return _attach_between(layer, edited)
     if hook == "attn_out":
-        return [_adds_attention(layer).register_forward_hook(_on_output(edited))]
+        return [_adds_attention(layer).register_forward_hook(OnOutput(edited))]
     if hook == "mlp_out":
-        return [_adds_mlp(layer).register_forward_hook(_on_output(edited))]
+        return [_adds_mlp(layer).register_forward_hook(OnOutput(edited))]
     if hook == "hook_z":
         out = output_projection(layer)
         return [out.register_forward_pre_hook(_on_input(edited), with_kwargs=True)]
@@ -214,7 +215,7 @@ def _attach_between(layer: nn.Module, edited: Edited) -> list[RemovableHandle]:
 
     return [
         layer.register_forward_pre_hook(_on_input(enter), with_kwargs=True),
-        _adds_attention(layer).register_forward_hook(_on_output(between)),
+        _adds_attention(layer).register_forward_hook(OnOutput(between)),
     ]
 
 
@@ -229,12 +230,18 @@ def _on_input(edited: Edited) -> Callable[..., Any]:
     return hook
 
 
-def _on_output(edited: Edited) -> Callable[..., Any]:
-    """Forward hook on the output: a tensor, or the first of a tuple."""
+def _unknown() -> None:
+    """Of a function that nothing else can stand for."""
 
-    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+
+class OnOutput:
+    """Forward hook on the output: a tensor, or the first of a tuple. It asks for nothing else."""
+
+    def __init__(self, edited: Edited) -> None:
+        self._edited = edited
+        self.moves: Callable[[], list[Move] | None] = getattr(edited, "moves", _unknown)
+
+    def __call__(self, _module: nn.Module, _given: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
-            return (edited(output[0]), *output[1:])
-        return edited(output)
-
-    return hook
+            return (self._edited(output[0]), *output[1:])
+        return self._edited(output)

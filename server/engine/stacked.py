@@ -1,25 +1,28 @@
 """Decoder layers whose parts are all our own code's, run in one call each, or many in one.
 
 So it is for Llama, Mistral and Qwen 2. Hooks see what they always see: layers run together up to
-the next that is hooked, and one that is hooked inside goes part by part.
+one whose output is looked at, or before one that is hooked otherwise, and one that is hooked inside
+goes part by part.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .attention import STEP
+from .around import Body, Head
+from .attention import STEP, SlotStep
+from .cache import SlotCache
 from .fused import Attention, Mlp, Norm, gap
 from .native import layers
+from .native.edits import Move
 from .native.whole import Run, Whole
-from .sites import decoder_layers
+from .sites import OnOutput, decoder_layers
 from .written import Call, calls, if_it_can
 
 log = logging.getLogger("steerdeck.engine")
@@ -27,6 +30,7 @@ log = logging.getLogger("steerdeck.engine")
 _FAMILIES = "Llama", "Mistral", "Qwen2"
 _LAYERS = {f"{family}DecoderLayer" for family in _FAMILIES}
 _BODIES = {f"{family}Model" for family in _FAMILIES}
+_HEADS = {f"{family}ForCausalLM" for family in _FAMILIES}
 
 
 def stack(model: Any, step: Callable[[], object]) -> int:
@@ -50,10 +54,12 @@ def stack(model: Any, step: Callable[[], object]) -> int:
         layer.put_in()
     for layer, following in pairwise(done):
         layer.leads_to(following)
-    for body, call in calls([m for m in model.modules() if _is(m, _BODIES)], run, 1).items():
-        own = Body(body)
-        if if_it_can(_same, body.forward, own, call):
-            body.forward = own
+    for kinds, around in ((_BODIES, Body), (_HEADS, Head)):
+        found = [module for module in model.modules() if _is(module, kinds)]
+        for module, call in calls(found, run, 1).items():
+            own = if_it_can(around, module)
+            if own is not None and if_it_can(_same, module.forward, own, call):
+                module.forward = own
     log.info("%d layers are run whole", len(done))
     return len(done)
 
@@ -73,7 +79,8 @@ def _same(own: Callable[..., Any], other: Callable[..., Any], call: Call) -> boo
     for forward in (own, other):
         STEP.get().computed = 0
         with torch.no_grad():
-            found.append(forward(*call[0], **call[1]).last_hidden_state)
+            given = forward(*call[0], **call[1])
+        found.append(given.logits if hasattr(given, "logits") else given.last_hidden_state)
     return torch.equal(*found)
 
 
@@ -109,6 +116,7 @@ class Layer:
             scale=self._attention.scale,
         )
         self._next: Layer | None = None
+        self._cache: SlotCache | None = None  # whose slots it reads and writes
         self._runs: dict[int, Run] = {}  # by their number of layers
 
     def put_in(self) -> None:
@@ -125,60 +133,56 @@ class Layer:
         if rotation is None or any(self._watched):
             own: Tensor = self._own(hidden_states, *args, **kwargs)
             return own
-        together = self._together()
-        for layer in together:
-            layer._whole.over(*layer._attention.slots(step, layer._like))
-        run = self._runs.get(len(together))
+        layers, moves = self._together(led=step.lead is not None)
+        for layer in layers:
+            layer._over(step)
+        run = self._runs.get(len(layers))
         if run is None:
-            run = self._runs[len(together)] = Run([layer._whole for layer in together])
+            run = self._runs[len(layers)] = Run([layer._whole for layer in layers])
+        last, end = layers[-1], None
+        step.computed = last.index + 1
+        looked_at = bool(last._module._forward_hooks) and len(layers) - 1 not in moves
+        if step.lead is not None:
+            step.lead.done = step.computed - (looked_at and last is not self)
+            if step.computed == step.lead.count and not looked_at:
+                end, step.lead.ended = step.lead.end, step.lead.end is not None
         cos, sin = rotation
-        out = run(hidden_states, cos, sin, step)
-        step.computed = self.index + len(together)
-        return out
+        return run(hidden_states, cos, sin, step, moves, end)
 
-    def _together(self) -> list[Layer]:
-        """This layer, and those after it as far as nobody comes between them."""
-        found = [self]
-        while not self._hooked(found[-1]):
+    def _over(self, step: SlotStep) -> None:
+        step.windows[self.index] = self._attention.window
+        if self._cache is not step.cache:
+            self._whole.over(*self._attention.slots(step, self._like))
+            self._cache = step.cache
+
+    def _together(self, *, led: bool) -> tuple[list[Layer], dict[int, list[Move]]]:
+        """This layer, and those after it as far as nobody comes between them; and what our own code
+        does to the outputs of some, by their place: who leads need not call these.
+        """
+        found: list[Layer] = [self]
+        moves: dict[int, list[Move]] = {}
+        while True:
+            if hooks := found[-1]._module._forward_hooks:
+                own = _moves(hooks) if led and len(found) > 1 else None
+                if own is None:
+                    break
+                moves[len(found) - 1] = own
             following = found[-1]._next
-            if following is None or following._module.forward is not following:
-                break
-            if self._hooked(following) or any(following._watched):
+            if following is None or not following._runs_along():
                 break
             found.append(following)
-        return found
+        return found, moves
 
-    @staticmethod
-    def _hooked(layer: Layer) -> bool:
-        return bool(layer._module._forward_hooks or layer._module._forward_pre_hooks)
+    def _runs_along(self) -> bool:
+        """Whether all that anyone may want to see of it is its output."""
+        module = self._module
+        if module.forward is not self or module._forward_pre_hooks or any(self._watched):
+            return False
+        hooks = module._forward_hooks
+        return not hooks or all(isinstance(hook, OnOutput) for hook in hooks.values())
 
 
-class Body:
-    """The forward of what is below a model's head. Layers that have run along are not called."""
-
-    def __init__(self, module: Any) -> None:
-        self._module, self._own = module, module.forward
-        self._layers = list(module.layers)
-
-    def __call__(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        use_cache: bool | None = None,
-        **more: Any,
-    ) -> Any:
-        if input_ids is None or use_cache or any(one is not None for one in more.values()):
-            given = {"attention_mask": attention_mask, "position_ids": position_ids, **more}
-            return self._own(input_ids=input_ids, use_cache=use_cache, **given)
-        x = self._module.embed_tokens(input_ids)
-        how = {
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "position_embeddings": self._module.rotary_emb(x, position_ids=position_ids),
-        }
-        step, at = STEP.get(), 0
-        while at < len(self._layers):
-            x = self._layers[at](x, **how)
-            at = max(at + 1, step.computed)
-        return BaseModelOutputWithPast(last_hidden_state=self._module.norm(x))
+def _moves(hooks: Mapping[int, OnOutput]) -> list[Move] | None:
+    """What stands for all of these; None where nothing does."""
+    first, *others = hooks.values()
+    return None if others else first.moves()

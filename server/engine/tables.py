@@ -13,12 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dictionaries.edits import UNTOUCHED, Edit, EditTable, FeatureRows
 
+from .native.edits import Edits, laid_out
 from .types import FeatureEdit, Where
 
 
@@ -46,7 +48,7 @@ class Entries:
         return self.numbers.shape[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """The tables of some rows, for one phase, as dictionaries.edits takes them.
 
@@ -57,6 +59,11 @@ class View:
     edits: EditTable
     adds: Tensor  # bool [rows, 1, k]
     acts: Tensor  # bool [rows, 1, k]
+
+    @cached_property
+    def laid_out(self) -> Edits:
+        """As our own code reads it."""
+        return laid_out(self)
 
 
 def only_adds(edit: Edit) -> bool:

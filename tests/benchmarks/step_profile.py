@@ -69,10 +69,11 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
         (layers, "turned"),
         (layers, "attend"),
     ],
-    "layers, in one call": [(Run, "__call__")],
+    "layers, and what follows them, in one call": [(Run, "__call__")],
     "norms and gates": [(layers, "rms_norm"), (layers, "gated")],
     "steering": [
         (SiteHook, "__call__"),
+        (SiteHook, "moves"),
         (steered.Steerer, "begin"),
         (steered.Steerer, "seen"),
         (steered.Steerer, "readings"),

@@ -24,19 +24,6 @@ float dot(const float* x, const float* y, size_t n) {
 
 }  // namespace
 
-extern "C" {
-
-// The tables of a phase, by row and entry: of features and of what is done to them.
-struct Edits {
-  const float *enc, *dec;  // [rows][.., width]; enc: null where nothing is read
-  size_t features;         // from a row to the next, in both
-  const float *gain, *offset, *gate, *threshold, *scale, *shift, *floor, *ceiling;  // [rows][..]
-  const bool* adds;
-  size_t numbers;  // from a row to the next
-  size_t entries, width;
-};
-}
-
 namespace {
 
 // An entry of a row.
@@ -81,31 +68,40 @@ void move(const Edits& e, size_t row, const float* moved, float* y) {
   }
 }
 
+// A token of a row. noted: where its activations go, `after` numbers behind them those after the edits.
+void edit(const Edits& e, size_t row, const float* x, float* y, bool acting, float* noted, size_t after) {
+  static thread_local std::vector<float> moved;
+  if (!acting && !noted) return;
+  moved.resize(e.entries);
+  for (size_t k = 0; k < e.entries; k++) {
+    const Entry entry{e, row, k};
+    const bool adds = entry.adds();
+    const float f = adds && !noted ? 0 : entry.read(x), own = adds ? 0 : f;
+    moved[k] = acting ? entry.edited(own) - own : 0;
+    if (!noted) continue;
+    noted[k] = f;
+    noted[after + k] = acting ? entry.edited(f) : f;
+  }
+  move(e, row, moved.data(), y);
+}
+
 }  // namespace
+
+void edit(const Move& m, const float* x, float* y, size_t rows, Range some) {
+  const Edits& e = *m.edits;
+  for (size_t i = some.from; i < some.to; i++)
+    edit(e, i, x + i * e.width, y + i * e.width, !m.acts || m.acts[i],
+         m.noted ? m.noted + i * e.entries : nullptr, rows * e.entries);
+}
 
 extern "C" {
 
 // Adds to y [tokens][width] what edits on x add. apart: whether each token is of a row of its own, or all
-// are of the first. acts: by token, or null where all are edited. noted [2][rows][entries]: the
-// activations of a row's last token before and after, or null.
-void edit(const Edits* e, const float* x, float* y, size_t tokens, int apart, const bool* acts,
-          float* noted) {
-  std::vector<float> moved(e->entries);
-  const size_t after = (apart ? tokens : 1) * e->entries;
-  for (size_t t = 0; t < tokens; t++, x += e->width, y += e->width) {
-    const size_t row = apart ? t : 0;
-    const bool acting = !acts || acts[t];
-    if (!acting && !noted) continue;
-    for (size_t k = 0; k < e->entries; k++) {
-      const Entry entry{*e, row, k};
-      const bool adds = entry.adds();
-      const float f = adds && !noted ? 0 : entry.read(x), own = adds ? 0 : f;
-      moved[k] = acting ? entry.edited(own) - own : 0;
-      if (!noted) continue;
-      noted[row * e->entries + k] = f;
-      noted[after + row * e->entries + k] = acting ? entry.edited(f) : f;
-    }
-    move(*e, row, moved.data(), y);
-  }
+// are of the first.
+void edit(const Move* m, const float* x, float* y, size_t tokens, int apart) {
+  if (apart) return edit(*m, x, y, tokens, {0, tokens});
+  const Edits& e = *m->edits;
+  for (size_t t = 0; t < tokens; t++)
+    edit(e, 0, x + t * e.width, y + t * e.width, !m->acts || m->acts[t], m->noted, e.entries);
 }
 }

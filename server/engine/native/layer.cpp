@@ -21,6 +21,19 @@ void add(const float* x, float* y, size_t n) {
 
 extern "C" {
 
+// What is done to the residual stream where a layer has put it out.
+struct Moves {
+  const Move* at;
+  size_t count;
+};
+
+// What follows the last layer of a model. head: null where no logits are wanted.
+struct End {
+  Norm norm;
+  const Weights* head;
+  float* logits;  // [tokens][vocabulary]
+};
+
 struct Layer {
   Norm before, between;
   const Weights *joined, *out, *both, *down;
@@ -37,6 +50,23 @@ struct Pass {
   const float *cos, *sin;
   float *x, *into, *made, *out, *laid;
 };
+
+// Each reads what was there before any of them.
+void edit(const Member& m, const Moves& moves, const Pass& p, size_t width) {
+  if (!moves.count) return;
+  const Range own = m.share(p.t.count);
+  std::copy(p.x + own.from * width, p.x + own.to * width, p.into + own.from * width);
+  for (size_t i = 0; i < moves.count; i++) edit(moves.at[i], p.into, p.x, p.t.count, own);
+}
+
+void finish(const Member& m, const End& end, const Pass& p, size_t width) {
+  const Range own = m.share(p.t.count);
+  float* mine = p.x + own.from * width;
+  rms_norm(mine, end.norm.weight, mine, own.count(), width, end.norm.eps);
+  if (!end.head) return;
+  m.meet();
+  multiply(m, *end.head, p.x, end.logits, p.t.count, p.laid);
+}
 
 // x [tokens][width], the residual stream before the layer and after it. What is each token's own a
 // member does for its share of the tokens.
@@ -71,9 +101,11 @@ void run(const Member& m, const Layer& l, const Pass& p) {
 
 extern "C" {
 
-// y [tokens][width] of x: the residual stream after and before these layers.
-void decoder_layers(const Layer* const* layers, size_t count, const Tokens* t, const float* x,
-                    const float* cos, const float* sin, float* y, int threads) {
+// y [tokens][width] of x: the residual stream after and before these layers, of which each has its moves, for
+// tokens of a row of their own. After an end, y is normed.
+void decoder_layers(const Layer* const* layers, const Moves* moves, size_t count, const Tokens* t,
+                    const float* x, const float* cos, const float* sin, float* y, const End* end,
+                    int threads) {
   static thread_local std::vector<float> into, made, out, laid;
   size_t widest = 0, heads = 0, most = 0;
   for (size_t i = 0; i < count; i++) {
@@ -86,10 +118,15 @@ void decoder_layers(const Layer* const* layers, size_t count, const Tokens* t, c
   made.resize(t->count * most);
   out.resize(t->count * heads);
   laid.resize(room_for(t->count) * widest);
-  std::copy(x, x + t->count * layers[0]->joined->inputs, y);
+  const size_t width = layers[0]->joined->inputs;
+  std::copy(x, x + t->count * width, y);
   const Pass pass{*t, cos, sin, y, into.data(), made.data(), out.data(), laid.data()};
   together(threads, [&](const Member& m) {
-    for (size_t i = 0; i < count; i++) run(m, *layers[i], pass);
+    for (size_t i = 0; i < count; i++) {
+      run(m, *layers[i], pass);
+      edit(m, moves[i], pass, width);
+    }
+    if (end) finish(m, *end, pass, width);
   });
 }
 }

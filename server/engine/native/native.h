@@ -33,6 +33,24 @@ struct Queries {
   size_t groups;     // heads that share a key head
 };
 
+// The tables of a phase, by row and entry: of features and of what is done to them.
+struct Edits {
+  const float *enc, *dec;  // [rows][.., width]; enc: null where nothing is read
+  size_t features;         // from a row to the next, in both
+  const float *gain, *offset, *gate, *threshold, *scale, *shift, *floor, *ceiling;  // [rows][..]
+  const bool* adds;
+  size_t numbers;  // from a row to the next
+  size_t entries, width;
+};
+
+// What edits do to some tokens. acts: by token, or null where all are edited. noted [2][rows][entries]: the
+// activations of a row's last token before and after, or null.
+struct Move {
+  const Edits* edits;
+  const bool* acts;
+  float* noted;
+};
+
 void product(const Weights* w, const float* x, float* y, size_t rows, int threads);
 void rms_norm(const float* x, const float* weight, float* y, size_t rows, size_t width, float eps);
 void gated(const float* both, float* y, size_t rows, size_t width);
@@ -46,5 +64,7 @@ void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, fl
 // meet. laid: room for `room_for(rows)` rows of inputs.
 void multiply(const Member& m, const Weights& w, const float* x, float* y, size_t rows, float* laid);
 size_t room_for(size_t rows);
+// Some of so many tokens, each of a row of its own: adds to y what the edits on x add.
+void edit(const Move& m, const float* x, float* y, size_t rows, Range some);
 void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, size_t window,
             float scale, float* out);

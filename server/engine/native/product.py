@@ -31,13 +31,13 @@ class Native:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._product = function("product", _PRODUCT)
-        self._outputs, self._inputs = weight.shape
+        self.outputs, self._inputs = weight.shape
         self._panels = _in_panels(weight, function("panel_width", (), SIZE)())
         self._bias = None if bias is None else bias.detach().contiguous()
         self._weights = _Weights(
             self._panels.data_ptr(),
             None if self._bias is None else self._bias.data_ptr(),
-            self._outputs,
+            self.outputs,
             self._inputs,
         )
         self.address = ctypes.addressof(self._weights)
@@ -46,7 +46,7 @@ class Native:
         if x.dtype != torch.float32 or x.shape[-1] != self._inputs:
             raise TypeError(f"{x.dtype} of {x.shape[-1]}: float32 of {self._inputs} is multiplied")
         x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], self._outputs)
+        y = x.new_empty(*x.shape[:-1], self.outputs)
         rows, threads = x.numel() // self._inputs, torch.get_num_threads()
         self._product(self.address, x.data_ptr(), y.data_ptr(), rows, threads)
         return y

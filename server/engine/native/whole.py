@@ -7,13 +7,14 @@ while a layer's weights went through them.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .build import FLOAT, INT, POINTER, SIZE, function
+from .edits import Move
 from .layers import Slots, check, slots_of, tokens_of
 from .product import Native
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..attention import SlotStep
 
 
-_DECODER_LAYERS = POINTER, SIZE, POINTER, POINTER, POINTER, POINTER, POINTER, INT
+_DECODER_LAYERS = POINTER, POINTER, SIZE, *((POINTER,) * 6), INT
 
 
 class _Norm(ctypes.Structure):
@@ -37,6 +38,35 @@ class _Layer(ctypes.Structure):
         ("window", SIZE),
         ("scale", FLOAT),
     )
+
+
+class _Moves(ctypes.Structure):
+    _fields_ = (("at", POINTER), ("count", SIZE))
+
+
+class _End(ctypes.Structure):
+    _fields_ = (("norm", _Norm), ("head", POINTER), ("logits", POINTER))
+
+
+class End:
+    """What follows a model's last layer: a norm's weight and eps, and the product of its logits,
+    where all tokens' are wanted. After a run with it `logits` is there, [1, tokens, vocabulary].
+    """
+
+    def __init__(self, norm: tuple[Tensor, float], head: Native | None) -> None:
+        weight, eps = norm
+        check(weight)
+        self._weight, self._head = weight, head
+        self.logits: Tensor | None = None
+        address = None if head is None else head.address
+        self._end = _End(_Norm(weight.data_ptr(), eps), address, None)
+
+    def over(self, x: Tensor) -> int:
+        """Its address, for a run over x."""
+        if self._head is not None:
+            self.logits = x.new_empty(*x.shape[:-1], self._head.outputs)
+            self._end.logits = self.logits.data_ptr()
+        return ctypes.addressof(self._end)
 
 
 class Whole:
@@ -72,9 +102,8 @@ class Whole:
 
     def over(self, keys: Tensor, values: Tensor) -> None:
         """Whose slots [all rows, kv_heads, .., dim] it is to read and write."""
-        if self._slots is None or self._slots[0] is not keys or self._slots[1] is not values:
-            self._layer.slots = slots_of(keys, values)
-            self._slots = keys, values
+        self._layer.slots = slots_of(keys, values)
+        self._slots = keys, values
 
 
 class Run:
@@ -83,21 +112,39 @@ class Run:
     def __init__(self, layers: Sequence[Whole]) -> None:
         self._layers = layers
         self._addresses = (POINTER * len(layers))(*(layer.address for layer in layers))
+        self._still = (_Moves * len(layers))()
         self._run = function("decoder_layers", _DECODER_LAYERS)
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, step: SlotStep) -> Tensor:
-        """x [1, tokens, d_model], and what rotates its queries and keys [1, tokens, dim]."""
+    def __call__(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        step: SlotStep,
+        moves: Mapping[int, Sequence[Move]],
+        end: End | None = None,
+    ) -> Tensor:
+        """x [1, tokens, d_model], and what rotates its queries and keys [1, tokens, dim].
+
+        moves: by layer of the run, of tokens that are of a row each. After an end, it is normed.
+        """
         check(x, cos, sin)
         tokens = tokens_of(step)
+        all_moves = self._still if not moves else (_Moves * len(self._layers))()
+        arrays = {at: (Move * len(some))(*some) for at, some in moves.items()}
+        for at, array in arrays.items():
+            all_moves[at] = _Moves(ctypes.addressof(array), len(array))
         x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
         self._run(
             ctypes.addressof(self._addresses),
+            ctypes.addressof(all_moves),
             len(self._layers),
             ctypes.addressof(tokens),
             x.data_ptr(),
             cos.contiguous().data_ptr(),
             sin.contiguous().data_ptr(),
             y.data_ptr(),
+            None if end is None else end.over(x),
             torch.get_num_threads(),
         )
         return y
