@@ -245,3 +245,7 @@ class OnOutput:
         if isinstance(output, tuple):
             return (self._edited(output[0]), *output[1:])
         return self._edited(output)
+
+    def __deepcopy__(self, _memo: object) -> OnOutput:
+        """Itself: a copy of a model shares what is hooked to it, as it does plain functions."""
+        return self
