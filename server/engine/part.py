@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .batch import Batch
 from .tables import Phase
+
+if TYPE_CHECKING:
+    from .preparing import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +57,54 @@ class Part:
         return self.phase is Phase.GENERATED
 
 
-def clock(
-    timed: Sequence[bool],
+def parted(
+    batch: Batch, rows: Sequence[Prepared | None], keep: Tensor, flags: Tensor | None
+) -> list[Part]:
+    """Those of a batch. rows, and keep [rows, 1, 1]: of all rows, how each is steered, and whether
+    it keeps its norm. flags: bool [decoding, 1, 1], which of these may be steered, where that is on
+    the device already.
+    """
+    count, offsets = len(batch.tokens), batch.offsets()
+    parts = []
+    if count:
+        if flags is None:
+            flags = _flags(batch.steerable, (count, 1, 1), keep.device)
+        own = slice(0, count), batch.rows, Phase.GENERATED, flags, keeping(rows, keep, batch.rows)
+        at = [[position] for position in batch.positions]
+        ticking = _clock(rows[batch.rows], at, batch.thinking, keep.device)
+        parts.append(Part(*own, batch.traced, ticking))
+    for number, span in enumerate(batch.spans):
+        flags = _flags(span.steerable, (1, len(span.tokens), 1), keep.device)
+        tokens, row = slice(*offsets[number : number + 2]), slice(span.row, span.row + 1)
+        own = tokens, row, Phase.PROMPT, flags, keeping(rows, keep, row)
+        ticking = _clock(rows[row], [range(span.start, span.stop)], (), keep.device)
+        parts.append(Part(*own, batch.traced, ticking, span.observed))
+    return parts
+
+
+def keeping(rows: Sequence[Prepared | None], keep: Tensor, some: slice) -> Tensor | None:
+    """Of some rows, `Part.keep_norm`."""
+    keeps = any(row is not None and row.steering.keep_norm for row in rows[some])
+    return keep[some] if keeps else None
+
+
+def _flags(
+    flags: Sequence[bool], shape: tuple[int, int, int], device: torch.device
+) -> Tensor | None:
+    return None if all(flags) else torch.tensor(flags, device=device).view(shape)
+
+
+def _clock(
+    rows: Sequence[Prepared | None],
     positions: Sequence[Sequence[int]],
     thinking: Sequence[bool],
-    conditions: int,
     device: torch.device,
-) -> Clock:
-    """A new one for tokens at these positions, a list a row. timed, thinking: by row; thinking may
-    be empty for none.
-    """
+) -> Clock | None:
+    """For tokens at these positions, a list a row. thinking: by row, or empty for none."""
+    timed = [row is not None and row.timed for row in rows]
+    if not any(timed):
+        return None
+    conditions = max(len(row.steering.conditions) for row in rows if row is not None and row.timed)
     at = torch.tensor(positions, device=device)[..., None]
     met = torch.zeros(*at.shape[:2], 1 + conditions, dtype=torch.bool, device=device)
     met[..., 0] = True

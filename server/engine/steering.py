@@ -22,11 +22,10 @@ from .checks import check_fit
 from .conditions import Condition, Seen
 from .hook import SiteHook
 from .mount import Mount
-from .part import Clock, Part, clock
+from .part import Part, keeping, parted
 from .preparing import Prepared, Preparer
 from .proof import prove
 from .sites import attach, decoder_layers, depth, place, text_config
-from .tables import Phase
 from .types import Reading
 from .value_bias import unseen
 from .vector_mounts import VectorMounts
@@ -52,7 +51,6 @@ class Steerer:
         device: torch.device,
         run: Callable[[], object],
     ) -> None:
-        self._device = device
         self._rows: list[Prepared | None] = [None] * rows
         self._starts = [0] * rows  # position of the first reply token
         self._parts: list[Part] = []
@@ -138,7 +136,7 @@ class Steerer:
         """
         for mount in self._mounts.values():
             mount.begin()  # else what a pass that failed left would be the next one's
-        self._parts = self._parted(batch, flags) if self._hooks else []
+        self._parts = parted(batch, self._rows, self._keep, flags) if self._hooks else []
         for hook in self._hooks.values():
             hook.parts = self._parts
 
@@ -154,7 +152,7 @@ class Steerer:
         if None in sizes.values():
             return None
         acting = (pair for pair in sizes.items() if pair[1])  # idle ones, as they come, are nothing
-        return (self._keeping(rows) is not None, *acting)
+        return (keeping(self._rows, self._keep, rows) is not None, *acting)
 
     def noted(self) -> Noted:
         """Of the pass that ran, for `recall`."""
@@ -167,41 +165,6 @@ class Steerer:
             mount.begin()
         for mount, own in noted:
             mount.begin(own)
-
-    def _parted(self, batch: Batch, flags: Tensor | None) -> list[Part]:
-        count, offsets = len(batch.tokens), batch.offsets()
-        parts = []
-        if count:
-            if flags is None:
-                flags = self._flags(batch.steerable, (count, 1, 1))
-            rows = batch.rows
-            own = slice(0, count), rows, Phase.GENERATED, flags, self._keeping(rows)
-            ticking = self._clock(rows, [[at] for at in batch.positions], batch.thinking)
-            parts.append(Part(*own, batch.traced, ticking))
-        for number, span in enumerate(batch.spans):
-            flags = self._flags(span.steerable, (1, len(span.tokens), 1))
-            tokens, rows = slice(*offsets[number : number + 2]), slice(span.row, span.row + 1)
-            own = tokens, rows, Phase.PROMPT, flags, self._keeping(rows)
-            ticking = self._clock(rows, [range(span.start, span.stop)], ())
-            parts.append(Part(*own, batch.traced, ticking, span.observed))
-        return parts
-
-    def _clock(
-        self, rows: slice, positions: Sequence[Sequence[int]], thinking: Sequence[bool]
-    ) -> Clock | None:
-        own = self._rows[rows]
-        timed = [row is not None and row.timed for row in own]
-        if not any(timed):
-            return None
-        most = max(len(row.steering.conditions) for row in own if row is not None and row.timed)
-        return clock(timed, positions, thinking, most, self._device)
-
-    def _flags(self, flags: Sequence[bool], shape: tuple[int, int, int]) -> Tensor | None:
-        return None if all(flags) else torch.tensor(flags, device=self._device).view(shape)
-
-    def _keeping(self, rows: slice) -> Tensor | None:
-        keeps = any(row is not None and row.steering.keep_norm for row in self._rows[rows])
-        return self._keep[rows] if keeps else None
 
     def seen(self) -> dict[int, Seen]:
         """Of the pass that ran, by row; rows whose steering is not timed are left out."""
