@@ -8,14 +8,30 @@ from typing import Any
 import torch
 from runner_passes import prefill
 from tiny import SMALL, tiny_model
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from server.engine.batch import Batch
 
-WHOLE = "llama", "mistral", "qwen2", "wide heads"  # whose layers are run in one call
+WHOLE = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "wide heads",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+)  # whose layers run in one call
 OTHERS = {
     "mistral": MistralConfig(**SMALL, head_dim=8, sliding_window=8),
     "qwen2": Qwen2Config(**SMALL),
+    "gemma": GemmaConfig(**SMALL, head_dim=8),
     "wide heads": LlamaConfig(**SMALL, head_dim=64),
 }
 

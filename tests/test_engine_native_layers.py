@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -66,11 +67,29 @@ def test_a_gate_is_silu_to_the_last_places() -> None:
     assert layers.gated(torch.tensor([[torch.nan, 1.0]])).isnan().all()
 
 
+def test_a_gate_is_gelu_to_the_last_places_of_what_comes() -> None:
+    """It is the difference of two numbers of that size."""
+    gate = torch.cat([torch.linspace(-12, 12, 100_001), torch.logspace(-30, 0, 1_001)])
+    found = layers.gated(torch.stack([gate, torch.ones_like(gate)], 1), gelu=True)[:, 0].double()
+    expected = torch.nn.functional.gelu(gate.double(), approximate="tanh")
+    assert ((found - expected).abs() <= 4 * UNIT * gate.abs()).all()
+    near = gate.abs() < 1e-3
+    torch.testing.assert_close(found[near], expected[near], rtol=8 * UNIT, atol=0)
+    far = torch.tensor([[-1e15, 1.0], [1e15, 1.0]])
+    assert layers.gated(far, gelu=True).flatten().tolist() == pytest.approx([0, 1e15])
+    assert layers.gated(torch.tensor([[torch.nan, 1.0]]), gelu=True).isnan().all()
+
+
+@pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("width", [1, 8, 13, 1536])
-def test_a_gate_takes_rows_of_any_width(width: int) -> None:
+def test_a_gate_takes_rows_of_any_width(width: int, gelu: bool) -> None:
     both = 4 * torch.randn(3, 5, 2 * width)
-    expected = plain.gated(both.double())
-    torch.testing.assert_close(layers.gated(both).double(), expected, rtol=4 * UNIT, atol=0)
+    gate, up = both.double().chunk(2, -1)
+    act = (
+        partial(torch.nn.functional.gelu, approximate="tanh") if gelu else torch.nn.functional.silu
+    )
+    found = layers.gated(both, gelu=gelu).double()
+    torch.testing.assert_close(found, act(gate) * up, rtol=4 * UNIT, atol=40 * UNIT * gelu)
 
 
 @pytest.mark.parametrize(("dim", "kv_heads", "groups"), HEADS)
@@ -86,12 +105,25 @@ def test_what_is_rotated_has_torchs_bits(dim: int, kv_heads: int, groups: int) -
     assert torch.equal(values, others[1])
 
 
-def exact(query: Tensor, keys: Tensor, values: Tensor, last: int, window: int | None) -> Tensor:
+def exact(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    last: int,
+    window: int | None,
+    cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """[heads, dim] of one row, in float64."""
     seen = slice(max(0, last + 1 - window) if window else 0, last + 1)
     groups = len(query) // len(keys)
     k, v = (own[:, seen].double().repeat_interleave(groups, 0) for own in (keys, values))
-    weights = (0.3 * (k @ query.double()[..., None])[..., 0]).softmax(-1)
+    scores = 0.3 * (k @ query.double()[..., None])[..., 0]
+    if cap is not None:
+        scores = (scores / cap).tanh() * cap
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.double()[:, None]], -1)
+    weights = scores.softmax(-1)[:, : k.shape[1]]
     return (weights[:, None] @ v)[:, 0]
 
 
@@ -116,6 +148,21 @@ def test_a_row_attends_to_its_own_slot_up_to_its_position(
         assert torch.equal(one[0], found[i])
     across = query.transpose(0, 1).contiguous().transpose(0, 1)  # heads first, as torch has them
     assert torch.equal(layers.attend(across, keys, values, step, window, 0.3), found)
+
+
+@pytest.mark.parametrize("cap", [None, 0.5, 50.0])
+@pytest.mark.parametrize("sunk", [False, True])
+@pytest.mark.parametrize(("dim", "kv_heads", "groups"), HEADS)
+def test_scores_may_be_capped_and_sinks_may_take_of_the_weight(
+    dim: int, kv_heads: int, groups: int, sunk: bool, cap: float | None
+) -> None:
+    keys, values, step = slots(dim, kv_heads)
+    query, heads = 3 * torch.randn(ROWS, kv_heads * groups, dim), kv_heads * groups
+    sinks = torch.linspace(-4, 30, heads) if sunk else None
+    found = layers.attend(query, keys, values, step, 7, 0.3, cap, sinks)
+    for i, last in enumerate(step.batch.positions):
+        expected = exact(query[i], keys[1 + i], values[1 + i], last, 7, cap, sinks)
+        torch.testing.assert_close(found[i].double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 7])

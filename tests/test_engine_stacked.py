@@ -208,7 +208,7 @@ def steered(family: str, dictionary: Any, steer: Any) -> Runner:
     return made
 
 
-@pytest.mark.parametrize("family", [*WHOLE, "qwen3"])
+@pytest.mark.parametrize("family", WHOLE)
 def test_a_row_that_decodes_gets_the_same_bits_in_any_company(
     family: str, dictionary: Any, steer: Any
 ) -> None:
@@ -252,7 +252,7 @@ def prompts(made: Runner, cuts: Sequence[int]) -> list[torch.Tensor]:
     return [found[0].clone(), *kept(made, 0)]
 
 
-@pytest.mark.parametrize("family", [*WHOLE, "qwen3"])
+@pytest.mark.parametrize("family", WHOLE)
 def test_a_prompt_gets_the_same_bits_however_it_is_cut(
     family: str, dictionary: Any, steer: Any, on_two_threads: None
 ) -> None:

@@ -24,16 +24,15 @@ OTHERS = {
     "gemma": GemmaConfig(**SMALL, head_dim=8),
     "all heads with keys": LlamaConfig(**{**SMALL, "num_key_value_heads": 4}, head_dim=64),
 }
-# Attention and MLP of every layer, and the norms but Gemma's: two a layer, the last, and Qwen3's
-# two of each attention.
+# Attention, MLP and norms of every layer (Qwen 3's attention has two, Gemma 3's too), and the last.
 PARTS = {
     "llama": 4 * LAYERS + 1,
     "mistral": 4 * LAYERS + 1,
     "qwen2": 4 * LAYERS + 1,
     "qwen3": 6 * LAYERS + 1,
-    "gemma": 2 * LAYERS,
-    "gemma2": 2 * LAYERS,
-    "gemma3": 2 * LAYERS,
+    "gemma": 4 * LAYERS + 1,
+    "gemma2": 6 * LAYERS + 1,
+    "gemma3": 8 * LAYERS + 1,
     "all heads with keys": 4 * LAYERS + 1,
     "gpt2": 0,
     "gpt_neox": 0,

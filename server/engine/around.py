@@ -8,6 +8,7 @@ take as long as a layer's attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,15 +45,32 @@ class Scored(NamedTuple):
 
 @dataclass(slots=True)
 class Lead:
-    """How far the layers have come that a body calls, of `count`. done: those that it need not call
-    any more. end: what is to follow the last, with that head; ended: whether it did.
+    """How far the layers have come that a body calls, of `count`. turns: what its rotations made of
+    the positions. done: layers that it need not call any more. end: what is to follow the last,
+    with that head; ended: whether it did.
     """
 
     head: Native | None = None
     end: End | None = None
+    turns: Sequence[tuple[Tensor, Tensor]] = ()
     count: int = 0
     done: int = 0
     ended: bool = False
+
+
+def kinds_of(body: Any) -> list[str | None]:
+    """The kinds of layers that have a rotation of their own (Gemma 3's that slide); else None."""
+    if not isinstance(body.rotary_emb.rope_type, dict):
+        return [None]
+    return list(dict.fromkeys(body.config.layer_types))
+
+
+def turns_of(body: Any) -> list[int]:
+    """By layer, which of these it has."""
+    kinds = kinds_of(body)
+    if kinds == [None]:
+        return [0] * len(body.layers)
+    return [kinds.index(kind) for kind in body.config.layer_types]
 
 
 class Rotation:
@@ -61,11 +79,12 @@ class Rotation:
     Raises TypeError for one by which a position's may depend on what else is in the pass.
     """
 
-    def __init__(self, module: Any) -> None:
-        kind = getattr(module, "rope_type", None)
-        if kind not in _STATIC:
-            raise TypeError(f"rotations of type {kind!r} are not of each position alone")
+    def __init__(self, module: Any, kind: str | None = None) -> None:
+        rope = module.rope_type if kind is None else module.rope_type[kind]
+        if rope not in _STATIC:
+            raise TypeError(f"rotations of type {rope!r} are not of each position alone")
         self._module = module
+        self._of: dict[str, str] = {} if kind is None else {"layer_type": kind}
         self._made: tuple[Tensor, Tensor] | None = None  # [positions, dim] each
 
     def __call__(self, x: Tensor, positions: Tensor, step: SlotStep) -> tuple[Tensor, Tensor]:
@@ -73,7 +92,7 @@ class Rotation:
         stop = max([step.longest, *(span.stop for span in step.batch.spans)])
         if self._made is None or len(self._made[0]) < stop:
             upto = torch.arange(max(_FEWEST, 2 * stop), device=positions.device)
-            cos, sin = self._module(x, position_ids=upto[None])
+            cos, sin = self._module(x, position_ids=upto[None], **self._of)
             self._made = cos[0], sin[0]
         cos, sin = self._made
         return cos[positions], sin[positions]
@@ -85,7 +104,8 @@ class Body:
     def __init__(self, module: Any) -> None:
         self._module, self._own = module, module.forward
         self._layers = list(module.layers)
-        self._turned = Rotation(module.rotary_emb)
+        self._rotations = [Rotation(module.rotary_emb, kind) for kind in kinds_of(module)]
+        self._turns = turns_of(module)
         self._ends: dict[Native | None, End] = {}
 
     def __call__(
@@ -104,14 +124,11 @@ class Body:
             return self._own(input_ids=input_ids, use_cache=use_cache, **given)
         lead.end, lead.count, step.computed = self._end(lead.head), len(self._layers), 0
         x = self._module.embed_tokens(input_ids)
-        how = {
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "position_embeddings": self._turned(x, position_ids, step),
-        }
+        lead.turns = [turned(x, position_ids, step) for turned in self._rotations]
+        how = {"attention_mask": attention_mask, "position_ids": position_ids}
         step.lead, at = lead, 0
         while at < lead.count:
-            x = self._layers[at](x, **how)
+            x = self._layers[at](x, position_embeddings=lead.turns[self._turns[at]], **how)
             at = max(at + 1, lead.done)
         step.lead = None
         return Decoded(x if lead.ended else self._module.norm(x))
@@ -133,6 +150,7 @@ class Head:
         if not isinstance(module.model.forward, Body):
             raise TypeError("its decoder is another")
         self._module, self._own, self._head = module, module.forward, module.lm_head
+        self._cap: float | None = getattr(module.config, "final_logit_softcapping", None)
 
     def __call__(
         self,
@@ -159,8 +177,12 @@ class Head:
         STEP.get().lead = lead
         x = self._module.model(**given).last_hidden_state
         if lead.ended and lead.end is not None and lead.end.logits is not None:
-            return Scored(lead.end.logits)
-        return Scored(head(x if every else x[:, logits_to_keep]))
+            return self._scored(lead.end.logits)
+        return self._scored(head(x if every else x[:, logits_to_keep]))
+
+    def _scored(self, logits: Tensor) -> Scored:
+        cap = self._cap
+        return Scored(logits if cap is None else torch.tanh(logits / cap) * cap)
 
 
 def _hooked(module: Any) -> bool:

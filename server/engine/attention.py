@@ -145,10 +145,10 @@ def slot_attention(
     slots.windows[layer] = window
     _write(slots, keys, key)
     _write(slots, values, value)
-    if softcap is None and s_aux is None:
-        out = attended(query[0].transpose(0, 1), keys, values, slots, window, scaling)
-        if out is not None:
-            return out[None], None
+    flat = query[0].transpose(0, 1)
+    own = attended(flat, keys, values, slots, window, scaling, softcap, s_aux)
+    if own is not None:
+        return own[None], None
     heads, kv_heads, groups = query.shape[1], key.shape[1], query.shape[1] // key.shape[1]
     outputs: list[Tensor] = []
     if count := len(slots.batch.tokens):

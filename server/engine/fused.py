@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,12 +26,12 @@ from .attention import STEP, SlotStep
 from .gpu import plain
 from .gpu.single import choose
 from .native import layers
-from .written import MLPS, NORMS, Call, calls, if_it_can, known, told
+from .written import MLPS, NORMS, Call, calls, if_it_can, known, told, weight_of
 
 log = logging.getLogger("steerdeck.engine")
 
 _FLOAT32, _HALF = 1e-4, 1e-2  # how far a part may differ, of the norm of what it gives
-_SILU = "SiLU", "SiLUActivation"
+_SILU, _GELU = ("SiLU", "SiLUActivation"), ("GELUTanh",)
 
 
 def operators(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
@@ -119,8 +120,7 @@ def gap(own: Callable[..., Any], fused: Callable[..., Any], call: Call) -> float
 
 class Norm:
     def __init__(self, module: Any, ops: ModuleType) -> None:
-        self.weight: Tensor = module.weight
-        self.eps: float = module.variance_epsilon
+        self.weight, self.eps = weight_of(module)
         self._norm = ops.rms_norm
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -129,13 +129,16 @@ class Norm:
 
 
 class Mlp:
-    """silu(gate(x)) * up(x), through `down`."""
+    """silu(gate(x)) * up(x), through `down`; or Gemma's GELU."""
 
     def __init__(self, module: Any, ops: ModuleType) -> None:
-        if type(module.act_fn).__name__ not in _SILU:
+        kind = type(module.act_fn).__name__
+        self.gelu = kind in _GELU and hasattr(ops, "GEMMA")
+        if kind not in _SILU and not self.gelu:
             raise TypeError("its activation is another")
         self.product = ops.joined([module.gate_proj, module.up_proj])
-        self._module, self._gated = module, ops.gated
+        self._module = module
+        self._gated = partial(ops.gated, gelu=True) if self.gelu else ops.gated
 
     def __call__(self, x: Tensor) -> Tensor:
         down: Tensor = self._module.down_proj(self._gated(self.product(x)))
@@ -149,7 +152,8 @@ class Attention:
     """
 
     def __init__(self, module: Any, how: dict[str, Any], ops: ModuleType) -> None:
-        if how.get("softcap") is not None or how.get("s_aux") is not None:
+        self.cap: float | None = how.get("softcap")
+        if how.get("s_aux") is not None or (self.cap is not None and not hasattr(ops, "GEMMA")):
             raise TypeError("its attention does more")
         self._module, self._own, self._ops = module, module.forward, ops
         self.dim: int = module.head_dim
@@ -182,7 +186,8 @@ class Attention:
             made = self._with_norms(made)
         keys, values = self.slots(step, made[:, -self.heads[2] :].transpose(0, 1)[None])
         query = self._ops.turned(made, cos, sin, keys, values, step)
-        out = self._ops.attend(query, keys, values, step, self.window, self.scale)
+        more = () if self.cap is None else (self.cap,)
+        out = self._ops.attend(query, keys, values, step, self.window, self.scale, *more)
         return self._module.o_proj(out.reshape(*shape[:-1], -1)), None
 
     def slots(self, step: SlotStep, like: Tensor) -> tuple[Tensor, Tensor]:

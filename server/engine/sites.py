@@ -230,16 +230,13 @@ def _on_input(edited: Edited) -> Callable[..., Any]:
     return hook
 
 
-def _unknown() -> None:
-    """Of a function that nothing else can stand for."""
-
-
 class OnOutput:
     """Forward hook on the output: a tensor, or the first of a tuple. It asks for nothing else."""
 
     def __init__(self, edited: Edited) -> None:
         self._edited = edited
-        self.moves: Callable[[], list[Move] | None] = getattr(edited, "moves", _unknown)
+        # What may be done in place of a call; of most functions nothing.
+        self.moves: Callable[[], list[Move] | None] = getattr(edited, "moves", lambda: None)
 
     def __call__(self, _module: nn.Module, _given: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):

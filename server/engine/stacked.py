@@ -1,8 +1,8 @@
 """Decoder layers whose parts are all our own code's, run in one call each, or many in one.
 
-So it is for Llama, Mistral and Qwen 2. Hooks see what they always see: layers run together up to
-one whose output is looked at, or before one that is hooked otherwise, and one that is hooked inside
-goes part by part.
+So it is for Llama, Mistral, Qwen 2 and 3 and Gemma. Hooks see what they always see: layers run
+together up to one whose output is looked at, or before one that is hooked otherwise, and one that
+is hooked inside goes part by part.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .around import Body, Head
+from .around import Body, Head, turns_of
 from .attention import STEP, SlotStep
 from .cache import SlotCache
 from .fused import Attention, Mlp, Norm, gap
 from .native import layers
 from .native.edits import Move
+from .native.layers import Weighing
 from .native.whole import Run, Whole
-from .sites import OnOutput, decoder_layers
+from .sites import OnOutput, decoder_layers, post_normed
 from .written import Call, calls, if_it_can
 
 log = logging.getLogger("steerdeck.engine")
 
-_FAMILIES = "Llama", "Mistral", "Qwen2"
+_FAMILIES = "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3"
 _LAYERS = {f"{family}DecoderLayer" for family in _FAMILIES}
-_BODIES = {f"{family}Model" for family in _FAMILIES}
+_BODIES = {f"{family}{text}Model" for family in _FAMILIES for text in ("", "Text")}
 _HEADS = {f"{family}ForCausalLM" for family in _FAMILIES}
 
 
@@ -44,7 +45,8 @@ def stack(model: Any, step: Callable[[], object]) -> int:
     def run(_tokens: int) -> object:
         return step()
 
-    for module, call in (calls(fused, run, 1) if fused else {}).items():
+    seen = calls(fused, run, 1) if fused else {}
+    for module, call in seen.items():
         layer = if_it_can(Layer, module)
         if layer is not None and if_it_can(gap, module.forward, layer, call) == 0.0:
             done.append(layer)
@@ -56,6 +58,10 @@ def stack(model: Any, step: Callable[[], object]) -> int:
         layer.leads_to(following)
     for kinds, around in ((_BODIES, Body), (_HEADS, Head)):
         found = [module for module in model.modules() if _is(module, kinds)]
+        for body in found if around is Body else ():
+            for layer, turn in zip(body.layers, turns_of(body), strict=True):
+                if isinstance(layer.forward, Layer):
+                    layer.forward.turn_by(turn)
         for module, call in calls(found, run, 1).items():
             own = if_it_can(around, module)
             if own is not None and if_it_can(_same, module.forward, own, call):
@@ -84,15 +90,27 @@ def _same(own: Callable[..., Any], other: Callable[..., Any], call: Call) -> boo
     return torch.equal(*found)
 
 
+def _norms(layer: Any) -> dict[str, Any]:
+    """By their places, see `native.whole.NORMS`."""
+    attention = layer.self_attn
+    found = {"before": layer.input_layernorm, "between": layer.post_attention_layernorm}
+    if post_normed(layer):
+        found["between"] = layer.pre_feedforward_layernorm
+        found["attended"] = layer.post_attention_layernorm
+        found["gated"] = layer.post_feedforward_layernorm
+    if attention.forward.normed:
+        found |= {"queries": attention.q_norm, "keys": attention.k_norm}
+    return found
+
+
 class Layer:
     """The forward of a decoder layer. Where it has run others along, theirs give what they get."""
 
     def __init__(self, module: Any) -> None:
         attention, mlp = module.self_attn, module.mlp
-        norms = module.input_layernorm, module.post_attention_layernorm
-        parts = attention.forward, mlp.forward, *(norm.forward for norm in norms)
-        kinds = Attention, Mlp, Norm, Norm
-        if not all(map(isinstance, parts, kinds)) or attention.forward.normed:
+        norms = {name: norm.forward for name, norm in _norms(module).items()}
+        fused = isinstance(attention.forward, Attention) and isinstance(mlp.forward, Mlp)
+        if not fused or not all(isinstance(norm, Norm) for norm in norms.values()):
             raise TypeError("its parts are not fused")
         self._module, self._own, self._attention = module, module.forward, attention.forward
         self.index: int = attention.layer_idx
@@ -104,7 +122,7 @@ class Layer:
         heads, kv_heads, _ = self._attention.heads
         self._like = torch.empty(1, kv_heads, 1, self._attention.dim)
         self._whole = Whole(
-            [(norm.forward.weight, norm.forward.eps) for norm in norms],
+            {name: (norm.weight, norm.eps) for name, norm in norms.items()},
             [
                 attention.forward.product,
                 attention.o_proj.forward,
@@ -112,8 +130,10 @@ class Layer:
                 mlp.down_proj.forward,
             ],
             heads=heads,
-            window=self._attention.window,
-            scale=self._attention.scale,
+            weighing=Weighing.of(
+                self._attention.window, self._attention.scale, self._attention.cap, None
+            ),
+            gelu=mlp.forward.gelu,
         )
         self._next: Layer | None = None
         self._cache: SlotCache | None = None  # whose slots it reads and writes
@@ -121,6 +141,10 @@ class Layer:
 
     def put_in(self) -> None:
         self._module.forward = self
+
+    def turn_by(self, rotation: int) -> None:
+        """By which of a body's rotations, counted as `around.turns_of` does."""
+        self._whole.turn_by(rotation)
 
     def leads_to(self, following: Layer) -> None:
         if following.index == self.index + 1:
@@ -146,8 +170,8 @@ class Layer:
             step.lead.done = step.computed - (looked_at and last is not self)
             if step.computed == step.lead.count and not looked_at:
                 end, step.lead.ended = step.lead.end, step.lead.end is not None
-        cos, sin = rotation
-        return run(hidden_states, cos, sin, step, moves, end)
+        turns = step.lead.turns if step.lead else [rotation] * (self._whole.rotation + 1)
+        return run(hidden_states, turns, step, moves, end)
 
     def _over(self, step: SlotStep) -> None:
         step.windows[self.index] = self._attention.window
@@ -170,6 +194,8 @@ class Layer:
             following = found[-1]._next
             if following is None or not following._runs_along():
                 break
+            if not led and following._whole.rotation != self._whole.rotation:
+                break  # of a body that is not ours, only its own rotation is known
             found.append(following)
         return found, moves
 

@@ -27,7 +27,7 @@ from .joined import joined
 log = logging.getLogger("steerdeck.engine")
 
 _FAMILIES = "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3"
-NORMS = {f"{family}RMSNorm" for family in _FAMILIES if not family.startswith("Gemma")}
+NORMS = {f"{family}RMSNorm" for family in _FAMILIES}
 MLPS = {f"{family}MLP" for family in _FAMILIES}
 _ATTENTIONS = {f"{family}Attention" for family in _FAMILIES}
 
@@ -112,13 +112,21 @@ def _same(own: Callable[..., Any], written: Callable[..., Any], call: Call) -> b
     return expected.dtype == got.dtype and torch.equal(expected, got)
 
 
+def weight_of(norm: Any) -> tuple[Tensor, float]:
+    """A norm's weight and eps. What Gemma calls its weight is what it has more than 1."""
+    more = type(norm).__name__.startswith("Gemma")
+    if more and norm.weight.dtype != torch.float32:
+        raise TypeError("elsewhere it rounds otherwise")
+    return (1.0 + norm.weight.detach(), norm.eps) if more else (norm.weight, norm.variance_epsilon)
+
+
 class _Norm:
     """x / sqrt(mean(x^2) + eps) * weight, all of it float32."""
 
     def __init__(self, module: Any) -> None:
         if module.weight.dtype != torch.float32:
             raise TypeError("elsewhere it rounds on the way")
-        self._weight, self._eps = module.weight, module.variance_epsilon
+        self._weight, self._eps = weight_of(module)
         self._terms = float(module.weight.numel())
 
     def __call__(self, x: Tensor) -> Tensor:

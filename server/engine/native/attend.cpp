@@ -42,7 +42,7 @@ struct Own {
 // processor to see where they go on, so they are fetched ahead, and their values too, and behind the
 // last ones the `next` that will be seen.
 void weigh(const Queries& q, const float* query, size_t tokens, const Seen& own, const Seen& next,
-           size_t dim, float scale, float* weights, size_t wide) {
+           size_t dim, const Weighing& how, float* weights, size_t wide) {
   const size_t n = own.n, whole = (n + 7) / 8 * 8;
   for (size_t j = 0; j < n; j += 8) {
     const size_t ahead = j + kAhead;
@@ -62,14 +62,17 @@ void weigh(const Queries& q, const float* query, size_t tokens, const Seen& own,
           const Vec part = loaded(mine + d);
           for (int i = 0; i < 8; i++) dots[i] = fused(part, loaded(k[i] + d), dots[i]);
         }
-        stored(weights + (t * q.groups + g) * wide + j, _mm256_mul_ps(sums_of(dots), all(scale)));
+        Vec found = _mm256_mul_ps(sums_of(dots), all(how.scale));
+        if (how.cap != 0)
+          found = _mm256_mul_ps(hyperbolic_tangent(_mm256_div_ps(found, all(how.cap))), all(how.cap));
+        stored(weights + (t * q.groups + g) * wide + j, found);
       }
   }
 }
 
 // Of the softmax of w [n] what is above the bar, in its place; what is below it is returned. Behind
 // the last one there is room for whole vectors.
-float soften(float* w, size_t n) {
+float soften(float* w, size_t n, const float* sink) {
   const float most = *std::max_element(w, w + n);
   const size_t wide = (n + kLanes - 1) / kLanes * kLanes;
   std::fill(w + n, w + wide, -INFINITY);
@@ -79,7 +82,7 @@ float soften(float* w, size_t n) {
     stored(w + j, e);
     sum = _mm256_add_ps(sum, e);
   }
-  return summed(sum);
+  return summed(sum) + (sink ? _mm256_cvtss_f32(exponential(all(*sink - most))) : 0);
 }
 
 // out [G], rows of dim, D vectors of each: the values weighed, and divided by `whole` [G].
@@ -115,13 +118,12 @@ struct Pass {
   const Slots& s;
   const Tokens& t;
   const Queries& q;
-  size_t window;
-  float scale;
+  const Weighing& how;
   float* out;
 
   size_t first(size_t token) const {
     const size_t stop = t.positions[token] + 1;
-    return window && stop > window ? stop - window : 0;
+    return how.window && stop > how.window ? stop - how.window : 0;
   }
 
   Seen seen(const Tile& tile, size_t head) const {
@@ -135,13 +137,16 @@ struct Pass {
     const size_t rows = tile.count * q.groups, wide = (own.n + 2 * kLanes - 1) / kLanes * kLanes;
     weights.resize(rows * wide), whole.resize(rows);
     const float* query = q.at + tile.token * q.row + head * q.groups * q.head;
-    weigh(q, query, tile.count, own, next, s.dim, scale, weights.data(), wide);
+    weigh(q, query, tile.count, own, next, s.dim, how, weights.data(), wide);
     Own parts[kTile];
     for (size_t i = 0; i < tile.count; i++) {
       const size_t from = first(tile.token + i), stop = t.positions[tile.token + i] + 1;
       parts[i] = {from - first(tile.token), stop - from};
-      for (size_t r = i * q.groups; r < (i + 1) * q.groups; r++)
-        whole[r] = soften(&weights[r * wide + parts[i].first], parts[i].n);
+      for (size_t g = 0; g < q.groups; g++) {
+        const size_t r = i * q.groups + g;
+        const float* sink = how.sinks ? how.sinks + head * q.groups + g : nullptr;
+        whole[r] = soften(&weights[r * wide + parts[i].first], parts[i].n, sink);
+      }
     }
     for (size_t g = 0, taken; g < q.groups; g += taken) {
       taken = std::min<size_t>(4, q.groups - g);
@@ -186,10 +191,10 @@ std::vector<Tile> tiles_of(const Tokens& t) {
 
 }  // namespace
 
-void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, size_t window,
-            float scale, float* out) {
+void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, const Weighing& w,
+            float* out) {
   const std::vector<Tile> tiles = tiles_of(t);
-  const Pass pass{s, t, q, window, scale, out};
+  const Pass pass{s, t, q, w, out};
   const size_t tasks = tiles.size() * s.kv_heads, few = std::max<size_t>(1, tasks / (kParts * m.of));
   for (size_t task; (task = m.take() * few) < tasks;)
     pass.some(tiles, task, std::min(task + few, tasks));
@@ -197,10 +202,8 @@ void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, 
 
 extern "C" {
 
-// out [tokens][heads][dim]: each token's queries over its own slot up to its position, the last
-// `window` keys of it (0: all).
-void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
-            int threads) {
-  together(threads, [&](const Member& m) { attend(m, *s, *t, *q, window, scale, out); });
+// out [tokens][heads][dim]: each token's queries over its own slot up to its position.
+void attend(const Slots* s, const Tokens* t, const Queries* q, const Weighing* w, float* out, int threads) {
+  together(threads, [&](const Member& m) { attend(m, *s, *t, *q, *w, out); });
 }
 }

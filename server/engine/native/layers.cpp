@@ -30,15 +30,23 @@ inline Vec silu(Vec x) {
   return _mm256_div_ps(x, _mm256_add_ps(all(1), exponential(_mm256_sub_ps(all(0), x))));
 }
 
+// GELU as tanh has it (Hendrycks and Gimpel, arXiv 1606.08415).
+inline Vec gelu(Vec x) {
+  const Vec cubed = _mm256_mul_ps(_mm256_mul_ps(x, x), x);
+  const Vec into = _mm256_mul_ps(all(0.797884561f), fused(all(0.044715f), cubed, x));
+  return _mm256_mul_ps(_mm256_mul_ps(all(0.5f), x), _mm256_add_ps(all(1), hyperbolic_tangent(into)));
+}
+
+template <Vec (*act)(Vec)>
 void gate(const float* both, float* y, size_t width) {
   const float* up = both + width;
   size_t i = 0;
   for (; i + kLanes <= width; i += kLanes)
-    stored(y + i, _mm256_mul_ps(silu(loaded(both + i)), loaded(up + i)));
+    stored(y + i, _mm256_mul_ps(act(loaded(both + i)), loaded(up + i)));
   if (i < width) {
     float rest[kLanes] = {};
     std::copy(both + i, both + width, rest);
-    stored(rest, silu(loaded(rest)));
+    stored(rest, act(loaded(rest)));
     for (size_t k = 0; i < width; i++, k++) y[i] = rest[k] * up[i];
   }
 }
@@ -62,9 +70,10 @@ void rms_norm(const float* x, const float* weight, float* y, size_t rows, size_t
   for (size_t r = 0; r < rows; r++) norm(x + r * width, weight, y + r * width, width, eps);
 }
 
-// y [rows][width] = silu(both[:width]) * both[width:], of each row.
-void gated(const float* both, float* y, size_t rows, size_t width) {
-  for (size_t r = 0; r < rows; r++) gate(both + r * 2 * width, y + r * width, width);
+// y [rows][width] = silu(both[:width]) * both[width:], of each row; or GELU's.
+void gated(const float* both, float* y, size_t rows, size_t width, int by_gelu) {
+  const auto own = by_gelu ? gate<gelu> : gate<silu>;
+  for (size_t r = 0; r < rows; r++) own(both + r * 2 * width, y + r * width, width);
 }
 
 // Of each token's queries, keys and values [heads + 2 kv_heads][dim]: queries rotated, into `query`

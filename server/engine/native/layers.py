@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from ..attention import SlotStep
 
 __all__ = [
+    "GEMMA",
     "SPANS",
     "Slots",
+    "Weighing",
     "able",
     "attend",
     "attended",
@@ -35,12 +37,13 @@ __all__ = [
 ]
 
 SPANS = True  # chunks of prompts too
+GEMMA = True  # its gates, and attention that caps scores
 
 _LANES = 8  # a head is of so many numbers, or twice, ...
 _RMS_NORM = POINTER, POINTER, POINTER, SIZE, SIZE, FLOAT
-_GATED = POINTER, POINTER, SIZE, SIZE
+_GATED = POINTER, POINTER, SIZE, SIZE, INT
 _TURNED = POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, SIZE
-_ATTEND = POINTER, POINTER, POINTER, SIZE, FLOAT, POINTER, INT
+_ATTEND = POINTER, POINTER, POINTER, POINTER, POINTER, INT
 
 
 class Slots(ctypes.Structure):
@@ -59,6 +62,24 @@ class _Queries(ctypes.Structure):
     _fields_ = (("at", POINTER), *((name, SIZE) for name in ("row", "head", "groups")))
 
 
+class Weighing(ctypes.Structure):
+    """What becomes of dot products; what it points to it keeps. sinks: of each head, or none."""
+
+    _fields_ = (("window", SIZE), ("scale", FLOAT), ("cap", FLOAT), ("sinks", POINTER))
+
+    @classmethod
+    def of(
+        cls, window: int | None, scale: float, softcap: float | None, sinks: Tensor | None
+    ) -> Weighing:
+        if sinks is not None:
+            check(sinks)
+            sinks = sinks.contiguous()
+        at = None if sinks is None else sinks.data_ptr()
+        made = cls(window or 0, scale, softcap or 0.0, at)
+        made.kept = sinks
+        return made
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     check(x, weight)
     x = x.contiguous()
@@ -69,12 +90,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y
 
 
-def gated(both: Tensor) -> Tensor:
-    """silu of the first half of the last axis times the second."""
+def gated(both: Tensor, *, gelu: bool = False) -> Tensor:
+    """silu of the first half of the last axis times the second; or GELU, as tanh has it."""
     check(both)
     both, width = both.contiguous(), both.shape[-1] // 2
     y = both.new_empty(*both.shape[:-1], width)
-    function("gated", _GATED)(both.data_ptr(), y.data_ptr(), y.numel() // width, width)
+    function("gated", _GATED)(both.data_ptr(), y.data_ptr(), y.numel() // width, width, gelu)
     return y
 
 
@@ -106,9 +127,15 @@ def attend(
     step: SlotStep,
     window: int | None,
     scale: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """[tokens, heads, dim]: each token's queries over its own slot, up to its position."""
+    """[tokens, heads, dim]: each token's queries over its own slot, up to its position.
+
+    softcap, sinks: as `slot_attention` has them.
+    """
     slots, tokens = slots_of(keys, values), tokens_of(step)
+    how = Weighing.of(window, scale, softcap, sinks)
     check(query)
     count, heads, dim = query.shape
     query = query if query.stride(2) == 1 else query.contiguous()
@@ -118,8 +145,7 @@ def attend(
         ctypes.addressof(slots),
         ctypes.addressof(tokens),
         ctypes.addressof(queries),
-        window or 0,
-        scale,
+        ctypes.addressof(how),
         out.data_ptr(),
         torch.get_num_threads(),
     )
@@ -133,14 +159,15 @@ def attended(
     step: SlotStep,
     window: int | None,
     scale: float | None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor | None:
     """The same; None where it is not for this code."""
     if query.device.type != "cpu" or query.dtype != torch.float32 or not able():
         return None
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     try:
-        return attend(
-            query, keys, values, step, window, query.shape[-1] ** -0.5 if scale is None else scale
-        )
+        return attend(query, keys, values, step, window, scale, softcap, sinks)
     except TypeError:
         return None
 

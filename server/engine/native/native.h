@@ -51,13 +51,19 @@ struct Move {
   float* noted;
 };
 
+// What becomes of the dot products of queries and keys.
+struct Weighing {
+  size_t window;  // keys that are seen, up to a token's own; 0: all
+  float scale, cap;    // cap: 0 for none
+  const float* sinks;  // of each head, or null: a logit that takes weight and gives nothing
+};
+
 void product(const Weights* w, const float* x, float* y, size_t rows, int threads);
 void rms_norm(const float* x, const float* weight, float* y, size_t rows, size_t width, float eps);
-void gated(const float* both, float* y, size_t rows, size_t width);
+void gated(const float* both, float* y, size_t rows, size_t width, int gelu);
 void turned(const float* made, const float* cos, const float* sin, const Slots* s, const Tokens* t,
             float* query, size_t heads);
-void attend(const Slots* s, const Tokens* t, const Queries* q, size_t window, float scale, float* out,
-            int threads);
+void attend(const Slots* s, const Tokens* t, const Queries* q, const Weighing* w, float* out, int threads);
 }
 
 // The same by a team, each member of which calls it. Between two of them, and behind the last, it is to
@@ -66,5 +72,5 @@ void multiply(const Member& m, const Weights& w, const float* x, float* y, size_
 size_t room_for(size_t rows);
 // Some of so many tokens, each of a row of its own: adds to y what the edits on x add.
 void edit(const Move& m, const float* x, float* y, size_t rows, Range some);
-void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, size_t window,
-            float scale, float* out);
+void attend(const Member& m, const Slots& s, const Tokens& t, const Queries& q, const Weighing& w,
+            float* out);

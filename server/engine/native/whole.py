@@ -15,33 +15,47 @@ from torch import Tensor
 
 from .build import FLOAT, INT, POINTER, SIZE, function
 from .edits import Move
-from .layers import Slots, check, slots_of, tokens_of
+from .layers import Slots, Weighing, check, slots_of, tokens_of
 from .product import Native
 
 if TYPE_CHECKING:
     from ..attention import SlotStep
 
 
-_DECODER_LAYERS = POINTER, POINTER, SIZE, *((POINTER,) * 6), INT
+_DECODER_LAYERS = POINTER, POINTER, SIZE, *((POINTER,) * 5), INT
+
+
+NORMS = "before", "attended", "between", "gated", "queries", "keys"
+"""Those of a layer: before attention, of what that adds, before the MLP, of what that adds, and of
+heads. All layers have the first and the third."""
 
 
 class _Norm(ctypes.Structure):
     _fields_ = (("weight", POINTER), ("eps", FLOAT))
 
 
+def _norm(given: tuple[Tensor, float] | None) -> _Norm:
+    return _Norm() if given is None else _Norm(given[0].data_ptr(), given[1])
+
+
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, _Norm) for name in ("before", "between")),
+        *((name, _Norm) for name in NORMS),
         *((name, POINTER) for name in ("joined", "out", "both", "down")),
         ("slots", Slots),
         ("heads", SIZE),
-        ("window", SIZE),
-        ("scale", FLOAT),
+        ("rotation", SIZE),
+        ("weighing", Weighing),
+        ("gelu", INT),
     )
 
 
 class _Moves(ctypes.Structure):
     _fields_ = (("at", POINTER), ("count", SIZE))
+
+
+class _Turn(ctypes.Structure):
+    _fields_ = (("cos", POINTER), ("sin", POINTER))
 
 
 class _End(ctypes.Structure):
@@ -54,12 +68,11 @@ class End:
     """
 
     def __init__(self, norm: tuple[Tensor, float], head: Native | None) -> None:
-        weight, eps = norm
-        check(weight)
-        self._weight, self._head = weight, head
+        check(norm[0])
+        self._norm, self._head = norm, head
         self.logits: Tensor | None = None
         address = None if head is None else head.address
-        self._end = _End(_Norm(weight.data_ptr(), eps), address, None)
+        self._end = _End(_norm(norm), address, None)
 
     def over(self, x: Tensor) -> int:
         """Its address, for a run over x."""
@@ -70,35 +83,44 @@ class End:
 
 
 class Whole:
-    """norms: weight and eps, before attention, and between it and the MLP. products: of queries,
-    keys and values joined, of attention's outputs, of gate and up joined, and of what they made.
+    """norms: weight and eps of each of `NORMS` that there is. products: of queries, keys and values
+    joined, of attention's outputs, of gate and up joined, and of what they made.
 
     Raises TypeError for products and norms that are not our own code's.
     """
 
     def __init__(
         self,
-        norms: Sequence[tuple[Tensor, float]],
+        norms: Mapping[str, tuple[Tensor, float]],
         products: Sequence[Any],
         *,
         heads: int,
-        window: int | None,
-        scale: float,
+        weighing: Weighing,
+        gelu: bool,
     ) -> None:
         if not all(isinstance(product, Native) for product in products):
             raise TypeError("its products are another library's")
-        check(*(weight for weight, _ in norms))
-        self._kept = norms, products
+        check(*(weight for weight, _ in norms.values()))
+        self._kept = norms, products, weighing
         self._slots: tuple[Tensor, Tensor] | None = None
         self._layer = _Layer(
-            *(_Norm(weight.data_ptr(), eps) for weight, eps in norms),
+            *(_norm(norms.get(name)) for name in NORMS),
             *(product.address for product in products),
             Slots(),
             heads,
-            window or 0,
-            scale,
+            0,
+            weighing,
+            gelu,
         )
         self.address = ctypes.addressof(self._layer)
+
+    @property
+    def rotation(self) -> int:
+        """By which of those that a run is given its queries and keys are rotated."""
+        return int(self._layer.rotation)
+
+    def turn_by(self, rotation: int) -> None:
+        self._layer.rotation = rotation
 
     def over(self, keys: Tensor, values: Tensor) -> None:
         """Whose slots [all rows, kv_heads, .., dim] it is to read and write."""
@@ -118,17 +140,17 @@ class Run:
     def __call__(
         self,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Sequence[tuple[Tensor, Tensor]],
         step: SlotStep,
         moves: Mapping[int, Sequence[Move]],
         end: End | None = None,
     ) -> Tensor:
-        """x [1, tokens, d_model], and what rotates its queries and keys [1, tokens, dim].
-
-        moves: by layer of the run, of tokens that are of a row each. After an end, it is normed.
+        """x [1, tokens, d_model]. turns: cos and sin [1, tokens, dim] of each rotation. moves: by
+        layer of the run, of tokens that are of a row each. After an end, it is normed.
         """
-        check(x, cos, sin)
+        turns = [(cos.contiguous(), sin.contiguous()) for cos, sin in turns]
+        check(x, *(one for turn in turns for one in turn))
+        all_turns = (_Turn * len(turns))(*(_Turn(c.data_ptr(), s.data_ptr()) for c, s in turns))
         tokens = tokens_of(step)
         all_moves = self._still if not moves else (_Moves * len(self._layers))()
         arrays = {at: (Move * len(some))(*some) for at, some in moves.items()}
@@ -141,8 +163,7 @@ class Run:
             len(self._layers),
             ctypes.addressof(tokens),
             x.data_ptr(),
-            cos.contiguous().data_ptr(),
-            sin.contiguous().data_ptr(),
+            ctypes.addressof(all_turns),
             y.data_ptr(),
             None if end is None else end.over(x),
             torch.get_num_threads(),
