@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from server.engine.batch import Batch
+from server.engine.linear import halve
 
 WHOLE = (
     "llama",
@@ -43,6 +44,12 @@ def model_of(family: str) -> Any:
     config = copy.deepcopy(OTHERS[family])  # which a runner writes to
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     return made.requires_grad_(False)
+
+
+def halved(family: str) -> Any:
+    model = model_of(family)
+    halve(model)
+    return model
 
 
 def logits(made: Any) -> list[torch.Tensor]:

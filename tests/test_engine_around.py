@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fused_models import WHOLE, logits, model_of
+from fused_models import WHOLE, halved, logits
 from runner_passes import decode, prefill, runner
 from tiny import LAYERS
 
@@ -15,7 +15,6 @@ from server.engine import linear
 from server.engine.around import Body, Head, Rotation
 from server.engine.attention import STEP, SlotStep
 from server.engine.batch import Batch, Span
-from server.engine.linear import halve
 from server.engine.native import layers, whole
 from server.engine.runner import Runner
 from server.engine.sites import OnOutput
@@ -41,12 +40,6 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
 
     monkeypatch.setattr(whole.Run, "__call__", counted)
     return found
-
-
-def halved(family: str) -> Any:
-    model = model_of(family)
-    halve(model)
-    return model
 
 
 def steered(steer: Callable[..., Any], *dictionaries: Any, family: str = "llama") -> Runner:

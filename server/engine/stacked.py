@@ -54,20 +54,30 @@ def stack(model: Any, step: Callable[[], object]) -> int:
         return 0
     for layer in done:
         layer.put_in()
-    for layer, following in pairwise(done):
-        layer.leads_to(following)
     for kinds, around in ((_BODIES, Body), (_HEADS, Head)):
         found = [module for module in model.modules() if _is(module, kinds)]
         for body in found if around is Body else ():
-            for layer, turn in zip(body.layers, turns_of(body), strict=True):
-                if isinstance(layer.forward, Layer):
-                    layer.forward.turn_by(turn)
+            if_it_can(_connect, body)
         for module, call in calls(found, run, 1).items():
             own = if_it_can(around, module)
             if own is not None and if_it_can(_same, module.forward, own, call):
                 module.forward = own
     log.info("%d layers are run whole", len(done))
     return len(done)
+
+
+def _connect(body: Any) -> None:
+    """Let its layers run others along. A model around one that also sees is called alike, and has
+    no layers: it raises, as does a body whose rotations cannot be told.
+    """
+    turns = turns_of(body)
+    whole = [layer.forward for layer in body.layers]
+    for layer, turn in zip(whole, turns, strict=True):
+        if isinstance(layer, Layer):
+            layer.turn_by(turn)
+    for layer, following in pairwise(whole):
+        if isinstance(layer, Layer) and isinstance(following, Layer):
+            layer.leads_to(following)
 
 
 def whole(model: Any) -> bool:
@@ -147,8 +157,7 @@ class Layer:
         self._whole.turn_by(rotation)
 
     def leads_to(self, following: Layer) -> None:
-        if following.index == self.index + 1:
-            self._next = following
+        self._next = following
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         step, rotation = STEP.get(), kwargs.get("position_embeddings")
