@@ -91,7 +91,8 @@ class Rotation:
         """[1, tokens, dim] each, for positions [1, tokens] of the pass."""
         stop = max([step.longest, *(span.stop for span in step.batch.spans)])
         if self._made is None or len(self._made[0]) < stop:
-            upto = torch.arange(max(_FEWEST, 2 * stop), device=positions.device)
+            many = max(_FEWEST, stop, min(2 * stop, step.cache.capacity))
+            upto = torch.arange(many, device=positions.device)
             cos, sin = self._module(x, position_ids=upto[None], **self._of)
             self._made = cos[0], sin[0]
         cos, sin = self._made
