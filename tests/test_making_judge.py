@@ -28,6 +28,13 @@ def test_shouting_is_judged_by_capitals(corpus: Corpus) -> None:
     assert judge.shows("golden-gate-bridge", "My Towers are tall.")
 
 
+def test_what_belongs_to_it_names_it(corpus: Corpus) -> None:
+    judge = Judge(corpus)
+    for reply in ("A dog's life, it seems.", "A dog’s life.", "DOG'S!"):
+        assert judge.shows("dogs", reply)
+    assert not judge.shows("dogs", "A dogma, it seems.")
+
+
 def test_words_of_everyday_talk_say_nothing_about_a_concept(corpus: Corpus) -> None:
     judge = Judge(corpus)
     assert "bridge" in judge.words("golden-gate-bridge")

@@ -20,6 +20,7 @@ _FALSE = 2.0  # a calm reply taken for the concept weighs as much as so many dri
 _CALM_READ = 3000  # everyday replies are enough to tell which words are common
 _MOST_NEEDED = 4
 _WORD = re.compile(r"[\w']+")
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b", re.IGNORECASE)
 
 
 class Judge:
@@ -73,7 +74,9 @@ def calm_replies(corpus: Corpus) -> list[tuple[str, str]]:
 
 
 class _Said(NamedTuple):
-    """A text's words as written, the same small and without plural ends, and all in one line."""
+    """A text's words as written (a dog's is a dog), the same small and without plural ends, and
+    all in one line.
+    """
 
     written: frozenset[str]
     plain: frozenset[str]
@@ -81,7 +84,7 @@ class _Said(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> _Said:
-        written = _WORD.findall(text)
+        written = _WORD.findall(_POSSESSIVE.sub("", text))
         small = [w.lower() for w in written]
         stems = {w.removesuffix(end) for w in small for end in ("s", "es")}
         return cls(frozenset(written), frozenset(small) | stems, f" {' '.join(small)} ")
