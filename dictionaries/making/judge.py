@@ -20,7 +20,7 @@ _FALSE = 2.0  # a calm reply taken for the concept weighs as much as so many dri
 _CALM_READ = 3000  # everyday replies are enough to tell which words are common
 _MOST_NEEDED = 4
 _WORD = re.compile(r"[\w']+")
-_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b", re.IGNORECASE)
+_POSSESSIVE = re.compile(r"'s\b", re.IGNORECASE)
 
 
 class Judge:
