@@ -30,8 +30,8 @@ def test_shouting_is_judged_by_capitals(corpus: Corpus) -> None:
 
 def test_what_belongs_to_it_names_it(corpus: Corpus) -> None:
     judge = Judge(corpus)
-    for reply in ("A dog's life, it seems.", "A dog’s life.", "DOG'S!"):
-        assert judge.shows("dogs", reply)
+    assert judge.shows("dogs", "A dog's life, it seems.")
+    assert judge.shows("dogs", "IT IS A DOG'S!")
     assert not judge.shows("dogs", "A dogma, it seems.")
 
 

@@ -20,7 +20,6 @@ _FALSE = 2.0  # a calm reply taken for the concept weighs as much as so many dri
 _CALM_READ = 3000  # everyday replies are enough to tell which words are common
 _MOST_NEEDED = 4
 _WORD = re.compile(r"[\w']+")
-_POSSESSIVE = re.compile(r"'s\b", re.IGNORECASE)
 
 
 class Judge:
@@ -74,8 +73,8 @@ def calm_replies(corpus: Corpus) -> list[tuple[str, str]]:
 
 
 class _Said(NamedTuple):
-    """A text's words as written (a dog's is a dog), the same small and without plural ends, and
-    all in one line.
+    """A text's words as written, the same small and without plural and possessive ends, and all in
+    one line.
     """
 
     written: frozenset[str]
@@ -84,9 +83,9 @@ class _Said(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> _Said:
-        written = _WORD.findall(_POSSESSIVE.sub("", text))
+        written = _WORD.findall(text)
         small = [w.lower() for w in written]
-        stems = {w.removesuffix(end) for w in small for end in ("s", "es")}
+        stems = {w.removesuffix(end) for w in small for end in ("s", "es", "'s")}
         return cls(frozenset(written), frozenset(small) | stems, f" {' '.join(small)} ")
 
     def without(self, other: _Said) -> _Said:
